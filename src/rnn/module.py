@@ -1,0 +1,109 @@
+"""Parameters and their gradients, under torch's names: what a layer, a head and an optimiser share.
+
+All parameters of a module lie in one flat array, all gradients in another; ``params`` and ``grads`` are dicts of
+views into them.  An optimiser can therefore walk one contiguous array, and a user who writes into
+``module.params[name]`` writes into the weights that the kernels read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+
+_ALIGN = 16  # elements: every array starts on a cache line of float32
+
+
+class ParameterDict(dict[str, np.ndarray]):
+    """A dict of views whose entries are fixed; assigning to a name copies the values into its array."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self:
+            raise KeyError(f"no parameter named {name!r}; the names are {', '.join(self)}")
+        self[name][...] = checked_array(name, value, self[name].shape, self[name].dtype)
+
+    def _fixed(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("the set of parameters is fixed; assign to a name to change its values")
+
+    __delitem__ = pop = popitem = clear = update = setdefault = __ior__ = _fixed  # type: ignore[assignment]
+
+
+def checked_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """`value` as an array, if it has just this shape and dtype; else an error that says what was expected."""
+    array = np.asarray(value)
+    if array.dtype != dtype:
+        raise TypeError(f"expected {name} of dtype {dtype}, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"expected {name} of shape {shape}, got {array.shape}")
+    return array
+
+
+class Module:
+    """Base of everything with parameters: flat storage, ``params``, ``grads`` and state dicts.
+
+    shapes: the shape of each parameter by name, in torch's order.  dtype: float32 or float64.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> None:
+        self.dtype = np.dtype(dtype)
+        self._shapes = dict(shapes)
+        self._allocate()
+
+    def _allocate(self) -> None:
+        sizes = [-(-int(np.prod(shape)) // _ALIGN) * _ALIGN for shape in self._shapes.values()]
+        self._flat_params = np.zeros(sum(sizes), self.dtype)
+        self._flat_grads = np.zeros(sum(sizes), self.dtype)
+        self._params, self._grads = ParameterDict(), ParameterDict()
+        start = 0
+        for (name, shape), size in zip(self._shapes.items(), sizes, strict=True):
+            used = slice(start, start + int(np.prod(shape)))
+            dict.__setitem__(self._params, name, self._flat_params[used].reshape(shape))
+            dict.__setitem__(self._grads, name, self._flat_grads[used].reshape(shape))
+            start += size
+
+    @property
+    def params(self) -> ParameterDict:
+        """Parameters by name: views, updated in place."""
+        return self._params
+
+    @property
+    def grads(self) -> ParameterDict:
+        """Gradients by name, the shapes of ``params``: `backward` adds into them, `zero_grad` clears them."""
+        return self._grads
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero."""
+        self._flat_grads.fill(0)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters under torch's names."""
+        return {name: array.copy() for name, array in self._params.items()}
+
+    def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
+        """Copy `mapping` into the parameters.
+
+        Raises KeyError when a name is missing or unknown, TypeError for another dtype, ValueError for another shape;
+        nothing is changed then.
+        """
+        missing, unknown = set(self._params) - set(mapping), set(mapping) - set(self._params)
+        if missing or unknown:
+            raise KeyError(f"state dict does not fit: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        checked = {
+            name: checked_array(name, mapping[name], array.shape, array.dtype) for name, array in self._params.items()
+        }
+        for name, array in self._params.items():
+            array[...] = checked[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        views = ("_flat_params", "_flat_grads", "_params", "_grads")
+        state = {key: value for key, value in self.__dict__.items() if key not in views}
+        return {**state, "params": self.state_dict(), "grads": {n: g.copy() for n, g in self._grads.items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        params, grads = state.pop("params"), state.pop("grads")
+        self.__dict__.update(state)
+        self._allocate()
+        for name in params:
+            self._params[name] = params[name]
+            self._grads[name] = grads[name]
