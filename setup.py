@@ -1,0 +1,91 @@
+"""The build of the one extension, fastrnn._core; all else is said in pyproject.toml.
+
+FASTRNN_BUILD chooses how it is compiled: release (the default), debug, sanitize or coverage (see CONTRIBUTING.md).
+
+The package folder is src/rnn and the import name is fastrnn, so the package is listed by name in pyproject.toml, and
+Cython, which would look for .pxd files in fastrnn/, is told to look in src/rnn.
+"""
+
+import os
+import sys
+from glob import glob
+from pathlib import Path
+
+import scipy_openblas32
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+PACKAGE = "src/rnn"
+BUILDS = {
+    "release": ["-O3", "-g0"],
+    "debug": ["-O0", "-g", "-UNDEBUG"],
+    "sanitize": ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"],
+    "coverage": ["-O0", "-g", "--coverage", "-DCYTHON_TRACE_NOGIL=1"],
+}
+BUILD = os.environ.get("FASTRNN_BUILD", "release")
+if BUILD not in BUILDS:
+    sys.exit(f"expected FASTRNN_BUILD to be one of {', '.join(BUILDS)}, got {BUILD!r}")
+
+# Directives given here override those at the head of the .pyx.
+DIRECTIVES = {
+    "debug": {"boundscheck": True, "initializedcheck": True},
+    "sanitize": {"boundscheck": True, "initializedcheck": True},
+    "coverage": {"linetrace": True},
+}
+
+# Where the loader finds the OpenBLAS that `BuildExt` puts beside the extension.
+ORIGIN = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
+OPENBLAS = Path(scipy_openblas32.get_lib_dir(), scipy_openblas32.get_library(fullname=True))
+
+
+class BuildExt(build_ext):
+    """Compile with our Cython options, then copy OpenBLAS beside the extension.
+
+    The copy is what is loaded: the one that is linked against lies in the build environment, which pip deletes.
+    """
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.force = True  # what an earlier build left may be of another FASTRNN_BUILD or another Cython
+        self.cython_include_dirs = [PACKAGE]
+        self.cython_directives = DIRECTIVES.get(BUILD, {})
+
+    def run(self) -> None:
+        super().run()
+        self._copy_openblas(self._built)
+        if self.inplace:
+            self._copy_openblas(self._inplace)
+
+    def _copy_openblas(self, target: str) -> None:
+        self.mkpath(os.path.dirname(target))
+        self.copy_file(str(OPENBLAS), target)
+
+    @property
+    def _built(self) -> str:
+        return os.path.join(self.build_lib, "fastrnn", ".libs", OPENBLAS.name)
+
+    @property
+    def _inplace(self) -> str:
+        return os.path.join(PACKAGE, ".libs", OPENBLAS.name)
+
+    def get_outputs(self) -> list[str]:
+        return sorted({*super().get_outputs(), self._built})
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return super().get_output_mapping() | ({self._built: self._inplace} if self.inplace else {})
+
+
+core = Extension(
+    "fastrnn._core",
+    sources=[f"{PACKAGE}/_core.pyx", *sorted(glob(f"{PACKAGE}/kernels/*.cpp"))],
+    depends=sorted(glob(f"{PACKAGE}/*.pxd") + glob(f"{PACKAGE}/kernels/*.hpp")),
+    language="c++",
+    include_dirs=[scipy_openblas32.get_include_dir()],
+    library_dirs=[scipy_openblas32.get_lib_dir()],
+    libraries=[scipy_openblas32.get_library()],
+    runtime_library_dirs=[f"{ORIGIN}/.libs"],
+    extra_compile_args=["-std=c++17", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi", *BUILDS[BUILD]],
+    extra_link_args=[flag for flag in BUILDS[BUILD] if flag == "--coverage" or flag.startswith("-fsanitize")],
+)
+
+setup(ext_modules=[core], cmdclass={"build_ext": BuildExt})
