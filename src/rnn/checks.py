@@ -1,0 +1,42 @@
+"""Checks of plain arguments, with one wording: what was expected, and what came."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def positive_int(name: str, value: Any) -> int:
+    """`value` as an int >= 1; raises TypeError or ValueError otherwise."""
+    return _bounded_int(name, value, 1)
+
+
+def non_negative_int(name: str, value: Any) -> int:
+    """`value` as an int >= 0; raises TypeError or ValueError otherwise."""
+    return _bounded_int(name, value, 0)
+
+
+def _bounded_int(name: str, value: Any, least: int) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"expected {name} to be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"expected {name} >= {least}, got {value}")
+    return int(value)
+
+
+def finite_float(name: str, value: Any, *, least: float = 0.0) -> float:
+    """`value` as a finite float >= `least`; raises TypeError or ValueError otherwise."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"expected {name} to be a number, got {value!r}")
+    if not least <= value < math.inf:
+        raise ValueError(f"expected a finite {name} >= {least:g}, got {value}")
+    return float(value)
+
+
+def float_dtype(dtype: Any) -> np.dtype:
+    """`dtype` as float32 or float64 of this machine; raises TypeError for any other."""
+    if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"expected dtype float32 or float64, got {np.dtype(dtype)}")
+    return np.dtype(dtype)

@@ -1,0 +1,250 @@
+"""A character-level language model: the recurrent layer reads a character, the head predicts the next."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from . import layers
+from .checks import finite_float, non_negative_int, positive_int
+from .linear import Linear
+from .storage import load_arrays, save_arrays
+from .training import History, Trainer, bits_per_character
+
+_LAYERS = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
+_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+_FORMAT = "fastrnn.LanguageModel"  # the one key in the metadata of a file
+
+
+class LanguageModel:
+    """A recurrent network that learns to predict the next character of a text, and so to write.
+
+    >>> from fastrnn import LanguageModel
+    >>> model = LanguageModel("rnn", hidden_size=32, rng=0)
+    >>> history = model.fit("to be or not to be, that is the question. " * 100, steps=100)
+    >>> model.generate("to be", 10, temperature=0)
+    ' or not to'
+
+    cell: "rnn" (tanh), "gru" or "lstm".  hidden_size (H), num_layers (L): of the recurrent layer.
+    rng: None, an int or a numpy Generator, for the initial weights; the same rng and text give the same bits.
+
+    Attributes: ``vocabulary``, the K characters of the text of the first `fit`, sorted, as one string; ``layer`` and
+    ``head``, the recurrent layer (one-hot input of size K) and the `Linear` head (K classes).  Before the first `fit`
+    the vocabulary is empty and the other two are None.
+
+    Raises TypeError or ValueError for another cell or sizes that are not positive integers.
+
+    Source: the equations are those of a vanilla recurrent network (Elman, "Finding structure in time", 1990); training
+    is truncated back-propagation through time (Williams and Peng, 1990).
+    """
+
+    def __init__(self, cell: str = "rnn", hidden_size: int = 256, num_layers: int = 1, *, rng: Any = None) -> None:
+        if cell not in _LAYERS:
+            raise ValueError(f"expected cell to be one of {', '.join(map(repr, _LAYERS))}, got {cell!r}")
+        self.cell = cell
+        self.hidden_size = positive_int("hidden_size", hidden_size)
+        self.num_layers = positive_int("num_layers", num_layers)
+        self.vocabulary = ""
+        self.layer: Any = None
+        self.head: Any = None
+        self._rng = np.random.default_rng(rng)
+
+    def fit(
+        self,
+        text: str,
+        *,
+        steps: int,
+        batch_size: int = 32,
+        seq_len: int = 64,
+        lr: float = 2e-3,
+        validation: float = 0.1,
+        progress: bool = True,
+    ) -> History:
+        """Learn from a text, and keep the weights that predict its held-out end best.
+
+        steps: updates of the weights, each on seq_len (T) characters of batch_size (B) places in the text.
+        lr: learning rate of Adam at the first step, from where it falls along a cosine to nearly zero at the last.
+        validation: fraction of the text, at its end, that is held out; with 0, the last weights are kept.
+        progress: show a bar on stderr, if that is a terminal.
+
+        Returns the `History`.  Another `fit` goes on from the weights of the one before, with a new schedule; the
+        vocabulary stays that of the first.  Ctrl-C ends the training as if the steps were done, and the history says
+        so.
+
+        Raises TypeError or ValueError for bad arguments, for characters that are not in the vocabulary and for a text
+        too short for batch_size and seq_len; the model is unchanged then.  Raises FloatingPointError (its subclass
+        `DivergedError`) when a loss or gradient is not finite; the model holds the best weights so far then.
+        """
+        steps, batch_size = positive_int("steps", steps), positive_int("batch_size", batch_size)
+        seq_len, lr = positive_int("seq_len", seq_len), finite_float("lr", lr)
+        if not finite_float("validation", validation) < 1:
+            raise ValueError(f"expected validation in [0, 1), got {validation}")
+        vocabulary = self.vocabulary or "".join(sorted(set(_checked_text("text", text))))
+        ids = _encode("text", text, vocabulary)
+        train, held_out = _split(ids, validation, batch_size, seq_len)
+        if self.layer is None:
+            self._build(vocabulary)
+        trainer = Trainer(
+            self.layer, self.head, train, held_out, steps=steps, batch_size=batch_size, seq_len=seq_len, lr=lr
+        )
+        return trainer.run(progress=progress)
+
+    def generate(self, prompt: str, length: int, *, temperature: float = 1.0, rng: Any = None) -> str:
+        """The `length` characters that the model writes after `prompt`; the prompt itself is not in them.
+
+        temperature: divides the logits before the softmax; 1 follows the model, less is more cautious, and 0 always
+        takes the likeliest character.  rng: None, an int or a numpy Generator; the same rng gives the same text.
+
+        Raises TypeError or ValueError for bad arguments, an empty prompt and characters outside the vocabulary,
+        RuntimeError before the first `fit`.
+        """
+        self._require_fitted()
+        ids = _encode("prompt", prompt, self.vocabulary)
+        length, temperature = non_negative_int("length", length), finite_float("temperature", temperature)
+        if len(ids) == 0:
+            raise ValueError("expected a prompt of at least one character, got none")
+        generator = np.random.default_rng(rng)
+        x, state, written = ids[:, None], None, []
+        for _ in range(length):
+            y, state = self.layer(x, state)
+            written.append(_draw(self.head(y[-1, 0]), temperature, generator))
+            x = np.full((1, 1), written[-1], ids.dtype)
+        return "".join(self.vocabulary[index] for index in written)
+
+    def bits_per_character(self, text: str) -> float:
+        """Mean of -log2 p(next character) over the len(text) - 1 predictions in a text, read from its start in one go.
+
+        Memory does not grow with the text, beyond a few bytes a character.
+
+        Raises TypeError or ValueError for a text of less than two characters or with characters outside the
+        vocabulary, RuntimeError before the first `fit`.
+        """
+        self._require_fitted()
+        ids = _encode("text", text, self.vocabulary)
+        if len(ids) < 2:
+            raise ValueError(f"expected a text of at least 2 characters, got {len(ids)}")
+        return bits_per_character(self.layer, self.head, ids[:, None])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a safetensors file, with its configuration and vocabulary as JSON in the metadata.
+
+        A file of that name is replaced whole or, when anything goes wrong, not at all.
+
+        Raises OSError when the file cannot be written, RuntimeError before the first `fit`.
+        """
+        self._require_fitted()
+        config = {
+            "cell": self.cell,
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
+            "vocabulary": self.vocabulary,
+        }
+        arrays = {f"layer.{name}": array for name, array in self.layer.params.items()}
+        arrays |= {f"head.{name}": array for name, array in self.head.params.items()}
+        save_arrays(path, arrays, {_FORMAT: json.dumps(config)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LanguageModel:
+        """The model that `save` wrote to `path`.
+
+        Raises OSError when the file cannot be read, ValueError when it is cut short, no safetensors file, or not that
+        of a LanguageModel.
+        """
+        arrays, metadata = load_arrays(path)
+        if _FORMAT not in metadata:
+            raise ValueError(f"{path} is a safetensors file, but not one of a {_FORMAT}")
+        try:
+            return cls._from_arrays(arrays, json.loads(metadata[_FORMAT]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not hold a whole {_FORMAT}: {error}") from None
+
+    @classmethod
+    def _from_arrays(cls, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> LanguageModel:
+        model = cls(config["cell"], config["hidden_size"], config["num_layers"])
+        vocabulary = config["vocabulary"]
+        if not isinstance(vocabulary, str) or not vocabulary or vocabulary != "".join(sorted(set(vocabulary))):
+            raise ValueError(f"expected a vocabulary of sorted characters, got {vocabulary!r}")
+        expected, got = model._parameter_count(len(vocabulary)), sum(array.size for array in arrays.values())
+        if got != expected:  # before anything of the size that the configuration claims is allocated
+            raise ValueError(f"expected {expected} parameters, got {got}")
+        model._build(vocabulary)
+        for prefix, module in (("layer.", model.layer), ("head.", model.head)):
+            module.load_state_dict(
+                {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            )
+        return model
+
+    def _parameter_count(self, classes: int) -> int:
+        """Per layer G (H I + H H + 2 H), with I = K in the first and H in the others; K H + K in the head."""
+        size, others = self.hidden_size, self.num_layers - 1
+        per_gate = size * (classes + size + 2) + others * size * (2 * size + 2)
+        return _GATES[self.cell] * per_gate + classes * (size + 1)
+
+    def _build(self, vocabulary: str) -> None:
+        make_layer = getattr(layers, _LAYERS[self.cell])
+        layer = make_layer(len(vocabulary), self.hidden_size, self.num_layers, rng=self._rng)
+        head = Linear(self.hidden_size, len(vocabulary), rng=self._rng)
+        self.vocabulary, self.layer, self.head = vocabulary, layer, head
+
+    def _require_fitted(self) -> None:
+        if self.layer is None:
+            raise RuntimeError("this model has no vocabulary yet: call fit first, or LanguageModel.load")
+
+
+def _checked_text(name: str, text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"expected {name} to be a str, got {type(text).__name__}")
+    return text
+
+
+def _encode(name: str, text: str, vocabulary: str) -> np.ndarray:
+    """The place of each character of `text` in the vocabulary, int32; ValueError that names those without one."""
+    known, codes = _code_points(vocabulary), _code_points(_checked_text(name, text))
+    if len(codes) == 0:
+        return np.empty(0, np.int32)
+    unknown = set(text).difference(vocabulary)
+    if unknown:
+        shown = ", ".join(repr(character) for character in sorted(unknown)[:10])
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        raise ValueError(f"expected {name} of characters that the model knows; it has not learned {shown}{more}")
+    return np.searchsorted(known, codes).astype(np.int32)
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _split(ids: np.ndarray, validation: float, batch_size: int, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+    """The characters to train on and those held out; ValueError that says what would fit when they are too few."""
+    held_out = int(len(ids) * validation)
+    train = len(ids) - held_out
+    if train < batch_size * seq_len + 1:
+        fitting = [
+            f"{name}={size}"
+            for name, size in (("batch_size", (train - 1) // seq_len), ("seq_len", (train - 1) // batch_size))
+            if size >= 1
+        ]
+        raise ValueError(
+            f"expected a longer text: batch_size={batch_size} streams of seq_len={seq_len} take "
+            f"{batch_size * seq_len + 1} characters to train on, but of {len(ids)} characters, {held_out} of them held "
+            f"out, only {train} are left" + (f"; {' or '.join(fitting)} would fit" if fitting else "")
+        )
+    if validation > 0 and held_out < 2:
+        raise ValueError(
+            f"expected at least 2 characters held out, but validation={validation} of {len(ids)} is {held_out}; "
+            "validation=0 holds out none"
+        )
+    return ids[:train], ids[train:]
+
+
+def _draw(logits: np.ndarray, temperature: float, generator: np.random.Generator) -> int:
+    """A class drawn from softmax(logits / temperature), logits (K,)."""
+    if temperature == 0:
+        return int(logits.argmax())
+    with np.errstate(over="ignore"):  # a tiny temperature: exp(-inf) = 0, as it should be
+        weights = np.exp((logits - logits.max()).astype(np.float64) / temperature)
+    cumulative = np.cumsum(weights)
+    return int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))

@@ -1,0 +1,80 @@
+"""Arrays and text in one safetensors file, written atomically: the file of that name is the old one or the new one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write named arrays and a dict of strings to `path` as safetensors; an old file is replaced whole or not at all.
+
+    >>> save_arrays("weights.safetensors", {"weight": np.zeros((3, 2))}, {"note": "all zero"})
+    >>> load_arrays("weights.safetensors")[1]
+    {'note': 'all zero'}
+
+    Raises OSError when the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    # safetensors writes the memory of an array as if it were contiguous, whatever its strides.
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_atomically(path, save(contiguous, metadata=dict(metadata)))
+
+
+def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The named arrays and the dict of strings in the safetensors file `path`.
+
+    Raises OSError when the file cannot be read, ValueError when it is not a whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with open(path, "rb"):  # a missing file or a directory raises Python's own error, which names the path
+        pass
+    try:
+        with safe_open(os.fspath(path), framework="np") as file:
+            names = file.keys()  # a safe_open cannot be iterated itself
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (SafetensorError, AttributeError, KeyError, TypeError) as error:  # the last three: a dtype NumPy has not
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to a temporary file beside `path`, force it to the disk, and only then give it the name `path`.
+
+    Whatever happens on the way, a full disk or a kill, leaves the old file as it was.  A failure removes the temporary
+    file; a kill leaves it behind, hidden, as ``.name.xxxxxxxx.tmp``.  A symbolic link is followed, not replaced.
+
+    Raises OSError when the file cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise OSError(f"cannot write {path}: it exists and is not a regular file")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the new name last through a loss of power; Windows cannot, and has no need to, open a directory."""
+    if os.name != "nt":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
