@@ -72,6 +72,13 @@ def test_nothing_is_imported_from_the_source_tree(tmp_path):
     assert not [file for file in files if file.is_relative_to(ROOT / "src")]
 
 
+def test_every_python_file_of_the_source_tree_is_installed(tmp_path):
+    installed = run_python(sys.executable, "import fastrnn; print(fastrnn.__path__[0])", tmp_path).strip()
+    source = ROOT / "src" / "rnn"
+    files = [file.relative_to(source) for pattern in ("*.py", "*.pyi") for file in source.rglob(pattern)]
+    assert [str(file) for file in files if not (installed / file).exists()] == []
+
+
 def test_metadata_names_the_run_time_dependencies_and_the_licences():
     metadata = importlib.metadata.metadata("fastrnn")
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
