@@ -1,0 +1,29 @@
+"""The same functions as the compiled layers, in plain NumPy, equation by equation: a lesson and an oracle.
+
+    activations.py   y = f(a) and f'(a), by name
+    rnn.py           the vanilla RNN     }
+    gru.py           the GRU             }  one layer, one direction: forward right above backward
+    lstm.py          the LSTM            }
+    steps.py         what they share: the input product; rows that end early or start afresh
+    stack.py         forward and backward of a whole layer object: layers, directions, dropout
+    output.py        o = c + V h, softmax, cross-entropy
+
+Begin with rnn.py.  Speed is not the aim beyond what NumPy gives to whoever writes it plainly: one matrix product for
+the input of all steps, one a step for the state, one after the loop for each weight gradient.
+"""
+
+from .activations import FORMULAS as FORMULAS
+from .activations import Activation as Activation
+from .activations import sigmoid as sigmoid
+from .gru import gru_backward as gru_backward
+from .gru import gru_forward as gru_forward
+from .lstm import lstm_backward as lstm_backward
+from .lstm import lstm_forward as lstm_forward
+from .output import linear_backward as linear_backward
+from .output import linear_forward as linear_forward
+from .output import softmax as softmax
+from .output import softmax_cross_entropy as softmax_cross_entropy
+from .rnn import rnn_backward as rnn_backward
+from .rnn import rnn_forward as rnn_forward
+from .stack import backward as backward
+from .stack import forward as forward

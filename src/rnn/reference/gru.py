@@ -1,0 +1,141 @@
+"""The gated recurrent unit (Cho et al. 2014), in its two forms.
+
+    r = f(W_ir x + b_ir + W_hr h + b_hr)            the reset gate         h is h(t-1)
+    z = f(W_iz x + b_iz + W_hz h + b_hz)            the update gate
+    n = g(W_in x + b_in + r * (W_hn h + b_hn))      the candidate          reset_after=True: torch, cuDNN
+    n = g(W_in x + b_in + W_hn (r * h) + b_hn)                             reset_after=False: the original
+    h(t) = (1 - z) * n + z * h
+
+f is the sigmoid and g is tanh unless told otherwise.  The rows of weight_ih (3H, I), weight_hh (3H, H), bias_ih and
+bias_hh (3H,) are those of r, z, n in turn.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .activations import Activation, Spec
+from .steps import Steps, bias_gradient, input_gradients, input_product, weight_gradient
+
+
+class GRUTape(NamedTuple):
+    """What the backward pass needs of the forward pass."""
+
+    x: np.ndarray  # (T, B, I) or (T, B) indices
+    h_before: np.ndarray  # (T, B, H)   h(t-1), as the products saw it
+    a: np.ndarray  # (T, B, 3H)  pre-activations of r, z, n
+    gates: np.ndarray  # (T, B, 3H)  r, z, n
+    m: np.ndarray  # (T, B, H)   what W_hn is about: W_hn h + b_hn if reset_after, else r * h
+    f: Activation
+    g: Activation
+    reset_after: bool
+    steps: Steps
+    weight_ih: np.ndarray
+    weight_hh: np.ndarray
+    has_bias: bool
+
+
+def gru_forward(
+    x: np.ndarray,
+    h0: np.ndarray,
+    weight_ih: np.ndarray,
+    weight_hh: np.ndarray,
+    bias_ih: np.ndarray | None = None,
+    bias_hh: np.ndarray | None = None,
+    *,
+    reset_after: bool = True,
+    activations: tuple[Spec, Spec] = ("sigmoid", "tanh"),
+    clip: float | None = None,
+    reset: np.ndarray | None = None,
+    lengths: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, GRUTape]:
+    """One layer and one direction: x (T, B, I), h0 (B, H) -> y (T, B, H), h_n (B, H), tape.
+
+    >>> y, h_n, tape = gru_forward(np.ones((5, 2, 3)), np.zeros((2, 4)), np.ones((12, 3)), np.ones((12, 4)))
+    >>> y.shape, h_n.shape
+    ((5, 2, 4), (2, 4))
+    """
+    f, g = (Activation(spec, clip) for spec in activations)
+    steps = Steps.of(len(x), lengths, reset)
+    x = steps.without_padding(x)
+    H = weight_hh.shape[1]
+    W_rz, W_n = weight_hh[: 2 * H], weight_hh[2 * H :]
+    b_rz, b_n = (0, 0) if bias_hh is None else (bias_hh[: 2 * H], bias_hh[2 * H :])
+
+    a = input_product(x, weight_ih, bias_ih)
+    gates = np.empty_like(a)
+    h_before, m, h_after = (np.empty((*a.shape[:2], H), a.dtype) for _ in range(3))
+    h = h0
+    for t in range(len(x)):
+        h_before[t] = h = steps.restart(t, h)
+        a[t, :, : 2 * H] += h @ W_rz.T + b_rz
+        gates[t, :, : 2 * H] = f(a[t, :, : 2 * H])
+        r, z, n = by_gate(gates[t])
+        if reset_after:
+            m[t] = h @ W_n.T + b_n
+            a[t, :, 2 * H :] += r * m[t]
+        else:
+            m[t] = r * h
+            a[t, :, 2 * H :] += m[t] @ W_n.T + b_n
+        n[...] = g(a[t, :, 2 * H :])
+        h_after[t] = (1 - z) * n + z * h
+        h = steps.advance(t, h_after[t], h)
+    tape = GRUTape(x, h_before, a, gates, m, f, g, reset_after, steps, weight_ih, weight_hh, bias_ih is not None)
+    return steps.without_padding(h_after), h.copy(), tape
+
+
+def gru_backward(
+    tape: GRUTape, dy: np.ndarray, dh_n: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray, dict[str, np.ndarray]]:
+    """Back-propagation through time: dy (T, B, H), dh_n (B, H) -> dx (T, B, I), dh0 (B, H), grads by parameter name.
+
+    With d for dL/d, h for h(t-1), and dh(t) = dy(t) + what step t+1 hands back:
+
+        dn = dh(t) * (1 - z)        da_n = dn * g'(a_n)
+        dz = dh(t) * (h - n)        da_z = dz * f'(a_z)
+        dr, by the form             da_r = dr * f'(a_r)
+
+        reset after    a_n = ... + r * m, m = W_hn h + b_hn:    dm = da_n * r          dr = da_n * m
+        reset before   a_n = ... + W_hn m, m = r * h:           dm = W_hn^T da_n       dr = dm * h
+
+        handed back: dh = dh(t) * z + W_hr^T da_r + W_hz^T da_z + (W_hn^T dm after, r * dm before)
+    """
+    steps, reset_after = tape.steps, tape.reset_after
+    H = tape.h_before.shape[2]
+    W_rz, W_n = tape.weight_hh[: 2 * H], tape.weight_hh[2 * H :]
+    da = np.empty_like(tape.a)
+    dh = dh_n
+    for t in reversed(range(len(da))):
+        h, m = tape.h_before[t], tape.m[t]
+        (a_r, a_z, a_n), (r, z, n), (da_r, da_z, da_n) = by_gate(tape.a[t]), by_gate(tape.gates[t]), by_gate(da[t])
+        dh_t = steps.only_running(t, dh + dy[t])
+        da_n[...] = dh_t * (1 - z) * tape.g.slope(a_n, n)
+        da_z[...] = dh_t * (h - n) * tape.f.slope(a_z, z)
+        if reset_after:
+            da_r[...] = da_n * m * tape.f.slope(a_r, r)
+            dh_through_n = (da_n * r) @ W_n
+        else:
+            dm = da_n @ W_n
+            da_r[...] = dm * h * tape.f.slope(a_r, r)
+            dh_through_n = dm * r
+        dh_before = dh_t * z + da[t, :, : 2 * H] @ W_rz + dh_through_n
+        dh = steps.restart(t, steps.advance(t, dh_before, dh))
+
+    # The sums over the steps.  W_hn meets h before the reset gate in one form, m = r * h after it in the other.
+    dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, da)
+    da_rz, da_n, r = da[:, :, : 2 * H], da[:, :, 2 * H :], tape.gates[:, :, :H]
+    dproduct_n, factor_n = (da_n * r, tape.h_before) if reset_after else (da_n, tape.m)
+    dweight_hh = np.concatenate([weight_gradient(da_rz, tape.h_before), weight_gradient(dproduct_n, factor_n)])
+    grads = {"weight_ih": dweight_ih, "weight_hh": dweight_hh}
+    if tape.has_bias:
+        dbias_hh = np.concatenate([bias_gradient(da_rz), bias_gradient(dproduct_n)])
+        grads |= {"bias_ih": bias_gradient(da), "bias_hh": dbias_hh}
+    return dx, dh, grads
+
+
+def by_gate(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(B, 3H) as views (B, H) of the columns of r, z, n."""
+    H = array.shape[1] // 3
+    return array[:, :H], array[:, H : 2 * H], array[:, 2 * H :]
