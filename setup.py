@@ -78,9 +78,9 @@ class BuildExt(build_ext):
 core = Extension(
     "fastrnn._core",
     sources=[f"{PACKAGE}/_core.pyx", *sorted(glob(f"{PACKAGE}/kernels/*.cpp"))],
-    depends=sorted(glob(f"{PACKAGE}/*.pxd") + glob(f"{PACKAGE}/kernels/*.hpp")),
+    depends=sorted(glob(f"{PACKAGE}/*.pxd") + glob(f"{PACKAGE}/kernels/*.[hi]*")),
     language="c++",
-    include_dirs=[scipy_openblas32.get_include_dir()],
+    include_dirs=[f"{PACKAGE}/kernels", scipy_openblas32.get_include_dir()],
     library_dirs=[scipy_openblas32.get_lib_dir()],
     libraries=[scipy_openblas32.get_library()],
     runtime_library_dirs=[f"{ORIGIN}/.libs"],
