@@ -26,7 +26,9 @@ def test_arrays_and_metadata_come_back(tmp_path):
     wide = np.arange(24, dtype=np.float32).reshape(4, 6)
     arrays = {"f32": wide, "strided": wide.T[::2], "f64": np.array([1.5, np.nan]), "int": np.arange(3), "": np.ones(())}
     path = tmp_path / "model.safetensors"
-    storage.save_arrays(path, arrays, {"note": "größer \ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")})
+    storage.save_arrays(
+        path, arrays, {"note": "größer \ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")}
+    )
     loaded, metadata = storage.load_arrays(path)
     assert metadata == {"note": "größer 😀"}
     assert set(loaded) == set(arrays)

@@ -220,22 +220,18 @@ def _code_points(text: str) -> np.ndarray:
 def _split(ids: np.ndarray, validation: float, batch_size: int, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     """The characters to train on and those held out; ValueError that says what would fit when they are too few."""
     held_out = int(len(ids) * validation)
-    train = len(ids) - held_out
-    if train < batch_size * seq_len + 1:
-        fitting = [
-            f"{name}={size}"
-            for name, size in (("batch_size", (train - 1) // seq_len), ("seq_len", (train - 1) // batch_size))
-            if size >= 1
-        ]
-        raise ValueError(
-            f"expected a longer text: batch_size={batch_size} streams of seq_len={seq_len} take "
-            f"{batch_size * seq_len + 1} characters to train on, but of {len(ids)} characters, {held_out} of them held "
-            f"out, only {train} are left" + (f"; {' or '.join(fitting)} would fit" if fitting else "")
-        )
     if validation > 0 and held_out < 2:
         raise ValueError(
-            f"expected at least 2 characters held out, but validation={validation} of {len(ids)} is {held_out}; "
+            f"expected a text of which validation={validation} is at least 2 characters, got one of {len(ids)}; "
             "validation=0 holds out none"
+        )
+    train, needed = len(ids) - held_out, batch_size * seq_len + 1
+    if train < needed:
+        fitting = {"batch_size": (train - 1) // seq_len, "seq_len": (train - 1) // batch_size}
+        advice = " or ".join(f"{name}={size}" for name, size in fitting.items() if size >= 1)
+        raise ValueError(
+            f"expected a longer text: batch_size={batch_size} streams of seq_len={seq_len} need {needed} characters to "
+            f"train on, got {train} ({held_out} more are held out); {advice or 'smaller values of both'} would fit"
         )
     return ids[:train], ids[train:]
 
