@@ -1,0 +1,143 @@
+"""torch: nn.RNN, nn.GRU and nn.LSTM, the Cells for single steps, packed sequences for ragged batches.
+
+LSTM is offered with and without oneDNN, and ragged training also on the padded batch: none of them wins everywhere.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from contenders import Entry
+from shapes import Problem
+
+_LAYERS = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
+_CELLS = {"rnn": torch.nn.RNNCell, "gru": torch.nn.GRUCell, "lstm": torch.nn.LSTMCell}
+
+
+class Contender:
+    version = torch.__version__
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+
+    def entries(self, problem: Problem) -> list[Entry]:
+        make = {"step": _steps, "inference": _inference, "training": _training, "ragged": _ragged}[problem.kind]
+        return make(problem)
+
+
+def _layer(problem: Problem) -> torch.nn.RNNBase:
+    weights = {name: torch.from_numpy(array) for name, array in problem.params.items()}
+    layer = _LAYERS[problem.cell](problem.shape.I, problem.shape.H, dtype=weights["bias_ih_l0"].dtype)
+    layer.load_state_dict(weights)
+    return layer
+
+
+def _cell(problem: Problem) -> torch.nn.RNNCellBase:
+    weights = {name.removesuffix("_l0"): torch.from_numpy(array) for name, array in problem.params.items()}
+    cell = _CELLS[problem.cell](problem.shape.I, problem.shape.H, dtype=weights["bias_ih"].dtype)
+    cell.load_state_dict(weights)
+    return cell
+
+
+def _named(y: torch.Tensor, state: Any) -> dict[str, np.ndarray]:
+    final = state if isinstance(state, tuple) else (state,)
+    named = {"y": y, **dict(zip(("h", "c"), final, strict=False))}
+    return {name: tensor.detach().numpy() for name, tensor in named.items()}
+
+
+def _steps(problem: Problem) -> list[Entry]:
+    """One step, NumPy arrays in and out: through the layer and through the Cell."""
+    layer, cell = _layer(problem), _cell(problem)
+    x, state = problem.x, tuple(problem.state.values())
+
+    @torch.inference_mode()
+    def run_layer() -> Any:
+        tensors = tuple(map(torch.from_numpy, state))
+        y, final = layer(torch.from_numpy(x), tensors if len(tensors) == 2 else tensors[0])
+        return y.numpy(), *(s.numpy() for s in (final if isinstance(final, tuple) else (final,)))
+
+    @torch.inference_mode()
+    def run_cell() -> Any:
+        tensors = tuple(torch.from_numpy(s[0]) for s in state)
+        final = cell(torch.from_numpy(x[0]), tensors if len(tensors) == 2 else tensors[0])
+        return tuple(s.numpy() for s in (final if isinstance(final, tuple) else (final,)))
+
+    def cell_outputs(result: Any) -> dict[str, np.ndarray]:
+        return {"y": result[0][None], **{n: s[None] for n, s in zip(problem.states, result, strict=True)}}
+
+    def layer_outputs(result: Any) -> dict[str, np.ndarray]:
+        return dict(zip(("y", *problem.states), result, strict=True))
+
+    return [Entry("layer", run_layer, layer_outputs), Entry("cell", run_cell, cell_outputs)]
+
+
+def _inference(problem: Problem) -> list[Entry]:
+    layer, x = _layer(problem), torch.from_numpy(problem.x)
+
+    @torch.inference_mode()
+    def run() -> Any:
+        return layer(x)
+
+    return _with_and_without_onednn(problem, run, lambda result: _named(*result))
+
+
+def _training(problem: Problem) -> list[Entry]:
+    layer = _layer(problem)
+    names, params = zip(*layer.named_parameters(), strict=True)
+    x, dy = torch.from_numpy(problem.x).requires_grad_(), torch.from_numpy(problem.dy)
+
+    def run() -> Any:
+        y, state = layer(x)
+        return y, state, torch.autograd.grad(y, (x, *params), dy)
+
+    return _with_and_without_onednn(problem, run, lambda result: _with_gradients(names, result))
+
+
+def _ragged(problem: Problem) -> list[Entry]:
+    """Packed, as torch means it; and padded: in one direction the same gradients, as dy is zero on the padding."""
+    layer = _layer(problem)
+    names, params = zip(*layer.named_parameters(), strict=True)
+    x, dy = torch.from_numpy(problem.x).requires_grad_(), torch.from_numpy(problem.dy)
+    lengths, mask = torch.from_numpy(problem.lengths), torch.from_numpy(problem.mask[:, :, None])
+
+    def packed() -> Any:
+        output, state = layer(pack_padded_sequence(x, lengths, enforce_sorted=False))
+        y, _ = pad_packed_sequence(output, total_length=problem.shape.T)
+        return y, state, torch.autograd.grad(y, (x, *params), dy)
+
+    def padded() -> Any:
+        y, _ = layer(x)
+        h = y.detach()[lengths - 1, torch.arange(problem.shape.B)][None]
+        return y.detach() * mask, h, torch.autograd.grad(y, (x, *params), dy)
+
+    def outputs(result: Any) -> dict[str, np.ndarray]:
+        return _with_gradients(names, result)
+
+    return [Entry("packed", packed, outputs), Entry("padded", padded, outputs)]
+
+
+def _with_gradients(names: tuple[str, ...], result: Any) -> dict[str, np.ndarray]:
+    y, state, gradients = result
+    return _named(y, state) | {n: g.numpy() for n, g in zip(("dx", *names), gradients, strict=True)}
+
+
+def _with_and_without_onednn(
+    problem: Problem, run: Callable[[], Any], outputs: Callable[[Any], dict[str, np.ndarray]]
+) -> list[Entry]:
+    """The run as it is, and for the LSTM, which torch hands to oneDNN, also with torch's own loop."""
+    entry = Entry("", run, outputs)
+    if problem.cell != "lstm" or problem.dtype != np.float32:
+        return [entry]
+
+    def without() -> Any:
+        with torch.backends.mkldnn.flags(enabled=False):
+            return run()
+
+    warnings.filterwarnings("ignore", "TF32 acceleration", UserWarning)  # flags() sets it, to no effect on a CPU
+    return [entry, Entry("without oneDNN", without, outputs)]
