@@ -1,0 +1,159 @@
+"""Every cell and every layer option once more, in torch: one sequence at a time, cut to its length, one step at a time.
+
+What the reference does with masks over a batch is done here by slicing, and the gradients are autograd's, so that the
+two have no line in common.  Imports nothing of torch itself: the caller passes the module.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from problems import as_pair, output_width, state_width
+
+
+def leaf(torch, array):
+    return torch.tensor(array, requires_grad=True)
+
+
+def differentiated(torch, p, y, state, x, initial, params):
+    """Back-propagate the loss of the problem and collect everything as NumPy arrays."""
+    loss = (y * torch.from_numpy(p.dy)).sum()
+    loss = loss + sum((s * torch.from_numpy(d)).sum() for s, d in zip(state, as_pair(p.dstate), strict=True))
+    loss.backward()
+    return SimpleNamespace(
+        y=y.detach().numpy(),
+        state=[s.detach().numpy() for s in state],
+        dx=None if x is None else x.grad.numpy(),
+        dstate=[s.grad.numpy() for s in initial],
+        grads={name: parameter.grad.numpy() for name, parameter in params.items()},
+    )
+
+
+def run_autograd(torch, p):
+    """What the layer of a problem computes, and its gradients: y, state, dx, dstate, grads."""
+    layer = p.layer
+    params = {name: leaf(torch, array) for name, array in layer.params.items()}
+    initial = [leaf(torch, s) for s in as_pair(p.state)]
+    one_hot = np.issubdtype(p.x.dtype, np.integer)
+    x = torch.eye(layer.input_size, dtype=torch.float64)[torch.from_numpy(p.x)] if one_hot else leaf(torch, p.x)
+
+    unbatched, batch_first = x.ndim == 2, layer.batch_first
+    by_row = [x] if unbatched else (x if batch_first else x.swapaxes(0, 1)).unbind(0)
+    reset = p.call.get("reset", np.zeros(p.x.shape[: x.ndim - 1], bool))
+    resets = [reset] if unbatched else (reset if batch_first else reset.T)
+    T = len(by_row[0])
+    lengths = p.call.get("lengths", [T] * len(by_row))
+    ys, finals = [], []
+    for b, length in enumerate(lengths):
+        masks = [torch.from_numpy(mask[:length, b]) for mask in p.call.get("dropout_masks", [])]
+        start = [s if unbatched else s[:, b] for s in initial]
+        y, final = run_row(torch, layer, params, by_row[b][:length], start, resets[b], masks)
+        ys.append(torch.cat([y, y.new_zeros(T - length, output_width(layer))]))
+        finals.append(final)
+    y = ys[0] if unbatched else torch.stack(ys, 0 if batch_first else 1)
+    state = finals[0] if unbatched else [torch.stack(s, 1) for s in zip(*finals, strict=True)]
+    return differentiated(torch, p, y, state, None if one_hot else x, initial, params)
+
+
+def run_row(torch, layer, params, x, start, reset, masks):
+    """All layers over one sequence x (T, I): its y (T, width), and its final states (L*D, H)."""
+    finals = []
+    for k in range(layer.num_layers):
+        outputs = []
+        for suffix in ("", "_reverse") if layer.bidirectional else ("",):
+            row = len(finals)
+            weights = {name: params.get(f"{name}_l{k}{suffix}") for name in
+                       ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")}  # fmt: skip
+            order = list(range(len(x)))
+            if layer.reverse or suffix:
+                order.reverse()
+            state, y = [s[row] for s in start], {}
+            for t in order:
+                if reset[t]:
+                    state = [torch.zeros_like(s) for s in state]
+                state = STEPS[layer.cell](torch, layer, x[t], state, **weights)
+                y[t] = state[0]
+            finals.append(state)
+            outputs.append(torch.stack([y[t] for t in sorted(y)]) if y else x.new_zeros(0, state_width(layer)))
+        x = merged(torch, layer, outputs)
+        if masks and k < layer.num_layers - 1:
+            x = x * masks[k]
+    return x, [torch.stack(s) for s in zip(*finals, strict=True)]
+
+
+def merged(torch, layer, outputs):
+    if len(outputs) == 1:
+        return outputs[0]
+    if layer.merge == "concat":
+        return torch.cat(outputs, -1)
+    total = outputs[0] * outputs[1] if layer.merge == "mul" else outputs[0] + outputs[1]
+    return total / 2 if layer.merge == "ave" else total
+
+
+def rnn_step(torch, layer, x, state, weight_ih, weight_hh, bias_ih, bias_hh, **_):
+    a = plus(weight_ih @ x, bias_ih) + plus(weight_hh @ state[0], bias_hh)
+    return [activate(torch, layer.nonlinearity, layer.clip, a)]
+
+
+def gru_step(torch, layer, x, state, weight_ih, weight_hh, bias_ih, bias_hh, **_):
+    f, g = (lambda a, spec=spec: activate(torch, spec, layer.clip, a) for spec in layer.activations)
+    (h,) = state
+    W_r, W_z, W_n = weight_hh.chunk(3)
+    x_r, x_z, x_n = plus(weight_ih @ x, bias_ih).chunk(3)
+    b_r, b_z, b_n = (None,) * 3 if bias_hh is None else bias_hh.chunk(3)
+    r = f(x_r + plus(W_r @ h, b_r))
+    z = f(x_z + plus(W_z @ h, b_z))
+    n = g(x_n + (r * plus(W_n @ h, b_n) if layer.reset_after else plus(W_n @ (r * h), b_n)))
+    return [(1 - z) * n + z * h]
+
+
+def lstm_step(torch, layer, x, state, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_peephole):
+    f, g = (lambda a, spec=spec: activate(torch, spec, layer.clip, a) for spec in layer.activations[:2])
+    h, c = state
+    p_i, p_f, p_o = (0, 0, 0) if weight_peephole is None else weight_peephole
+    a_i, a_f, a_g, a_o = (plus(weight_ih @ x, bias_ih) + plus(weight_hh @ h, bias_hh)).chunk(4)
+    i = f(a_i + p_i * c)
+    c = (1 - i if layer.coupled else f(a_f + p_f * c)) * c + i * g(a_g)
+    h = f(a_o + p_o * c) * activate(torch, layer.activations[2], None, c)
+    return [h if weight_hr is None else weight_hr @ h, c]
+
+
+STEPS = {"rnn": rnn_step, "gru": gru_step, "lstm": lstm_step}
+
+
+def plus(a, bias):
+    return a if bias is None else a + bias
+
+
+def activate(torch, spec, clip, a):
+    name, *parameters = (spec,) if isinstance(spec, str) else spec
+    parameters += ONNX_DEFAULTS.get(name, [])[len(parameters) :]
+    functional = torch.nn.functional
+    if clip is not None:
+        a = a.clamp(-clip, clip)
+    return {
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+        "sigmoid": torch.sigmoid,
+        "identity": torch.clone,
+        "affine": lambda a, alpha, beta: alpha * a + beta,
+        "leaky_relu": functional.leaky_relu,
+        "thresholded_relu": lambda a, alpha: functional.threshold(a, alpha, 0),
+        "scaled_tanh": lambda a, alpha, beta: alpha * torch.tanh(beta * a),
+        "hard_sigmoid": lambda a, alpha, beta: (alpha * a + beta).clamp(0, 1),
+        "elu": functional.elu,
+        "softsign": functional.softsign,
+        "softplus": lambda a: torch.logaddexp(a, torch.zeros_like(a)),
+    }[name](a, *parameters)
+
+
+ONNX_DEFAULTS = {
+    "affine": [1.0, 0.0],
+    "leaky_relu": [0.01],
+    "thresholded_relu": [1.0],
+    "scaled_tanh": [1.0, 1.0],
+    "hard_sigmoid": [0.2, 0.5],
+    "elu": [1.0],
+}

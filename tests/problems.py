@@ -1,0 +1,141 @@
+"""Random problems for the tests of recurrent layers: a layer, its arguments, and a loss to differentiate."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+from fastrnn import reference
+
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+DEFAULTS = {
+    "rnn": {"nonlinearity": "tanh"},
+    "gru": {"reset_after": True, "activations": ("sigmoid", "tanh")},
+    "lstm": {
+        "proj_size": 0,
+        "peephole": False,
+        "coupled": False,
+        "activations": ("sigmoid", "tanh", "tanh"),
+    },
+}
+T, B, I, H = 5, 4, 2, 3
+
+
+def stand_in(cell, input_size=I, hidden_size=H, *, rng, dtype="float64", **options):
+    """What the reference reads of a fastrnn layer: attributes and parameters."""
+    layer = SimpleNamespace(
+        cell=cell, input_size=input_size, hidden_size=hidden_size, num_layers=1, bias=True, batch_first=False,
+        dropout=0.0, bidirectional=False, reverse=False, merge="concat", clip=None, dtype=np.dtype(dtype),
+        **DEFAULTS[cell],
+    )  # fmt: skip
+    for name, value in options.items():
+        assert hasattr(layer, name), name
+        setattr(layer, name, value)
+    shapes = {}
+    for k in range(layer.num_layers):
+        width_in = input_size if k == 0 else output_width(layer)
+        for suffix in ("", "_reverse") if layer.bidirectional else ("",):
+            shapes |= {f"{name}_l{k}{suffix}": shape for name, shape in cell_shapes(layer, width_in).items()}
+    scale = 0.8 if cell != "rnn" else 0.5
+    layer.params = {name: (scale * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
+    return layer
+
+
+def state_width(layer):
+    return getattr(layer, "proj_size", 0) or layer.hidden_size
+
+
+def output_width(layer):
+    return state_width(layer) * (2 if layer.bidirectional and layer.merge == "concat" else 1)
+
+
+def cell_shapes(layer, width_in):
+    rows = GATES[layer.cell] * layer.hidden_size
+    shapes = {"weight_ih": (rows, width_in), "weight_hh": (rows, state_width(layer))}
+    if layer.bias:
+        shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+    if getattr(layer, "proj_size", 0):
+        shapes["weight_hr"] = (layer.proj_size, layer.hidden_size)
+    if getattr(layer, "peephole", False):
+        shapes["weight_peephole"] = (3, layer.hidden_size)
+    return shapes
+
+
+def random_state(layer, rng, *batch):
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+    h = rng.standard_normal((rows, *batch, state_width(layer))).astype(layer.dtype)
+    return (h, rng.standard_normal((rows, *batch, layer.hidden_size)).astype(layer.dtype)) if is_lstm(layer) else h
+
+
+def is_lstm(layer):
+    return layer.cell == "lstm"
+
+
+def as_pair(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+def problem(cell, options, how=()):
+    """A layer, arguments for it, and a random loss: the sum of y * dy and of the final state * dstate."""
+    rng = np.random.default_rng(20)
+    layer = stand_in(cell, rng=rng, **options)
+    batch = () if "unbatched" in how else (B,)
+    axes = (B, T) if layer.batch_first and batch else (T, *batch)
+    x = rng.integers(0, I, axes) if "one_hot" in how else rng.standard_normal((*axes, I))
+    call = {}
+    if "lengths" in how:
+        call["lengths"] = np.array([T, 2, 0, 3])
+    if "reset" in how:
+        call["reset"] = rng.random(axes) < 0.4
+    if "dropout" in how:
+        shape = (T, B, output_width(layer))
+        call["dropout_masks"] = [(rng.random(shape) < 0.5) / 0.5 for _ in range(layer.num_layers - 1)]
+    state, dstate = random_state(layer, rng, *batch), random_state(layer, rng, *batch)
+    dy = rng.standard_normal((*axes, output_width(layer)))
+    return SimpleNamespace(layer=layer, x=x, state=state, call=call, dy=dy, dstate=dstate)
+
+
+# What there is to hold: the cell, its options, and what else comes in.
+CASES = {
+    "rnn": ("rnn", {}),
+    "rnn-relu": ("rnn", {"nonlinearity": "relu"}),
+    "rnn-no-bias": ("rnn", {"bias": False}),
+    "rnn-clip": ("rnn", {"clip": 0.7}),
+    "rnn-one-hot": ("rnn", {}, ("one_hot",)),
+    "rnn-reverse": ("rnn", {"reverse": True}),
+    "rnn-reverse-ragged-reset": ("rnn", {"reverse": True}, ("lengths", "reset")),
+    "rnn-batch-first-ragged-reset": ("rnn", {"batch_first": True}, ("lengths", "reset")),
+    "rnn-batch-first-one-hot": ("rnn", {"batch_first": True}, ("one_hot", "lengths")),
+    "rnn-unbatched-reset": ("rnn", {"num_layers": 2, "bidirectional": True}, ("unbatched", "reset")),
+    "rnn-unbatched-one-hot": ("rnn", {"batch_first": True}, ("unbatched", "one_hot")),
+    "rnn-stacked-ragged-reset": ("rnn", {"num_layers": 2, "bidirectional": True}, ("lengths", "reset")),
+    "rnn-sum": ("rnn", {"num_layers": 2, "bidirectional": True, "merge": "sum"}, ("lengths",)),
+    "rnn-mul": ("rnn", {"num_layers": 2, "bidirectional": True, "merge": "mul"}, ("lengths",)),
+    "rnn-ave": ("rnn", {"num_layers": 2, "bidirectional": True, "merge": "ave"}, ("lengths",)),
+    "rnn-dropout": ("rnn", {"num_layers": 3}, ("dropout",)),
+    "gru": ("gru", {}),
+    "gru-no-bias": ("gru", {"bias": False}),
+    "gru-before": ("gru", {"reset_after": False}),
+    "gru-before-no-bias": ("gru", {"reset_after": False, "bias": False}),
+    "gru-before-clip": ("gru", {"reset_after": False, "clip": 0.9}),
+    "gru-clip": ("gru", {"clip": 0.9}),
+    "gru-activations": ("gru", {"activations": (("hard_sigmoid", 0.3), "softsign")}),
+    "gru-one-hot-ragged-reset": ("gru", {}, ("one_hot", "lengths", "reset")),
+    "gru-before-ragged-reset": ("gru", {"reset_after": False, "reverse": True}, ("lengths", "reset")),
+    "gru-stacked": ("gru", {"num_layers": 2, "bidirectional": True}, ("lengths", "reset", "dropout")),
+    "lstm": ("lstm", {}),
+    "lstm-no-bias": ("lstm", {"bias": False}),
+    "lstm-projected": ("lstm", {"proj_size": 2}, ("lengths", "reset")),
+    "lstm-peephole": ("lstm", {"peephole": True}, ("lengths", "reset")),
+    "lstm-coupled": ("lstm", {"coupled": True}),
+    "lstm-peephole-coupled": ("lstm", {"peephole": True, "coupled": True}),
+    "lstm-clip": ("lstm", {"clip": 0.9}),
+    "lstm-everything": ("lstm", {"peephole": True, "coupled": True, "proj_size": 2, "clip": 0.9, "reverse": True}),
+    "lstm-activations": ("lstm", {"activations": ("softplus", ("elu", 0.7), ("scaled_tanh", 1.7, 0.6))}),
+    "lstm-one-hot-unbatched": ("lstm", {}, ("one_hot", "unbatched")),
+    "lstm-stacked": ("lstm", {"num_layers": 2, "bidirectional": True, "proj_size": 2}, ("lengths", "reset", "dropout")),
+} | {
+    f"rnn-{name}": ("rnn", {"nonlinearity": name})
+    for name in reference.FORMULAS
+    if name not in ("tanh", "relu")
+}  # fmt: skip
