@@ -40,10 +40,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
         figsize=(9, 2.2 + 0.26 * len(rows) + 0.5 * len(kinds)),
         gridspec_kw={"height_ratios": [len(k) + 1.5 for k in kinds.values()]},
         squeeze=False,
+        sharex=True,
         layout="constrained",
     )
     for (kind, of_kind), panel in zip(kinds.items(), panels[:, 0], strict=True):
         _draw_panel(panel, kind, of_kind)
+    _draw_axis(panels[:, 0], [time for row in rows for time in _times(row).values()])
     handles = {
         label: mark for panel in panels[:, 0] for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
@@ -66,20 +68,28 @@ def _draw_panel(panel: Any, kind: str, rows: list[dict[str, Any]]) -> None:
         if points:
             x, y = zip(*points, strict=True)
             panel.scatter(x, y, marker=marker, color=colour, label=label, s=38, zorder=3, clip_on=False)
-    panel.axvline(1, color="black", linewidth=1.2)
-    panel.axvspan(panel.get_xlim()[0] if panel.get_xlim()[0] > 0 else 0.01, 1, color="#d6452b", alpha=0.06, linewidth=0)
-    panel.set_xscale("log")
-    panel.xaxis.set_major_locator(_ticker().LogLocator(base=10, subs=(1, 2, 5)))
-    panel.xaxis.set_major_formatter(_ticker().FuncFormatter(lambda value, _: f"{value:g}x"))
-    panel.xaxis.set_minor_formatter(_ticker().NullFormatter())
     panel.set_yticks(range(len(rows)), [f"{row['cell']} {row['shape']}" for row in rows], fontsize=8)
     panel.set_ylim(len(rows) - 0.5, -0.5)
-    panel.grid(axis="x", color="#dddddd", linewidth=0.6)
-    panel.grid(axis="y", color="#eeeeee", linewidth=0.6)
+    panel.grid(color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
     panel.set_title(f"{kind} (left of the line: faster than fastrnn)", fontsize=9, loc="left")
-    panel.tick_params(axis="x", labelsize=8)
+    panel.tick_params(axis="x", labelsize=8, labelbottom=True)
+
+
+def _draw_axis(panels: Any, times: list[float]) -> None:
+    """The logarithmic axis that all panels share; the side on which fastrnn loses is shaded."""
+    from matplotlib import ticker
+
+    low, high = min(*times, 0.8) / 1.2, max(*times, 1.25) * 1.2
+    for panel in panels:
+        panel.axvline(1, color="black", linewidth=1.2)
+        panel.axvspan(low, 1, color="#d6452b", alpha=0.06, linewidth=0)
+    axis = panels[0].xaxis
+    panels[0].set(xscale="log", xlim=(low, high))
+    axis.set_major_locator(ticker.LogLocator(base=10, subs=(1, 2, 5)))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}x"))
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _times(row: dict[str, Any]) -> dict[str, float]:
@@ -87,12 +97,6 @@ def _times(row: dict[str, Any]) -> dict[str, float]:
     ours = row["microseconds"]["fastrnn"]
     times = {name: time / ours for name, time in row["microseconds"].items() if name != "fastrnn"}
     return times | {"ceiling": row["ceiling_microseconds"] / ours}
-
-
-def _ticker() -> Any:
-    from matplotlib import ticker
-
-    return ticker
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def _choose(row: Row, entries: Mapping[str, list[Entry]], effort: Effort) -> dic
         fastest = found[0] if len(found) == 1 else min(found, key=lambda e: estimate(e.run, 5 * effort.sample_seconds))
         chosen[name] = fastest
         if len(found) > 1:
-            row.variants[name] = fastest.label or "as it is"
+            row.variants[name] = fastest.label
     return chosen
 
 
