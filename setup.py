@@ -8,7 +8,9 @@ Cython, which would look for .pxd files in fastrnn/, is told to look in src/rnn.
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
+from itertools import chain
 from pathlib import Path
 
 import scipy_openblas32
@@ -27,11 +29,8 @@ if BUILD not in BUILDS:
     sys.exit(f"expected FASTRNN_BUILD to be one of {', '.join(BUILDS)}, got {BUILD!r}")
 
 # Directives given here override those at the head of the .pyx.
-DIRECTIVES = {
-    "debug": {"boundscheck": True, "initializedcheck": True},
-    "sanitize": {"boundscheck": True, "initializedcheck": True},
-    "coverage": {"linetrace": True},
-}
+CHECKS = {"boundscheck": True, "initializedcheck": True}
+DIRECTIVES = {"debug": CHECKS, "sanitize": CHECKS, "coverage": {"linetrace": True}}
 
 # Where the loader finds the OpenBLAS that `BuildExt` puts beside the extension.
 ORIGIN = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
@@ -50,15 +49,21 @@ class BuildExt(build_ext):
         self.cython_include_dirs = [PACKAGE]
         self.cython_directives = DIRECTIVES.get(BUILD, {})
 
+    def build_extensions(self) -> None:
+        compile_in_turn = self.compiler.compile
+
+        def compile_side_by_side(sources: list[str], **options) -> list[str]:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                return list(chain(*pool.map(lambda source: compile_in_turn([source], **options), sources)))
+
+        self.compiler.compile = compile_side_by_side
+        super().build_extensions()
+
     def run(self) -> None:
         super().run()
-        self._copy_openblas(self._built)
-        if self.inplace:
-            self._copy_openblas(self._inplace)
-
-    def _copy_openblas(self, target: str) -> None:
-        self.mkpath(os.path.dirname(target))
-        self.copy_file(str(OPENBLAS), target)
+        for target in [self._built, self._inplace] if self.inplace else [self._built]:
+            self.mkpath(os.path.dirname(target))
+            self.copy_file(str(OPENBLAS), target)
 
     @property
     def _built(self) -> str:
