@@ -1,0 +1,20 @@
+"""Recurrent neural networks on the CPU: NumPy arrays in, NumPy arrays out.
+
+    RNN, GRU, LSTM            recurrent layers: forward, inference, back-propagation through time
+    Linear                    the output layer
+    softmax_cross_entropy     the loss
+    LanguageModel             a character model that trains on text and writes some
+    optim                     Adam, clipping of the gradient
+    reference                 the same layers in plain NumPy, equation by equation
+"""
+
+from . import optim as optim
+from . import reference as reference
+from .language_model import LanguageModel as LanguageModel
+from .layers import GRU as GRU
+from .layers import LSTM as LSTM
+from .layers import RNN as RNN
+from .linear import Linear as Linear
+from .losses import softmax_cross_entropy as softmax_cross_entropy
+
+__version__ = "0.1.0"

@@ -1,0 +1,590 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: freethreading_compatible=True
+"""The loops over time steps, and the BLAS calls around them.
+
+    layers.py      checks every argument, then makes one Scan for each layer and direction of a call
+      Scan         one layer, one direction, one batch: addresses of its arrays, and its two passes
+        run_forward     for s in steps:            cell.forward(s)        [x . W_ih in advance for few rows]
+        run_backward    for s in reversed steps:   cell.backward(s)
+                        after each chunk of steps: weight gradients and dx, by BLAS
+          kernels/      what happens inside one step, for each cell and instruction set
+
+(A) A cell is data to the loops: a row of function pointers and counts (kernels/table.hpp). No cell is named here.
+(B) Everything is decided and allocated before the loops; inside them is no Python, and the GIL is released.
+(C) The gradients of the pre-activations live for one chunk of steps, which fits the second-level cache; what goes to
+    memory is the tape, dx and the weight gradients. The rows of the step after the chunk lie behind it, since the
+    recurrence reads them.
+(D) OpenBLAS runs on one thread: ours are the ones that split the work.
+
+Nothing is checked here: an address or size that is wrong is a crash. Letters and layouts: kernels/sequence.hpp.
+"""
+
+from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport free
+from libc.string cimport memmove, memset
+from libcpp cimport bool as cbool
+from posix.stdlib cimport posix_memalign
+
+from _blas cimport gemm, real, scipy_openblas_get_config, scipy_openblas_get_corename, scipy_openblas_set_num_threads
+
+import os
+
+import numpy as np
+
+cdef extern from "table.hpp" namespace "fastrnn" nogil:
+    cppclass Rows[T]:
+        T* base
+        const int64_t* offset
+        int64_t step
+        T* at(long, long)  # row (s, b)
+    struct Activation:
+        int kind
+        double alpha, beta
+    cppclass Weights[T]:
+        const T *ih
+        const T *hh
+        const T *b_ih
+        const T *b_hh
+        const T *hr
+        const T *peephole
+    cppclass Sequence[T]:
+        long steps "T_"
+        long B, I, H, P
+        const int64_t* start
+        Rows[T] x
+        Rows[int64_t] ids
+        const T* products
+        long products_from
+        const T* h0
+        const T* c0
+        Rows[uint8_t] reset
+        const T* zeros
+        Weights[T] weights
+        Activation activation[3]
+        T clip
+        cbool coupled
+        Rows[T] y
+        T* c
+        cbool c_in_place
+        T* tape
+        T* scratch
+        long tape_width
+        Rows[T] dy
+        Rows[T] dx
+        T* dh
+        T* dc
+        T* dgates
+        long dgates_from, dgates_width
+        T* dprojected
+        T* dpeephole
+        long active(long)
+        T* tape_at(long, long)
+    cppclass Arena[T]:
+        T* block
+        long used
+        T* take(long)
+    cppclass Gradients[T]:
+        T *ih
+        T *hh
+        T *b_ih
+        T *b_hh
+        T *hr
+    const T* gather_x[T](const Sequence[T]&, long, long, T*, int64_t*)
+    const T* gather_h_before[T](const Sequence[T]&, long, long, T*, int64_t*)
+    T* dx_rows[T](const Sequence[T]&, long, long, T*, int64_t*)
+    void scatter_dx[T](const Sequence[T]&, long, long, const T*, const T*)
+
+    cppclass GradientBlock:
+        int weight, source, gate, gates, column, tape_column
+    enum:
+        IH "fastrnn::GradientBlock::kIH"
+        SOURCE_X "fastrnn::GradientBlock::kX"
+        SOURCE_H "fastrnn::GradientBlock::kH"
+    cppclass CellKernels[T]:
+        int gates, tape_width, dgates_width, rows_per_tile, n_blocks
+        GradientBlock blocks[4]
+        void (*pack_forward)(Sequence[T]&, Arena[T]&)
+        void (*pack_backward)(Sequence[T]&, Arena[T]&)
+        void (*forward)(const Sequence[T]&, long)
+        void (*backward)(const Sequence[T]&, long)
+    cppclass Kernels[T]:
+        const CellKernels[T]* cell(int)
+        double (*softmax_cross_entropy)(long, long, const T*, const int64_t*, T, T*)
+        void (*adam)(long, T, T, T, T, T, T, const T*, T*, T*, T*)
+        double (*sum_of_squares)(long, const T*)
+        void (*sum_rows)(long, long, const T*, long, T*)
+        void (*exp)(long, const T*, T*)
+        void (*tanh)(long, const T*, T*)
+        void (*sigmoid)(long, const T*, T*)
+    cppclass KernelTable:
+        const char* name
+        Kernels[float] f32
+        Kernels[double] f64
+        const Kernels[float]& of(float)
+        const Kernels[double]& of(double)
+    struct KernelSet:
+        const KernelTable* table
+        cbool runs
+    const KernelSet* kernel_sets()
+
+
+# ---------------------------------------------------------------- the instruction set, chosen once
+
+cdef const KernelTable* kernels = NULL
+
+
+def instruction_sets():
+    """Names of the kernel sets that this machine can run, best first."""
+    cdef const KernelSet* each = kernel_sets()
+    names = []
+    while each.table != NULL:
+        if each.runs:
+            names.append(each.table.name.decode())
+        each += 1
+    return names
+
+
+def use_instruction_set(str name):
+    """Use the kernel set `name` from now on; ValueError if this machine or build cannot run it."""
+    global kernels
+    cdef const KernelSet* each = kernel_sets()
+    while each.table != NULL:
+        if each.runs and each.table.name.decode() == name:
+            kernels = each.table
+            return
+        each += 1
+    raise ValueError(f"expected an instruction set that this machine runs ({', '.join(instruction_sets())}), got {name!r}")
+
+
+def instruction_set():
+    """Name of the kernel set in use."""
+    return kernels.name.decode()
+
+
+def blas_info():
+    """Version and kernel of the vendored OpenBLAS, as it says itself."""
+    return f"{scipy_openblas_get_config().decode().strip()}, kernels for {scipy_openblas_get_corename().decode()}"
+
+
+scipy_openblas_set_num_threads(1)
+try:
+    use_instruction_set(os.environ.get("FASTRNN_CPU") or instruction_sets()[0])
+except ValueError as error:
+    raise ImportError(f"FASTRNN_CPU: {error}") from None
+
+
+# ---------------------------------------------------------------- memory
+
+# Bytes of input products, and of pre-activation gradients, that are worked on at a time
+cdef enum:
+    PRODUCT_CHUNK = 256 << 10
+    GRADIENT_CHUNK = 1 << 20
+
+
+cdef void* address(object array, bint writable=False) except? NULL:
+    """Where the elements of an array start; None is null. The caller keeps the array alive."""
+    cdef Py_buffer view
+    if array is None:
+        return NULL
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
+    cdef void* p = view.buf
+    PyBuffer_Release(&view)
+    return p
+
+
+cdef int allocate(Arena[real]* arena) noexcept nogil:
+    """Turn an arena that has counted into one that hands out memory; -1 if there is none."""
+    cdef void* block
+    if posix_memalign(&block, 64, (arena.used + 16) * sizeof(real)):
+        return -1
+    arena.block = <real*>block
+    arena.used = 0
+    return 0
+
+
+cdef int64_t chunk_end(const Sequence[real]* q, long s0, int64_t rows) noexcept nogil:
+    """The last s1 for which steps [s0, s1) have at most so many rows; at least one step."""
+    cdef long s1 = s0 + 1
+    while s1 < q.steps and q.start[s1 + 1] - q.start[s0] <= rows:
+        s1 += 1
+    return s1
+
+
+cdef int64_t chunk_start(const Sequence[real]* q, long s1, int64_t rows) noexcept nogil:
+    """The first s0 for which steps [s0, s1) have at most so many rows; at least one step."""
+    cdef long s0 = s1 - 1
+    while s0 > 0 and q.start[s1] - q.start[s0 - 1] <= rows:
+        s0 -= 1
+    return s0
+
+
+# ---------------------------------------------------------------- forward
+
+cdef void lay_out_forward(
+        Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t product_rows,
+        real** gathered) noexcept nogil:
+    cdef real* zeros = arena.take(max(q.H, q.P))
+    q.products = NULL
+    if product_rows:
+        q.products = arena.take(product_rows * cell.gates * q.H)
+    if q.ids.base == NULL:
+        gathered[0] = arena.take(product_rows * q.I)
+    if q.tape == NULL:
+        q.scratch = arena.take(q.B * q.tape_width)
+    if arena.block != NULL:
+        memset(zeros, 0, max(q.H, q.P) * sizeof(real))
+        q.zeros = zeros
+    cell.pack_forward(q[0], arena[0])
+
+
+cdef int run_forward(Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
+    """y and, in training, the tape. Returns -1 if memory ran out, before anything was written."""
+    cdef Arena[real] arena
+    cdef real* gathered = NULL
+    cdef int64_t width = cell.gates * q.H, ld = 0, product_rows = 0, i, j
+    cdef long s, chunk = q.steps
+    cdef const real* x
+    arena.block = NULL
+    arena.used = 0
+    if q.ids.base != NULL:
+        product_rows = q.I  # a table: x is one-hot, so its product is a row of W_ih transposed
+    elif q.B < cell.rows_per_tile and q.start[q.steps] >= 4:
+        # too few rows to fill a tile: the input products of many steps at once make better use of W_ih
+        product_rows = min(q.start[q.steps], max(q.B, PRODUCT_CHUNK // (width * <int64_t>sizeof(real))))
+        chunk = 0
+    lay_out_forward(q, cell, &arena, product_rows, &gathered)
+    if allocate(&arena):
+        return -1
+    lay_out_forward(q, cell, &arena, product_rows, &gathered)
+    if q.ids.base != NULL:
+        for j in range(width):
+            for i in range(q.I):
+                (<real*>q.products)[i * width + j] = q.weights.ih[j * q.I + i]
+
+    for s in range(q.steps):
+        if s == chunk:
+            q.products_from = s
+            chunk = chunk_end(q, s, product_rows)
+            x = gather_x(q[0], s, chunk, gathered, &ld)
+            gemm(False, True, q.start[chunk] - q.start[s], width, q.I, x, ld, q.weights.ih, q.I,
+                 <real>0, <real*>q.products, width)
+        cell.forward(q[0], s)
+    free(arena.block)
+    return 0
+
+
+# ---------------------------------------------------------------- backward
+
+cdef struct BackwardMemory:
+    # scratch of one backward pass, each (rows of a chunk, ...)
+    void *x       # I: x gathered
+    void *h       # P: h(t-1) gathered
+    void *dx      # I: dx before it is scattered
+    void *sums    # dgates_width: sums of dgates over all rows
+    void *table   # (I, G*H): gradient of W_ih transposed, for one-hot x
+
+
+cdef void lay_out_backward(
+        Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t rows,
+        BackwardMemory* m) noexcept nogil:
+    cdef real* zeros = arena.take(max(q.H, q.P))
+    cdef int64_t table = q.I * cell.gates * q.H
+    q.zeros = zeros
+    q.dgates = arena.take((rows + q.B) * q.dgates_width)
+    if q.weights.hr != NULL:
+        q.dprojected = arena.take(rows * q.P)
+    m.x = arena.take(rows * q.I) if q.ids.base == NULL else NULL
+    m.h = arena.take(rows * q.P)
+    m.dx = arena.take(rows * q.I) if q.dx.base != NULL else NULL
+    m.sums = arena.take(q.dgates_width)
+    m.table = arena.take(table) if q.ids.base != NULL else NULL
+    if arena.block != NULL:
+        memset(zeros, 0, max(q.H, q.P) * sizeof(real))
+        memset(m.sums, 0, q.dgates_width * sizeof(real))
+        if m.table != NULL:
+            memset(m.table, 0, table * sizeof(real))
+    cell.pack_backward(q[0], arena[0])
+
+
+cdef int run_backward(
+        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k,
+        Gradients[real]* g) noexcept nogil:
+    """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written."""
+    cdef Arena[real] arena
+    cdef BackwardMemory m
+    cdef int64_t width = q.dgates_width
+    cdef int64_t rows = min(q.start[q.steps], max(q.B, GRADIENT_CHUNK // (width * <int64_t>sizeof(real))))
+    cdef long s, s0, s1 = q.steps
+    arena.block = NULL
+    arena.used = 0
+    lay_out_backward(q, cell, &arena, rows, &m)
+    if allocate(&arena):
+        return -1
+    lay_out_backward(q, cell, &arena, rows, &m)
+
+    while s1 > 0:
+        s0 = chunk_start(q, s1, rows)
+        if s1 < q.steps:  # the first step of the chunk before now comes after this one
+            memmove(q.dgates + (q.start[s1] - q.start[s0]) * width, q.dgates, q.active(s1) * width * sizeof(real))
+        q.dgates_from = s0
+        for s in range(s1 - 1, s0 - 1, -1):
+            cell.backward(q[0], s)
+        chunk_gradients(q, cell, k, g, &m, s0, s1)
+        s1 = s0
+    cell.backward(q[0], -1)
+    finish_gradients(q, cell, g, &m)
+    free(arena.block)
+    return 0
+
+
+cdef void chunk_gradients(
+        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Gradients[real]* g,
+        BackwardMemory* m, long s0, long s1) noexcept nogil:
+    """Weight gradients and dx of steps [s0, s1):  dW += dgates^T . source  and  dx = dgates . W_ih"""
+    cdef int64_t rows = q.start[s1] - q.start[s0], width = q.dgates_width, H = q.H, ldx = 0, ldh = 0, lddx = 0, n
+    cdef const real* x = NULL
+    cdef const real* h
+    cdef real* dx = NULL
+    cdef real* d
+    cdef GradientBlock block
+    cdef int i
+    cdef bint first = True
+    if rows == 0:
+        return
+    if q.ids.base == NULL:
+        x = gather_x(q[0], s0, s1, <real*>m.x, &ldx)
+    if q.dx.base != NULL:
+        dx = dx_rows(q[0], s0, s1, <real*>m.dx, &lddx)
+    h = gather_h_before(q[0], s0, s1, <real*>m.h, &ldh)
+    k.sum_rows(rows, width, q.dgates, width, <real*>m.sums)
+    for i in range(cell.n_blocks):
+        block = cell.blocks[i]
+        n = block.gates * H
+        d = q.dgates + block.column * H
+        if block.source == SOURCE_X:
+            if x == NULL:
+                add_to_table(q, cell, <real*>m.table + block.gate * H, d, n, s0, s1)
+            else:
+                gemm(True, False, n, q.I, rows, d, width, x, ldx, <real>1, g.ih + block.gate * H * q.I, q.I)
+            if dx != NULL:
+                gemm(False, False, rows, q.I, n, d, width, q.weights.ih + block.gate * H * q.I, q.I,
+                     <real>(0 if first else 1), dx, lddx)
+            first = False
+        elif block.source == SOURCE_H:
+            gemm(True, False, n, q.P, rows, d, width, h, ldh, <real>1, g.hh + block.gate * H * q.P, q.P)
+        else:
+            gemm(True, False, n, q.P, rows, d, width, q.tape_at(s0, 0) + block.tape_column * H, q.tape_width,
+                 <real>1, g.hh + block.gate * H * q.P, q.P)
+    if q.weights.hr != NULL:  # W_hr saw the unprojected h, the last H columns of the tape
+        gemm(True, False, q.P, H, rows, q.dprojected, q.P, q.tape_at(s0, 0) + q.tape_width - H, q.tape_width,
+             <real>1, g.hr, H)
+    if dx != NULL:
+        scatter_dx(q[0], s0, s1, dx, <real*>m.dx)
+
+
+cdef void add_to_table(
+        Sequence[real]* q, const CellKernels[real]* cell, real* table, const real* d, int64_t n,
+        long s0, long s1) noexcept nogil:
+    """table[id of row] += d of that row, for the n columns of a block"""
+    cdef long s, b
+    cdef int64_t j
+    cdef real* row
+    for s in range(s0, s1):
+        for b in range(q.active(s)):
+            row = table + q.ids.at(s, b)[0] * cell.gates * q.H
+            for j in range(n):
+                row[j] += d[j]
+            d += q.dgates_width
+
+
+cdef void finish_gradients(
+        Sequence[real]* q, const CellKernels[real]* cell, Gradients[real]* g, BackwardMemory* m) noexcept nogil:
+    """Biases from the sums of dgates; W_ih from the table of one-hot inputs."""
+    cdef int64_t H = q.H, width = cell.gates * H, i, j
+    cdef const real* sums
+    cdef const real* table = <const real*>m.table
+    cdef real* bias
+    cdef GradientBlock block
+    for i in range(cell.n_blocks):
+        block = cell.blocks[i]
+        sums = <real*>m.sums + block.column * H
+        bias = g.b_ih if block.weight == IH else g.b_hh
+        if bias != NULL:
+            for j in range(block.gates * H):
+                bias[block.gate * H + j] += sums[j]
+    if table != NULL:
+        for j in range(width):
+            for i in range(q.I):
+                g.ih[j * q.I + i] += table[i * width + j]
+
+
+# ---------------------------------------------------------------- one layer, one direction, one batch
+
+cdef void set_rows(Rows[real]* rows, object given, bint writable=False) except *:
+    """given: (array, offset of each batch row, step), or None"""
+    rows.base = NULL
+    if given is not None:
+        rows.base = <real*>address(given[0], writable)
+        rows.offset = <const int64_t*>address(given[1])
+        rows.step = given[2]
+
+
+cdef void set_sequence(Sequence[real]* q, const CellKernels[real]* cell, dict a) except *:
+    """Fill in all but the backward part, from the arguments of Scan."""
+    cdef int i
+    cdef Rows[int64_t] ids
+    memset(q, 0, sizeof(Sequence[real]))
+    q.steps, q.B, q.I, q.H, q.P = a["sizes"]
+    q.start = <const int64_t*>address(a["start"])
+    set_rows(<Rows[real]*>&q.x, a["x"])
+    if a["ids"] is not None:
+        q.ids.base = <int64_t*>address(a["ids"][0])
+        q.ids.offset = <const int64_t*>address(a["ids"][1])
+        q.ids.step = a["ids"][2]
+    if a["reset"] is not None:
+        q.reset.base = <uint8_t*>address(a["reset"][0])
+        q.reset.offset = <const int64_t*>address(a["reset"][1])
+        q.reset.step = a["reset"][2]
+    q.h0 = <const real*>address(a["h0"])
+    q.c0 = <const real*>address(a["c0"])
+    w_ih, w_hh, b_ih, b_hh, w_hr, peephole = a["weights"]
+    q.weights.ih = <const real*>address(w_ih)
+    q.weights.hh = <const real*>address(w_hh)
+    q.weights.b_ih = <const real*>address(b_ih)
+    q.weights.b_hh = <const real*>address(b_hh)
+    q.weights.hr = <const real*>address(w_hr)
+    q.weights.peephole = <const real*>address(peephole)
+    for i, (kind, alpha, beta) in enumerate(a["activations"]):
+        q.activation[i].kind, q.activation[i].alpha, q.activation[i].beta = kind, alpha, beta
+    q.clip = a["clip"]
+    q.coupled = a["coupled"]
+    set_rows(&q.y, a["y"], True)
+    q.tape_width = cell.tape_width * q.H + (q.H if w_hr is not None else 0)
+    q.dgates_width = cell.dgates_width * q.H
+
+
+cdef class Scan:
+    """One layer in one direction over one batch: `forward`, then, if made for training, `backward`.
+
+    All arguments are as in kernels/sequence.hpp: `x`, `ids`, `reset`, `y` are (array, offsets, step) or None, arrays
+    are of the layer's dtype and C-contiguous where they have no offsets. `c` holds the cell state: all steps (packed
+    rows) in training, else (B, H).
+    """
+
+    cdef Sequence[float] f32
+    cdef Sequence[double] f64
+    cdef int cell
+    cdef bint is_double
+    cdef dict arguments  # keeps the arrays alive
+    cdef readonly object c, tape
+
+    def __init__(self, int cell, dtype, bint training, **arguments):
+        self.cell = cell
+        self.is_double = dtype == np.float64
+        self.arguments = arguments
+        rows = int(arguments["start"][arguments["sizes"][0]])
+        B, H = arguments["sizes"][1], arguments["sizes"][3]
+        if self.is_double:
+            set_sequence(&self.f64, kernels.f64.cell(cell), arguments)
+            width = self.f64.tape_width
+        else:
+            set_sequence(&self.f32, kernels.f32.cell(cell), arguments)
+            width = self.f32.tape_width
+        self.tape = np.empty(rows * width, dtype) if training else None
+        if arguments["c0"] is not None:
+            self.c = np.empty((rows, H), dtype) if training else np.array(arguments["c0"])
+        if self.is_double:
+            self.f64.tape = <double*>address(self.tape)
+            self.f64.c = <double*>address(self.c)
+            self.f64.c_in_place = not training
+        else:
+            self.f32.tape = <float*>address(self.tape)
+            self.f32.c = <float*>address(self.c)
+            self.f32.c_in_place = not training
+
+    def forward(self):
+        """Run all steps: y and, in training, the tape and c of every step; else c at the end."""
+        cdef int failed
+        with nogil:
+            if self.is_double:
+                failed = run_forward(&self.f64, kernels.f64.cell(self.cell))
+            else:
+                failed = run_forward(&self.f32, kernels.f32.cell(self.cell))
+        if failed:
+            raise MemoryError("no memory for the packed weights")
+
+    def backward(self, dy, dx, dh, dc, gradients):
+        """BPTT. dy, dx: rows or None. dh (B, P), dc (B, H): gradient of the final state, replaced by that of the
+        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to."""
+        if self.is_double:
+            scan_backward(&self.f64, self.cell, dy, dx, dh, dc, gradients)
+        else:
+            scan_backward(&self.f32, self.cell, dy, dx, dh, dc, gradients)
+
+
+cdef void scan_backward(Sequence[real]* scan, int cell, dy, dx, dh, dc, gradients) except *:
+    cdef Sequence[real] q = scan[0]  # a tape may be walked more than once
+    cdef Gradients[real] g
+    cdef int failed
+    cdef real which = 0
+    set_rows(<Rows[real]*>&q.dy, dy)
+    set_rows(&q.dx, dx, True)
+    q.dh = <real*>address(dh, True)
+    q.dc = <real*>address(dc, dc is not None)
+    d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole = gradients
+    g.ih = <real*>address(d_ih, True)
+    g.hh = <real*>address(d_hh, True)
+    g.b_ih = <real*>address(d_b_ih, d_b_ih is not None)
+    g.b_hh = <real*>address(d_b_hh, d_b_hh is not None)
+    g.hr = <real*>address(d_hr, d_hr is not None)
+    q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
+    with nogil:
+        failed = run_backward(&q, kernels.of(which).cell(cell), &kernels.of(which), &g)
+    if failed:
+        raise MemoryError("no memory for the gradients of a chunk of steps")
+
+
+# ---------------------------------------------------------------- around the layers
+
+def softmax_cross_entropy(real[:, ::1] logits, const int64_t[::1] targets, real scale, real[:, ::1] dlogits):
+    """Sum of the losses of all rows whose target is not negative; dlogits = scale (softmax - onehot)."""
+    cdef long rows = logits.shape[0], K = logits.shape[1]
+    cdef double loss = 0
+    if rows and K:
+        with nogil:
+            loss = kernels.of(scale).softmax_cross_entropy(rows, K, &logits[0, 0], &targets[0], scale, &dlogits[0, 0])
+    return loss
+
+
+def adam(real[::1] param, const real[::1] grad, real[::1] m, real[::1] v,
+         double clip, double b1, double b2, double rate, double root, double eps):
+    """One step of Adam over flat arrays, in place; grad is multiplied by clip first. See kernels/elementwise.hpp."""
+    cdef real which = 0
+    if param.shape[0]:
+        with nogil:
+            kernels.of(which).adam(param.shape[0], <real>clip, <real>b1, <real>b2, <real>rate, <real>root, <real>eps,
+                                   &grad[0], &m[0], &v[0], &param[0])
+
+
+def sum_of_squares(const real[::1] x):
+    """Sum of x^2, in double."""
+    cdef real which = 0
+    cdef double total = 0
+    if x.shape[0]:
+        with nogil:
+            total = kernels.of(which).sum_of_squares(x.shape[0], &x[0])
+    return total
+
+
+def elementwise(str function, const real[::1] x, real[::1] y):
+    """y = exp, tanh or sigmoid of x by the vectorised kernels: for the tests of their error bounds."""
+    cdef real which = 0
+    cdef const Kernels[real]* k = &kernels.of(which)
+    if x.shape[0]:
+        if function == "exp":
+            k.exp(x.shape[0], &x[0], &y[0])
+        elif function == "tanh":
+            k.tanh(x.shape[0], &x[0], &y[0])
+        else:
+            k.sigmoid(x.shape[0], &x[0], &y[0])

@@ -1,0 +1,156 @@
+"""What a call gives to a layer: checked once, and brought into the layout that the kernels walk.
+
+All errors about x, states, lengths, reset masks and gradients are raised here, before anything is computed.  The
+layout is that of kernels/sequence.hpp: arrays are never transposed, sorted or reversed; `rows` describes where each
+row lies instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .module import checked_array
+
+Rows = tuple[np.ndarray, np.ndarray, int]  # array, offset of each batch row, step from one time to the next; in elements
+
+
+@dataclass(slots=True)
+class Batch:
+    """The input of a call in time-major form, and the order in which its sequences are walked."""
+
+    x: np.ndarray  # (T, B, I) of the layer's dtype, or int64 (T, B): indices of one-hot rows
+    lengths: np.ndarray | None  # (B,) int64
+    reset: np.ndarray | None  # (T, B) uint8
+    unbatched: bool  # the caller gave no batch axis
+    order: np.ndarray | None  # (B,) batch rows by falling length; None: as they are
+    start: np.ndarray  # (T+1,) number of (step, row) pairs before each step
+
+    @property
+    def T(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def B(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def one_hot(self) -> bool:
+        return self.x.ndim == 2
+
+    def sort(self, state: np.ndarray) -> np.ndarray:
+        """A contiguous copy of state (B, N) in the order of the walk."""
+        return np.array(state if self.order is None else state[self.order], order="C")
+
+    def unsort(self, state: np.ndarray) -> np.ndarray:
+        """The inverse of `sort`."""
+        if self.order is None:
+            return state
+        back = np.empty_like(state)
+        back[self.order] = state
+        return back
+
+    def rows(self, array: np.ndarray, backwards: bool) -> Rows:
+        """Where the rows of array (T, B, ...) lie, in the order of the walk."""
+        per_step, per_row = (stride // array.itemsize for stride in array.strides[:2])
+        offsets = (np.arange(self.B) if self.order is None else self.order) * per_row
+        if not backwards:
+            return array, offsets, per_step
+        lengths = self.T if self.lengths is None else self.lengths[slice(None) if self.order is None else self.order]
+        return array, offsets + (lengths - 1) * per_step, -per_step
+
+    def last(self, y: np.ndarray, initial: np.ndarray, backwards: bool) -> np.ndarray:
+        """The final h (B, P): y (T, B, P) at the end of the walk; the initial one where a sequence is empty."""
+        if self.T == 0:
+            return initial.copy()
+        if self.lengths is None:
+            return y[0 if backwards else -1].copy()
+        at = np.zeros_like(self.lengths) if backwards else np.maximum(self.lengths - 1, 0)
+        h: np.ndarray = np.where(self.lengths[:, None] > 0, y[at, np.arange(self.B)], initial)
+        return h
+
+
+def walkable(array: np.ndarray) -> np.ndarray:
+    """The array itself if the kernels can walk it: aligned, rows contiguous; else a copy."""
+    strides_fit = all(stride % array.itemsize == 0 for stride in array.strides)
+    rows_fit = array.ndim < 3 or array.shape[-1] <= 1 or array.strides[-1] == array.itemsize
+    return array if array.flags.aligned and strides_fit and rows_fit else np.ascontiguousarray(array)
+
+
+def checked_batch(layer: Any, x: Any, lengths: Any, reset: Any) -> Batch:
+    """x, lengths and reset of a call to `layer`; raises TypeError or ValueError that says what was expected."""
+    x = np.asarray(x)
+    one_hot = x.dtype.kind in "iu"
+    if not one_hot and x.dtype != layer.dtype:
+        raise TypeError(f"expected x of dtype {layer.dtype}, or of an integer dtype, got {x.dtype}")
+    axes = ["B", "T"] if layer.batch_first else ["T", "B"]
+    features = [] if one_hot else [str(layer.input_size)]
+    rank = len(axes + features)
+    if x.ndim not in (rank - 1, rank) or (not one_hot and x.shape[-1] != layer.input_size):
+        kind = "integer x" if one_hot else "x"
+        batched, unbatched = (", ".join(names + features) for names in (axes, ["T"]))
+        raise ValueError(f"expected {kind} of shape ({batched}), or ({unbatched}) unbatched, got {x.shape}")
+    is_unbatched = x.ndim == rank - 1
+    x = _time_major(layer, x, is_unbatched)
+    T, B = x.shape[:2]
+    lengths = _checked_lengths(lengths, T, B)
+    if one_hot:
+        _check_indices(x, lengths, layer.input_size)
+        x = x.astype(np.int64, copy=False)
+    if reset is not None:
+        reset = np.asarray(reset)
+        expected = (T,) if is_unbatched else (B, T) if layer.batch_first else (T, B)
+        reset = checked_array("reset", reset, expected, np.dtype(bool))
+        reset = walkable(_time_major(layer, reset, is_unbatched)).view(np.uint8)
+    if lengths is None:
+        return Batch(walkable(x), None, reset, is_unbatched, None, np.arange(T + 1) * B)
+    order = np.argsort(-lengths, kind="stable")
+    active = B - np.searchsorted(np.sort(lengths), np.arange(T), side="right")  # how many lengths are > t
+    start = np.concatenate([[0], np.cumsum(active)]).astype(np.int64)
+    return Batch(walkable(x), lengths, reset, is_unbatched, order, start)
+
+
+def _time_major(layer: Any, x: np.ndarray, unbatched: bool) -> np.ndarray:
+    if unbatched:
+        return x[:, None]
+    return x.swapaxes(0, 1) if layer.batch_first else x
+
+
+def _checked_lengths(lengths: Any, T: int, B: int) -> np.ndarray | None:
+    if lengths is None:
+        return None
+    lengths = np.asarray(lengths)
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"expected lengths of an integer dtype, got {lengths.dtype}")
+    if lengths.shape != (B,):
+        raise ValueError(f"expected lengths of shape ({B},), got {lengths.shape}")
+    if B and not (0 <= lengths.min() and lengths.max() <= T):
+        raise ValueError(f"expected lengths from 0 to T = {T}, got {lengths.min()} to {lengths.max()}")
+    return lengths.astype(np.int64)
+
+
+def _check_indices(x: np.ndarray, lengths: np.ndarray | None, input_size: int) -> None:
+    """Indices must lie in [0, I); those in the padding are not looked at."""
+    counted = x if lengths is None else x[np.arange(x.shape[0])[:, None] < lengths]
+    if counted.size and not (0 <= counted.min() and counted.max() < input_size):
+        raise ValueError(f"expected integer x from 0 to {input_size - 1}, got {counted.min()} to {counted.max()}")
+
+
+def checked_state(layer: Any, state: Any, B: int, unbatched: bool, name: str = "state") -> tuple[np.ndarray, ...]:
+    """A state, or its gradient, as (h,) or (h, c), each (L*D, B, width); zeros for None."""
+    widths = layer._state_widths
+    count = layer.num_layers * layer._directions
+    if state is None:
+        return tuple(np.zeros((count, B, width), layer.dtype) for width in widths)
+    if len(widths) == 1:
+        state = (state,)
+    elif not isinstance(state, tuple | list) or len(state) != 2:
+        raise TypeError(f"expected {name} of an LSTM as a pair (h, c), got {type(state).__name__}")
+    shapes = [(count, width) if unbatched else (count, B, width) for width in widths]
+    checked = (
+        checked_array(f"{name} {letter}" if len(widths) == 2 else name, array, shape, layer.dtype)
+        for letter, array, shape in zip("hc", state, shapes, strict=False)
+    )
+    return tuple(array[:, None] if unbatched else array for array in checked)

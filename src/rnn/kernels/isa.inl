@@ -1,0 +1,57 @@
+// One instruction set's kernels: included by each isa_*.cpp, which has set the compiler's target and defined
+//   FASTRNN_ISA           namespace and name
+//   FASTRNN_VECTOR_BYTES  width of a vector
+//   FASTRNN_REGISTERS     number of vector registers
+#include "elementwise.hpp"
+#include "gru.hpp"
+#include "loss.hpp"
+#include "lstm.hpp"
+#include "rnn.hpp"
+#include "table.hpp"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+template <class T, class Cell>
+constexpr CellKernels<T> kernels_of(int tape_width, int dgates_width, int n_blocks,
+                                    GradientBlock b0, GradientBlock b1, GradientBlock b2 = {}, GradientBlock b3 = {}) {
+  return {Cell::G, tape_width, dgates_width, tile_rows(Cell::G * panel_vectors(Cell::G)), n_blocks,
+          {b0, b1, b2, b3}, Cell::pack_forward, Cell::pack_backward, Cell::forward, Cell::backward};
+}
+
+using B = GradientBlock;
+
+template <class T, class F, bool General> constexpr CellKernels<T> rnn() {
+  return kernels_of<T, Rnn<T, F, General>>(General, 1, 2, {B::kIH, B::kX, 0, 1, 0, 0}, {B::kHH, B::kH, 0, 1, 0, 0});
+}
+
+template <class T, bool General> constexpr CellKernels<T> gru() {  // dgates: n r z hn
+  return kernels_of<T, Gru<T, General>>(General ? 7 : 4, 4, 3, {B::kIH, B::kX, 0, 2, 1, 0},
+                                        {B::kIH, B::kX, 2, 1, 0, 0}, {B::kHH, B::kH, 0, 3, 1, 0});
+}
+
+template <class T, bool General> constexpr CellKernels<T> gru_before() {  // dgates: n r z; tape column 3: r h(t-1)
+  return kernels_of<T, GruResetBefore<T, General>>(General ? 7 : 4, 3, 4, {B::kIH, B::kX, 0, 2, 1, 0},
+                                                   {B::kIH, B::kX, 2, 1, 0, 0}, {B::kHH, B::kH, 0, 2, 1, 0},
+                                                   {B::kHH, B::kTape, 2, 1, 0, 3});
+}
+
+template <class T, bool General> constexpr CellKernels<T> lstm() {
+  return kernels_of<T, Lstm<T, General>>(General ? 8 : 4, 4, 2, {B::kIH, B::kX, 0, 4, 0, 0},
+                                         {B::kHH, B::kH, 0, 4, 0, 0});
+}
+
+template <class T> constexpr Kernels<T> kernels() {
+  return {{rnn<T, Tanh<T>, false>(), rnn<T, Relu<T>, false>(), rnn<T, Tanh<T>, true>(), gru<T, false>(), gru<T, true>(),
+           gru_before<T, false>(), gru_before<T, true>(), lstm<T, false>(), lstm<T, true>()},
+          softmax_cross_entropy<T>, adam<T>, sum_of_squares<T>, sum_rows<T>,
+          map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};
+}
+
+#define FASTRNN_STRING_(x) #x
+#define FASTRNN_STRING(x) FASTRNN_STRING_(x)
+extern const KernelTable table;
+const KernelTable table = {FASTRNN_STRING(FASTRNN_ISA), kernels<float>(), kernels<double>()};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

@@ -1,0 +1,184 @@
+// The LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000)
+//
+//   i = f0(b_i + W_ii x(t) + W_hi h(t-1) [+ p_i c(t-1)])        f, g alike: f = f0(...), g = f1(...)
+//   c(t) = f c(t-1) + i g                                       coupled: f = 1 - i
+//   o = f0(b_o + W_io x(t) + W_ho h(t-1) [+ p_o c(t)])
+//   h(t) = o f2(c(t))                                           projected: h(t) = W_hr (o f2(c(t)))
+//
+// f0 = sigmoid, f1 = f2 = tanh.  General: any activations, the clip, peepholes p (3, H) and coupled gates.
+//
+// tape: i f g o | General: their slopes | projected: o f2(c).   dgates: di df dg do (of the pre-activations).
+// c is kept for every step beside the tape; in inference it is updated in place.
+#pragma once
+
+#include "cell.hpp"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+template <class T, bool General> struct Lstm {
+  static constexpr int G = 4, GS = 4, A = 4, kStateFirst = 0;
+  static constexpr int kInputOrder[] = {0, 1, 2, 3};
+  static constexpr bool kPassesThrough = false;
+  static constexpr int L = kLanes<T>;
+  static constexpr int kUnprojected = General ? 8 : 4;  // column of o f2(c) on the tape, in H
+
+  static void pack_forward(Sequence<T>& q, Arena<T>& arena) {
+    pack_products<T, Lstm>(q, arena, {0, 1, 2, 3}, {0, 1, 2, 3});
+    if (!q.weights.hr) return;
+    T* projection = arena.take(q.H * Panels<T, 1>{q.P}.padded());
+    if (!arena.block) return;
+    pack_rows<T, 1>(q.weights.hr, q.H, {0}, q.P, q.H, projection);
+    q.w_second = projection;
+  }
+
+  // Row k of the peephole weights times c, or zero
+  static FASTRNN_INLINE Vec<T> peephole(const Sequence<T>& q, int k, long unit, int lanes, Vec<T> c) {
+    return q.weights.peephole ? load(q.weights.peephole + k * q.H + unit, lanes) * c : Vec<T>{};
+  }
+
+  static void forward(const Sequence<T>& q, long s) {
+    sweep<T, G, A>(0, q.active(s), q.H, [&](const Tile<T, A>& t) {
+      preactivations<T, Lstm>(q, s, t);
+      for (int r = 0; r < t.rows; ++r) forward_row(q, s, t, r);
+    });
+    if (q.weights.hr) project(q, s);
+  }
+
+  static FASTRNN_INLINE void forward_row(const Sequence<T>& q, long s, const Tile<T, A>& t, int r) {
+    const long b = t.row + r, H = q.H;
+    const int lanes = t.lanes;
+    const Vec<T> c_before = load(q.c_before(s, b) + t.unit, lanes);
+    Vec<T> ai = t.get(r, 0, 0), af = t.get(r, 1, 0), ag = t.get(r, 2, 0), ao = t.get(r, 3, 0), slope[5];
+    if (General) {
+      ai += peephole(q, 0, t.unit, lanes, c_before);
+      af += peephole(q, 1, t.unit, lanes, c_before);
+    }
+    const Vec<T> i = gate<T, General, Sigmoid<T>>(q, 0, ai, &slope[0]);
+    Vec<T> f = gate<T, General, Sigmoid<T>>(q, 0, af, &slope[1]);
+    if (General && q.coupled) f = T(1) - i, slope[1] = Vec<T>{};
+    const Vec<T> g = gate<T, General, Tanh<T>>(q, 1, ag, &slope[2]);
+    const Vec<T> c = f * c_before + i * g;
+    if (General) ao += peephole(q, 2, t.unit, lanes, c);
+    const Vec<T> o = gate<T, General, Sigmoid<T>>(q, 0, ao, &slope[3]);
+    const Vec<T> h = o * output(q, c, &slope[4]);
+    store(q.c_at(s, b) + t.unit, c, lanes);
+    if (q.tape) {
+      T* tape = q.tape_at(s, b) + t.unit;
+      const Vec<T> gates[] = {i, f, g, o};
+      for (int k = 0; k < 4; ++k) store(tape + k * H, gates[k], lanes);
+      for (int k = 0; General && k < 4; ++k) store(tape + (4 + k) * H, slope[k], lanes);
+    }
+    T* to = q.weights.hr ? q.tape_at(s, b) + kUnprojected * H : q.y.at(s, b);
+    store(to + t.unit, h, lanes);
+  }
+
+  // f2(c); not clipped
+  static FASTRNN_INLINE Vec<T> output(const Sequence<T>& q, Vec<T> c, Vec<T>* slope) {
+    if constexpr (General) return activate<T>(q.activation[2], T(__builtin_inf()), c, slope);
+    const Vec<T> y = tanh<T>(c);
+    *slope = Tanh<T>::slope(y);
+    return y;
+  }
+
+  // h = W_hr (o f2(c))
+  static void project(const Sequence<T>& q, long s) {
+    sweep<T, 1, 1>(0, q.active(s), q.P, [&](const Tile<T, 1>& t) {
+      const T* a[kMaxRows];
+      for (int r = 0; r < t.rows; ++r) {
+        a[r] = q.tape_at(s, t.row + r) + kUnprojected * q.H;
+        for (int v = 0; v < t.vectors; ++v) store(t.at(r, 0, v), Vec<T>{});
+      }
+      multiply(t.rows, t.vectors, a, q.H, q.w_second + t.unit * q.H, t.acc, t.ld());
+      for (int r = 0; r < t.rows; ++r)
+        for (int v = 0; v < t.vectors; ++v)
+          store(q.y.at(s, t.row + r) + t.unit + v * L, t.get(r, 0, v), t.lanes_of(v));
+    });
+  }
+
+  static void pack_backward(Sequence<T>& q, Arena<T>& arena) {
+    pack_state_gradient<T, Lstm>(q, arena);
+    if (!q.weights.hr) return;
+    T* projection = arena.take(q.P * Panels<T, 1>{q.H}.padded());
+    if (!arena.block) return;
+    pack_columns(q.weights.hr, q.H, q.P, q.H, projection);
+    q.w_second = projection;
+  }
+
+  static void backward(const Sequence<T>& q, long s) {
+    if (s < 0) {
+      for (long b = 0; b < q.active(0); ++b)
+        if (q.is_reset(0, b)) __builtin_memset(q.dc + b * q.H, 0, q.H * sizeof(T));
+      return initial_state_gradient<T, Lstm>(q);
+    }
+    if (!q.weights.hr)
+      return sweep_state_gradient<T, Lstm>(q, s, [&](const Tile<T, 1>& t) { backward_tile(q, s, t); });
+    sweep_state_gradient<T, Lstm>(q, s, [&](const Tile<T, 1>& t) {
+      for (int r = 0; r < t.rows; ++r)
+        for (int v = 0; v < t.vectors; ++v)
+          store(q.dprojected_at(s, t.row + r) + t.unit + v * L, t.get(r, 0, v), t.lanes_of(v));
+    });
+    sweep<T, 1, 1>(0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
+      const T* a[kMaxRows];
+      for (int r = 0; r < t.rows; ++r) {
+        a[r] = q.dprojected_at(s, t.row + r);
+        for (int v = 0; v < t.vectors; ++v) store(t.at(r, 0, v), Vec<T>{});
+      }
+      multiply(t.rows, t.vectors, a, q.P, q.w_second + t.unit * q.P, t.acc, t.ld());
+      backward_tile(q, s, t);
+    });
+  }
+
+  // With dh in the accumulators and dc(t) from step t+1:
+  //   do = dh f2(c) f0'        dc += dh o f2'(c) + p_o do
+  //   di = dc g f0'            df = dc c(t-1) f0'           dg = dc i f1'
+  //   dc(t-1) = dc f + p_i di + p_f df
+  static FASTRNN_INLINE void backward_tile(const Sequence<T>& q, long s, const Tile<T, 1>& t) {
+    const long H = q.H;
+    for (int r = 0; r < t.rows; ++r)
+      for (int v = 0; v < t.vectors; ++v) {
+        const long b = t.row + r, unit = t.unit + v * L;
+        const int lanes = t.lanes_of(v);
+        const T* tape = q.tape_at(s, b) + unit;
+        const Vec<T> i = load(tape, lanes), f = load(tape + H, lanes), g = load(tape + 2 * H, lanes),
+                     o = load(tape + 3 * H, lanes);
+        Vec<T> slope[5];
+        if constexpr (General) {
+          for (int k = 0; k < 4; ++k) slope[k] = load(tape + (4 + k) * H, lanes);
+        } else {
+          slope[0] = Sigmoid<T>::slope(i), slope[1] = Sigmoid<T>::slope(f);
+          slope[2] = Tanh<T>::slope(g), slope[3] = Sigmoid<T>::slope(o);
+        }
+        const Vec<T> c_before = load(q.c_before(s, b) + unit, lanes), c = load<T>(q.c_at(s, b) + unit, lanes);
+        const Vec<T> dh = t.get(r, 0, v);
+        const Vec<T> dout = dh * output(q, c, &slope[4]) * slope[3];
+        T* dc_row = q.dc + b * H + unit;
+        const bool reset = s + 1 < q.T_ && b < q.active(s + 1) && q.is_reset(s + 1, b);
+        Vec<T> dc = reset ? Vec<T>{} : load<T>(dc_row, lanes);
+        dc += dh * o * slope[4];
+        if (General) dc += peephole(q, 2, unit, lanes, dout);
+        Vec<T> di = dc * g, df = dc * c_before;
+        if (General && q.coupled) di -= df;
+        di *= slope[0];
+        df *= slope[1];
+        Vec<T> dc_before = dc * f;
+        if (General) {
+          dc_before += peephole(q, 0, unit, lanes, di) + peephole(q, 1, unit, lanes, df);
+          if (q.weights.peephole) {
+            const Vec<T> terms[] = {di * c_before, df * c_before, dout * c};
+            for (int k = 0; k < 3; ++k) {
+              T* p = q.dpeephole + k * H + unit;
+              store(p, load<T>(p, lanes) + terms[k], lanes);
+            }
+          }
+        }
+        store(dc_row, dc_before, lanes);
+        T* dgates = q.dgates_at(s, b) + unit;
+        const Vec<T> out[] = {di, df, dc * i * slope[2], dout};
+        for (int k = 0; k < 4; ++k) store(dgates + k * H, out[k], lanes);
+      }
+  }
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

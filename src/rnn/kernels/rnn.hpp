@@ -1,0 +1,55 @@
+// The vanilla RNN (equations 6.1 and 6.2 of the post that this project starts from; Elman 1990)
+//
+//   a(t) = b_ih + b_hh + W_ih x(t) + W_hh h(t-1)         h(t) = f(a(t))
+//
+// tape, General only: f'(a), (H,) a row.  dgates: da, (H,) a row.
+#pragma once
+
+#include "cell.hpp"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+template <class T, class F, bool General> struct Rnn {
+  static constexpr int G = 1, GS = 1, A = 1, kStateFirst = 0;
+  static constexpr int kInputOrder[] = {0};
+  static constexpr bool kPassesThrough = false;
+  static constexpr int L = kLanes<T>;
+
+  static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Rnn>(q, arena, {0}, {0}); }
+
+  static void forward(const Sequence<T>& q, long s) {
+    sweep<T, G, A>(0, q.active(s), q.H, [&](const Tile<T, A>& t) {
+      preactivations<T, Rnn>(q, s, t);
+      for (int r = 0; r < t.rows; ++r)
+        for (int v = 0; v < t.vectors; ++v) {
+          const long unit = t.unit + v * L;
+          Vec<T> slope;
+          const Vec<T> h = gate<T, General, F>(q, 0, t.get(r, 0, v), &slope);
+          store(q.y.at(s, t.row + r) + unit, h, t.lanes_of(v));
+          if (General && q.tape) store(q.tape_at(s, t.row + r) + unit, slope, t.lanes_of(v));
+        }
+    });
+  }
+
+  static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Rnn>(q, arena); }
+
+  // da = dh f'(a)
+  static void backward(const Sequence<T>& q, long s) {
+    if (s < 0) return initial_state_gradient<T, Rnn>(q);
+    sweep_state_gradient<T, Rnn>(q, s, [&](const Tile<T, 1>& t) {
+      for (int r = 0; r < t.rows; ++r)
+        for (int v = 0; v < t.vectors; ++v) {
+          const long unit = t.unit + v * L;
+          const int lanes = t.lanes_of(v);
+          Vec<T> slope;
+          if constexpr (General) slope = load(q.tape_at(s, t.row + r) + unit, lanes);
+          else slope = F::slope(load<T>(q.y.at(s, t.row + r) + unit, lanes));
+          store(q.dgates_at(s, t.row + r) + unit, t.get(r, 0, v) * slope, lanes);
+        }
+    });
+  }
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

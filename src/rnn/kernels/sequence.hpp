@@ -1,0 +1,172 @@
+// What a cell's step sees: one layer in one direction over one batch.  Plain data, shared with _core.pyx.
+//
+// Letters: T time steps, B batch, I input size, H hidden size, P width of h (H, or the projection), G gates.
+//
+// Step s runs from 0 to T-1 in the order of the recurrence; a reversed direction starts at the end of time.  The batch
+// is sorted by falling length, so the rows still running at step s are the first n(s) of them.  Two layouts follow:
+//
+//   Rows    the caller's arrays: row (s, b) lies at base + offset[b] + s * step.  Offset and step hold all of batch
+//           order, sorting, time order and strides; nothing is copied or transposed.
+//   packed  our own arrays (tape, dgates): row (s, b) is row start[s] + b, with start[s] = n(0) + ... + n(s-1).
+#pragma once
+
+#include <cstdint>
+
+namespace fastrnn {
+
+template <class T> struct Rows {
+  T* base;
+  const int64_t* offset;  // (B,) in elements
+  int64_t step;           // in elements
+  T* at(long s, long b) const { return base + offset[b] + s * step; }
+};
+
+// An activation of the general cells: which, and its two parameters (ONNX's alpha and beta)
+struct Activation {
+  int kind;  // index into ACTIVATIONS of layers.py
+  double alpha, beta;
+};
+
+// Weights of one layer and direction as torch stores them (row-major); null where the layer has none
+template <class T> struct Weights {
+  const T* ih;        // (G*H, I)
+  const T* hh;        // (G*H, P)
+  const T* b_ih;      // (G*H,)
+  const T* b_hh;      // (G*H,)
+  const T* hr;        // (P, H) projection of an LSTM
+  const T* peephole;  // (3, H) rows i, f, o of an LSTM
+};
+
+template <class T> struct Sequence {
+  // sizes
+  long T_, B, I, H, P;  // T_ is T, which names the type here
+  const int64_t* start;  // (T+1,) first packed row of each step
+
+  // inputs: x, or indices of one-hot rows, or the input products made in advance
+  Rows<const T> x;          // (I,) a row; base null if absent
+  Rows<const int64_t> ids;  // one index a row; base null if absent
+  const T* products;        // packed rows (G*H,) from step `products_from` on; or for ids: (I, G*H), a row an index
+  long products_from;
+  const T* h0;                // (B, P) initial state
+  const T* c0;                // (B, H) initial cell state
+  Rows<const uint8_t> reset;  // nonzero: the state is zeroed before this step; base null if absent
+  const T* zeros;             // (max(H, P),)
+
+  // the cell
+  Weights<T> weights;
+  Activation activation[3];
+  T clip;        // pre-activations are held within +-clip; infinity: never
+  bool coupled;  // LSTM: f = 1 - i
+
+  // forward
+  Rows<T> y;         // (P,) a row: h of every step
+  T* c;              // (H,) cell state, a row each step (packed) or, in inference, in place (B, H)
+  bool c_in_place;
+  T* tape;           // packed rows (tape_width,), what backward needs; null in inference
+  T* scratch;        // (B, tape_width) in its place in inference, for cells with two products a step
+  long tape_width;
+
+  // backward
+  Rows<const T> dy;       // (P,) a row; base null if zero
+  Rows<T> dx;             // (I,) a row; base null if not wanted
+  T* dh;                  // (B, P) gradient of the state: in, of the final one; out, of the initial one
+  T* dc;                  // (B, H)
+  T* dgates;              // packed rows from step `dgates_from` on: gradients of the pre-activations
+  long dgates_from, dgates_width;
+  T* dprojected;          // packed rows (P,) as dgates: gradient of h of a projected LSTM
+  T* dpeephole;           // (3, H), added to
+
+  // packed weights, see each cell
+  const T *w_input, *w_state, *w_second, *bias;
+
+  long active(long s) const { return start[s + 1] - start[s]; }
+  long packed(long s, long b) const { return start[s] + b; }
+  bool is_reset(long s, long b) const { return reset.base && *reset.at(s, b); }
+
+  const T* h_before(long s, long b) const {
+    if (is_reset(s, b)) return zeros;
+    return s == 0 ? h0 + b * P : y.at(s - 1, b);
+  }
+  T* c_at(long s, long b) const { return c + (c_in_place ? b : packed(s, b)) * H; }
+  const T* c_before(long s, long b) const {
+    if (is_reset(s, b)) return zeros;
+    return s == 0 ? c0 + b * H : c_at(s - 1, b);
+  }
+  T* tape_at(long s, long b) const { return tape ? tape + packed(s, b) * tape_width : scratch + b * tape_width; }
+  T* dgates_at(long s, long b) const { return dgates + (packed(s, b) - start[dgates_from]) * dgates_width; }
+  T* dprojected_at(long s, long b) const { return dprojected + (packed(s, b) - start[dgates_from]) * P; }
+};
+
+// Where the gradients of the weights are added; null where the layer has none
+template <class T> struct Gradients {
+  T *ih, *hh, *b_ih, *b_hh, *hr;
+};
+
+// Whether rows (s, b) of steps [s0, s1) lie in packed order, a constant *ld >= width apart, as BLAS wants them.
+// `row(s, b)` is the address of one.
+template <class T, class Row>
+bool uniform(const Sequence<T>& q, long s0, long s1, long width, Row row, int64_t* ld) {
+  const long B = q.active(s0);
+  const auto first = row(s0, 0);
+  *ld = B > 1 ? row(s0, 1) - first : s1 - s0 > 1 ? row(s0 + 1, 0) - first : width;
+  if (*ld < width) return false;
+  for (long s = s0; s < s1; ++s) {
+    if (q.active(s) != B) return false;
+    const long n = s <= s0 + 1 ? B : 1;  // the rows of later steps lie as those of step s0 + 1 do
+    for (long b = 0; b < n; ++b)
+      if (row(s, b) != first + ((s - s0) * B + b) * *ld) return false;
+  }
+  return true;
+}
+
+// Those rows for BLAS: where they lie if they are uniform, else copied to scratch (rows, width).
+template <class T, class Row>
+const T* gather(const Sequence<T>& q, long s0, long s1, long width, Row row, T* scratch, int64_t* ld) {
+  if (q.active(s0) > 0 && uniform(q, s0, s1, width, row, ld)) return row(s0, 0);
+  *ld = width;
+  T* to = scratch;
+  for (long s = s0; s < s1; ++s)
+    for (long b = 0; b < q.active(s); ++b, to += width) __builtin_memcpy(to, row(s, b), width * sizeof(T));
+  return scratch;
+}
+
+// The other way: where BLAS is to write the rows of dx, and the copy home if that is scratch.
+template <class T> T* dx_rows(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
+  const auto row = [&](long s, long b) { return q.dx.at(s, b); };
+  if (q.active(s0) > 0 && uniform(q, s0, s1, q.I, row, ld)) return row(s0, 0);
+  *ld = q.I;
+  return scratch;
+}
+
+template <class T> void scatter_dx(const Sequence<T>& q, long s0, long s1, const T* from, const T* scratch) {
+  if (from != scratch) return;
+  for (long s = s0; s < s1; ++s)
+    for (long b = 0; b < q.active(s); ++b, from += q.I) __builtin_memcpy(q.dx.at(s, b), from, q.I * sizeof(T));
+}
+
+template <class T> const T* gather_x(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
+  return gather(q, s0, s1, q.I, [&](long s, long b) { return q.x.at(s, b); }, scratch, ld);
+}
+
+// h(s-1) for each s; with a reset mask any row may be zero, so they are copied
+template <class T> const T* gather_h_before(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
+  if (!q.reset.base) return gather(q, s0, s1, q.P, [&](long s, long b) { return q.h_before(s, b); }, scratch, ld);
+  *ld = q.P;
+  T* to = scratch;
+  for (long s = s0; s < s1; ++s)
+    for (long b = 0; b < q.active(s); ++b, to += q.P) __builtin_memcpy(to, q.h_before(s, b), q.P * sizeof(T));
+  return scratch;
+}
+
+// Hands out parts of one block of memory; with a null block it only counts what is needed.
+template <class T> struct Arena {
+  T* block;
+  long used;
+  T* take(long n) {
+    T* p = block ? block + used : nullptr;
+    used += (n + 15) / 16 * 16;
+    return p;
+  }
+};
+
+}  // namespace fastrnn

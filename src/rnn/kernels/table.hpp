@@ -1,0 +1,61 @@
+// The table of kernels: one for each instruction set, chosen once at import.  This is all that _core.pyx sees.
+#pragma once
+
+#include "sequence.hpp"
+
+namespace fastrnn {
+
+enum CellKind { kRnnTanh, kRnnRelu, kRnnGeneral, kGru, kGruGeneral, kGruBefore, kGruBeforeGeneral, kLstm, kLstmGeneral,
+                kCellKinds };
+
+// A product after the backward loop: rows [gate H, (gate + gates) H) of a weight's gradient += dgates^T . source,
+// with `gates` blocks of H columns of dgates from `column` on.  The sums of those columns go to the same rows of the
+// weight's bias.
+struct GradientBlock {
+  enum Weight { kIH, kHH } weight;
+  enum Source { kX, kH, kTape } source;
+  int gate, gates, column;
+  int tape_column;  // where the source is the tape: first column, in H
+};
+
+template <class T> struct CellKernels {
+  int gates;                   // G
+  int tape_width;              // in H, of an unprojected cell
+  int dgates_width;            // in H
+  int rows_per_tile;
+  int n_blocks;
+  GradientBlock blocks[4];
+  void (*pack_forward)(Sequence<T>&, Arena<T>&);
+  void (*pack_backward)(Sequence<T>&, Arena<T>&);
+  void (*forward)(const Sequence<T>&, long s);
+  void (*backward)(const Sequence<T>&, long s);  // s = -1: gradients of the initial state
+};
+
+template <class T> struct Kernels {
+  CellKernels<T> cells[kCellKinds];
+  const CellKernels<T>* cell(int kind) const { return &cells[kind]; }
+  double (*softmax_cross_entropy)(long rows, long K, const T* logits, const int64_t* targets, T scale, T* dlogits);
+  void (*adam)(long n, T clip, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param);
+  double (*sum_of_squares)(long n, const T* x);
+  void (*sum_rows)(long rows, long n, const T* a, long ld, T* out);
+  void (*exp)(long n, const T* x, T* y);
+  void (*tanh)(long n, const T* x, T* y);
+  void (*sigmoid)(long n, const T* x, T* y);
+};
+
+struct KernelTable {
+  const char* name;
+  Kernels<float> f32;
+  Kernels<double> f64;
+  const Kernels<float>& of(float) const { return f32; }
+  const Kernels<double>& of(double) const { return f64; }
+};
+
+// The tables that this build has, best first; null-terminated.  `runs` tells whether this machine can run one.
+struct KernelSet {
+  const KernelTable* table;
+  bool runs;
+};
+const KernelSet* kernel_sets();
+
+}  // namespace fastrnn

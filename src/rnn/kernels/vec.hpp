@@ -1,0 +1,58 @@
+// Vectors of the compiler (GCC and Clang vector extensions), as wide as the instruction set of this translation unit.
+//
+//   Vec<T>            kLanes<T> values of T; + - * / compare lane by lane
+//   load, store       whole vectors, unaligned; with a count of lanes, the first of them (the rest reads as zero)
+//   splat             one value in every lane
+//   select(m, a, b)   lane by lane, m ? a : b
+#pragma once
+
+#include <cstdint>
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+template <class T> struct VecOf;
+template <> struct VecOf<float> {
+  typedef float type __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+  typedef int32_t bits __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+};
+template <> struct VecOf<double> {
+  typedef double type __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+  typedef int64_t bits __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+};
+
+template <class T> using Vec = typename VecOf<T>::type;
+template <class T> using Bits = typename VecOf<T>::bits;  // integer lanes of the same width; a mask is 0 or -1
+template <class T> constexpr int kLanes = FASTRNN_VECTOR_BYTES / int(sizeof(T));
+
+#define FASTRNN_INLINE inline __attribute__((always_inline))
+
+template <class T> FASTRNN_INLINE Vec<T> load(const T* p) {
+  Vec<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v) { __builtin_memcpy(p, &v, sizeof v); }
+
+template <class T> FASTRNN_INLINE Vec<T> load(const T* p, int lanes) {
+  if (__builtin_expect(lanes == kLanes<T>, 1)) return load(p);
+  T v[kLanes<T>] = {};
+  for (int i = 0; i < lanes; ++i) v[i] = p[i];
+  return load(v);
+}
+
+template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v, int lanes) {
+  if (__builtin_expect(lanes == kLanes<T>, 1)) return store(p, v);
+  for (int i = 0; i < lanes; ++i) p[i] = v[i];
+}
+
+// x - 0 is x for every x, also -0: the compiler drops the subtraction and broadcasts.
+template <class T> FASTRNN_INLINE Vec<T> splat(T x) { return x - Vec<T>{}; }
+
+template <class T> FASTRNN_INLINE Vec<T> select(Bits<T> mask, Vec<T> a, Vec<T> b) {
+  return (Vec<T>)((mask & (Bits<T>)a) | (~mask & (Bits<T>)b));
+}
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

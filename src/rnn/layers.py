@@ -1,0 +1,556 @@
+"""RNN, GRU and LSTM: recurrent layers with torch's parameters, over NumPy arrays.
+
+    layer(x)                 inference: no history is kept
+    layer.forward(x)         training: a tape of every layer and direction
+    layer.backward(tape, dy) back-propagation through time, last layer first
+
+What the cells compute is in kernels/ (fast) and in reference/ (readable); `inputs` checks what comes in. Here the
+layers are stacked: `_core.Scan` walks one layer in one direction, and between layers the directions are merged and
+dropout is applied.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import _core
+from .activations import Activation, activation_code, activation_codes
+from .checks import float_dtype, non_negative_int, positive_int
+from .inputs import Batch, Rows, checked_batch, checked_state, walkable
+from .module import Module, checked_array
+
+State = Any  # h (L*D, B, H), or (h, c) for an LSTM
+
+# Rows of the table of kernels: CellKind in kernels/table.hpp
+_RNN_TANH, _RNN_RELU, _RNN_GENERAL, _GRU, _GRU_GENERAL, _GRU_BEFORE, _GRU_BEFORE_GENERAL, _LSTM, _LSTM_GENERAL = range(9)
+
+_MERGES = ("concat", "sum", "mul", "ave")
+
+
+@dataclass(slots=True)
+class Tape:
+    """What `backward` needs of one call to `forward`; to be given back to the layer that made it."""
+
+    layer: Any
+    batch: Batch
+    scans: list[list[Any]] = field(default_factory=list)  # [layer][direction]
+    inputs: list[np.ndarray] = field(default_factory=list)  # x of each layer, (T, B, ...)
+    outputs: list[list[np.ndarray]] = field(default_factory=list)  # y of each direction, where merged by "mul"
+    masks: list[np.ndarray | None] = field(default_factory=list)  # dropout behind each layer
+    y_shape: tuple[int, ...] = ()
+
+
+class Recurrent(Module):
+    """What RNN, GRU and LSTM share: stacking, directions, ragged batches, dropout and the passes.
+
+    A cell gives its gate count, the widths of its states and its row in the table of kernels.
+    """
+
+    cell: ClassVar[str]
+    _gates: ClassVar[int]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        *,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        reverse: bool,
+        merge: str,
+        clip: float | None,
+        dtype: Any,
+        rng: Any,
+    ) -> None:
+        self.input_size = positive_int("input_size", input_size)
+        self.hidden_size = positive_int("hidden_size", hidden_size)
+        self.num_layers = positive_int("num_layers", num_layers)
+        self.bias = bool(bias)
+        self.batch_first = bool(batch_first)
+        self.dropout = _probability("dropout", dropout)
+        self.bidirectional = bool(bidirectional)
+        self.reverse = bool(reverse)
+        self.merge = merge
+        self.clip = clip
+        if merge not in _MERGES:
+            raise ValueError(f"expected merge among {', '.join(_MERGES)}, got {merge!r}")
+        if self.bidirectional and self.reverse:
+            raise ValueError("expected reverse=False of a bidirectional layer, which runs both ways, got True")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"expected clip > 0 or None, got {clip!r}")
+        self._rng = np.random.default_rng(rng)
+        super().__init__(self._parameter_shapes(), float_dtype(dtype))
+        bound = 1 / math.sqrt(self.hidden_size)  # torch's initial values
+        for array in self.params.values():
+            array[...] = self._rng.uniform(-bound, bound, array.shape)
+
+    # ------------------------------------------------------------ shapes
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def _output_size(self) -> int:
+        """Width P of h."""
+        return self.hidden_size
+
+    @property
+    def _state_widths(self) -> tuple[int, ...]:
+        return (self.hidden_size,)
+
+    @property
+    def _merged_size(self) -> int:
+        return self._output_size * (self._directions if self.merge == "concat" else 1)
+
+    def _suffixes(self, k: int) -> list[str]:
+        return [f"_l{k}", f"_l{k}_reverse"][: self._directions]
+
+    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        rows = self._gates * self.hidden_size
+        for k in range(self.num_layers):
+            for suffix in self._suffixes(k):
+                shapes[f"weight_ih{suffix}"] = (rows, self.input_size if k == 0 else self._merged_size)
+                shapes[f"weight_hh{suffix}"] = (rows, self._output_size)
+                if self.bias:
+                    shapes[f"bias_ih{suffix}"] = shapes[f"bias_hh{suffix}"] = (rows,)
+                shapes |= self._further_shapes(suffix)
+        return shapes
+
+    def _further_shapes(self, suffix: str) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    # ------------------------------------------------------------ what the cell gives to the kernels
+
+    def _kernel(self) -> int:
+        raise NotImplementedError
+
+    def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
+        return ()
+
+    def _arrays(self, of: dict[str, np.ndarray], suffix: str) -> tuple[np.ndarray | None, ...]:
+        """The arrays of one layer and direction, in the order of `Weights` in kernels/sequence.hpp."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")
+        return tuple(of.get(name + suffix) for name in names)
+
+    # ------------------------------------------------------------ the passes
+
+    def __call__(self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None) -> tuple[Any, State]:
+        """Inference: (y, state). Keeps nothing for a backward pass; dropout is off. Arguments as in `forward`."""
+        batch = checked_batch(self, x, lengths, reset)
+        y, final, _ = self._run(batch, state, training=False)
+        return y, final
+
+    def forward(self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None) -> tuple[Any, State, Tape]:
+        """Training: (y, state, tape), the tape for `backward`.
+
+        x: (T, B, I) of the layer's dtype, (B, T, I) with batch_first, (T, I) unbatched; or integers of the same shape
+        without I, each the index of a one-hot input, which costs a look-up in place of a product.
+        state: h (L*D, B, H), for an LSTM (h, c); None: zeros.
+        lengths: (B,) integers from 0 to T, the true lengths of the sequences: beyond them y is zero, and the reverse
+        direction starts at them.
+        reset: bool, x's shape without I: where True, the state is zeroed before that step of the walk.
+
+        Returns y (T, B, D*H), laid out as x is and read-only, since the tape refers to it (so does the tape to x:
+        leave it unchanged until `backward`), and the final state at the true end of each sequence.
+        Raises TypeError for a wrong dtype and ValueError for a wrong shape or value.
+        """
+        batch = checked_batch(self, x, lengths, reset)
+        y, final, tape = self._run(batch, state, training=True)
+        y.flags.writeable = False
+        return y, final, tape
+
+    def backward(self, tape: Tape, dy: Any, dstate: State = None) -> tuple[np.ndarray | None, State]:
+        """BPTT: (dx, dstate) for the gradients of y and of the final state; adds into `grads`.
+
+        dy: the shape of y. dstate: that of the final state; None: zeros. dx is None where x held indices. A tape may
+        be used again, as long as x and the parameters are unchanged.
+        Raises TypeError or ValueError for a tape of another layer, a wrong dtype or a wrong shape.
+        """
+        if not isinstance(tape, Tape) or tape.layer is not self:
+            raise ValueError("expected the tape that this layer's forward returned")
+        batch = tape.batch
+        dy = walkable(self._time_major(checked_array("dy", dy, tape.y_shape, self.dtype), batch))
+        final = checked_state(self, dstate, batch.B, batch.unbatched, "dstate")
+        initial = tuple(np.empty_like(array) for array in final)
+        if dstate is not None or batch.T == 0:
+            for array, value in zip(initial, final, strict=True):
+                array[...] = value
+        for k in reversed(range(self.num_layers)):
+            if tape.masks[k] is not None:
+                dy = dy * tape.masks[k]
+            want_dx = k > 0 or not batch.one_hot
+            parts = []
+            for d, part in enumerate(self._unmerge(dy, tape.outputs[k])):
+                at = k * self._directions + d
+                parts.append(self._backward_scan(tape, k, d, part, [s[at] for s in final], [s[at] for s in initial]))
+            dy = (parts[0] if len(parts) == 1 else parts[0] + parts[1]) if want_dx else None
+        return None if dy is None else self._user_layout(dy, batch), self._user_state(initial, batch)
+
+    def _run(self, batch: Batch, state: State, training: bool) -> tuple[np.ndarray, State, Tape]:
+        initial = checked_state(self, state, batch.B, batch.unbatched)
+        final = tuple(np.empty_like(array) for array in initial)
+        tape = Tape(self, batch)
+        x = batch.x
+        for k in range(self.num_layers):
+            last = k == self.num_layers - 1
+            y = self._empty_output(batch, last)
+            outputs = self._direction_views(y, batch)
+            tape.scans.append([])
+            tape.inputs.append(x)
+            for d, out in enumerate(outputs):
+                at = k * self._directions + d
+                scan = self._forward_scan(batch, k, d, x, out, [s[at] for s in initial], [s[at] for s in final], training)
+                tape.scans[k].append(scan)
+            y = self._merge(y, outputs)
+            tape.outputs.append(outputs if self.merge == "mul" else [])
+            tape.masks.append(self._dropout_mask(y) if training and not last else None)
+            if tape.masks[k] is not None:
+                y = y * tape.masks[k]
+            x = y
+        y = self._user_layout(y, batch)
+        tape.y_shape = y.shape
+        return y, self._user_state(final, batch), tape
+
+    def _forward_scan(
+        self, batch: Batch, k: int, d: int, x: np.ndarray, y: np.ndarray, initial: Any, final: Any, training: bool
+    ) -> Any:
+        """One layer in one direction: writes y and the final states; returns the scan."""
+        backwards = d == 1 or self.reverse
+        weights = self._arrays(self.params, self._suffixes(k)[d])
+        one_hot = x.ndim == 2
+        scan = _core.Scan(
+            self._kernel(),
+            self.dtype,
+            training,
+            sizes=(batch.T, batch.B, self._input_size(k), self.hidden_size, self._output_size),
+            start=batch.start,
+            x=None if one_hot else batch.rows(x, backwards),
+            ids=batch.rows(x, backwards) if one_hot else None,
+            reset=None if batch.reset is None else batch.rows(batch.reset, backwards),
+            h0=batch.sort(initial[0]),
+            c0=batch.sort(initial[1]) if len(initial) == 2 else None,
+            weights=weights,
+            activations=self._activation_codes(),
+            clip=math.inf if self.clip is None else self.clip,
+            coupled=getattr(self, "coupled", False),
+            y=batch.rows(y, backwards),
+        )
+        if batch.start[-1]:
+            scan.forward()
+        final[0][...] = batch.last(y, initial[0], backwards)
+        if len(final) == 2:
+            final[1][...] = self._final_cell_state(batch, scan.c, initial[1]) if training else batch.unsort(scan.c)
+        return scan
+
+    @staticmethod
+    def _final_cell_state(batch: Batch, c: np.ndarray, initial: np.ndarray) -> np.ndarray:
+        """c at the true end of each sequence, from that of every step (packed rows)."""
+        lengths = np.full(batch.B, batch.T) if batch.lengths is None else batch.lengths
+        sorted_lengths = lengths if batch.order is None else lengths[batch.order]
+        at = batch.start[np.maximum(sorted_lengths - 1, 0)] + np.arange(batch.B)
+        final = batch.sort(initial)
+        running = sorted_lengths > 0
+        final[running] = c[at[running]]
+        return batch.unsort(final)
+
+    def _backward_scan(self, tape: Tape, k: int, d: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
+        """BPTT of one layer in one direction: writes the gradients of the initial states; returns dx."""
+        batch, x, scan = tape.batch, tape.inputs[k], tape.scans[k][d]
+        backwards = d == 1 or self.reverse
+        dx = None
+        if x.ndim == 3:
+            dx = np.empty(x.shape, self.dtype) if batch.lengths is None else np.zeros(x.shape, self.dtype)
+        dh = batch.sort(final[0])
+        dc = batch.sort(final[1]) if len(final) == 2 else None
+        if batch.start[-1]:
+            gradients = self._arrays(self.grads, self._suffixes(k)[d])
+            rows: Rows | None = None if dx is None else batch.rows(dx, backwards)
+            scan.backward(batch.rows(dy, backwards), rows, dh, dc, gradients)
+        initial[0][...] = batch.unsort(dh)
+        if dc is not None:
+            initial[1][...] = batch.unsort(dc)
+        return dx
+
+    # ------------------------------------------------------------ layouts
+
+    def _input_size(self, k: int) -> int:
+        return self.input_size if k == 0 else self._merged_size
+
+    def _empty_output(self, batch: Batch, last: bool) -> np.ndarray:
+        """y (T, B, D*P) of a layer, in the caller's layout if it is the last; zero where sequences end early."""
+        width = self._directions * self._output_size
+        swap = self.batch_first and last
+        shape = (batch.B, batch.T, width) if swap else (batch.T, batch.B, width)
+        y = np.empty(shape, self.dtype) if batch.lengths is None else np.zeros(shape, self.dtype)
+        return y.swapaxes(0, 1) if swap else y
+
+    def _direction_views(self, y: np.ndarray, batch: Batch) -> list[np.ndarray]:
+        P = self._output_size
+        return [y[:, :, d * P : (d + 1) * P] for d in range(self._directions)]
+
+    def _merge(self, y: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
+        if self.merge == "concat" or len(outputs) == 1:
+            return y
+        a, b = outputs
+        if self.merge == "mul":
+            return a * b
+        return a + b if self.merge == "sum" else (a + b) / 2
+
+    def _unmerge(self, dy: np.ndarray, outputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Gradients of the directions' outputs."""
+        if self._directions == 1:
+            return [dy]
+        if self.merge == "concat":
+            return [dy[:, :, : self._output_size], dy[:, :, self._output_size :]]
+        if self.merge == "mul":
+            return [dy * outputs[1], dy * outputs[0]]
+        return [dy, dy] if self.merge == "sum" else [dy / 2] * 2
+
+    def _dropout_mask(self, y: np.ndarray) -> np.ndarray | None:
+        """Zero with probability p, else 1 / (1 - p)."""
+        if self.dropout == 0:
+            return None
+        if self.dropout == 1:
+            return np.zeros(y.shape, self.dtype)
+        keep = self._rng.random(y.shape, dtype=np.float32) >= self.dropout
+        return keep * self.dtype.type(1 / (1 - self.dropout))
+
+    def _time_major(self, array: np.ndarray, batch: Batch) -> np.ndarray:
+        if batch.unbatched:
+            return array[:, None]
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def _user_layout(self, array: np.ndarray, batch: Batch) -> np.ndarray:
+        if batch.unbatched:
+            return array[:, 0]
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def _user_state(self, state: tuple[np.ndarray, ...], batch: Batch) -> State:
+        if batch.unbatched:
+            state = tuple(array[:, 0] for array in state)
+        return state if len(state) == 2 else state[0]
+
+
+class RNN(Recurrent):
+    """The vanilla recurrent network, h(t) = tanh(W_ih x(t) + b_ih + W_hh h(t-1) + b_hh).
+
+    >>> import numpy as np, fastrnn
+    >>> layer = fastrnn.RNN(8, 16, rng=0)
+    >>> x = np.ones((20, 4, 8), np.float32)                  # T, B, I
+    >>> y, h = layer(x)                                      # inference
+    >>> y.shape, h.shape
+    ((20, 4, 16), (1, 4, 16))
+    >>> y, h, tape = layer.forward(x)                        # training
+    >>> dx, dh = layer.backward(tape, np.ones_like(y))       # adds into layer.grads
+    >>> dx.shape, layer.grads["weight_hh_l0"].shape
+    ((20, 4, 8), (16, 16))
+
+    input_size I, hidden_size H, num_layers L: sizes.
+    nonlinearity: "tanh" or "relu", or any activation of ONNX: a name, (name, alpha) or (name, alpha, beta), see
+    fastrnn.activations; the first two have kernels of their own, the others run slower.
+    bias: whether there are b_ih and b_hh.
+    batch_first: x and y are (B, T, ...) in place of (T, B, ...); states are not affected.
+    dropout: probability of a zero behind each layer but the last, in training.
+    bidirectional: a second direction runs from the end to the start.   reverse: the only direction does.
+    merge: how two directions become one y: "concat" (as torch), "sum", "mul" or "ave" (as Keras).
+    clip: pre-activations are held within +-clip, as ONNX's attribute says.
+    dtype: float32 or float64, of parameters and all arrays.
+    rng: None, an int or a numpy Generator: initial values (torch's: uniform in +-1/sqrt(H)) and dropout.
+
+    Parameters (`params`, names and shapes of torch): weight_ih_l{k} (H, I or D*H), weight_hh_l{k} (H, H),
+    bias_ih_l{k}, bias_hh_l{k} (H,); "_reverse" is appended for the second direction.
+    Raises TypeError or ValueError for arguments out of range.
+    Source: J. L. Elman, Finding structure in time, Cognitive Science 14 (1990).
+    """
+
+    cell = "rnn"
+    _gates = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        nonlinearity: Activation = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        reverse: bool = False,
+        merge: str = "concat",
+        clip: float | None = None,
+        dtype: Any = "float32",
+        rng: Any = None,
+    ) -> None:
+        self.nonlinearity = nonlinearity
+        activation_code(nonlinearity)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
+        )  # fmt: skip
+
+    def _kernel(self) -> int:
+        if self.clip is not None or self.nonlinearity not in ("tanh", "relu"):
+            return _RNN_GENERAL
+        return _RNN_TANH if self.nonlinearity == "tanh" else _RNN_RELU
+
+    def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
+        return (activation_code(self.nonlinearity),)
+
+
+class GRU(Recurrent):
+    """The gated recurrent unit.
+
+        r = sigmoid(W_ir x(t) + b_ir + W_hr h(t-1) + b_hr)         z alike
+        n = tanh(W_in x(t) + b_in + r (W_hn h(t-1) + b_hn))        h(t) = (1 - z) n + z h(t-1)
+
+    >>> import numpy as np, fastrnn
+    >>> layer = fastrnn.GRU(8, 16, num_layers=2, bidirectional=True, rng=0)
+    >>> y, h = layer(np.ones((20, 4, 8), np.float32))
+    >>> y.shape, h.shape
+    ((20, 4, 32), (4, 4, 16))
+
+    reset_after: True, the product is made before the reset gate is applied, as torch and cuDNN do; False, after it,
+    n = tanh(W_in x(t) + b_in + W_hn (r h(t-1)) + b_hn), as the original and Keras's reset_after=False do.
+    activations: of the gates r, z and of n, see `RNN` for what one can be; all but the default run slower.
+    The other arguments are those of `RNN`. Parameters as there with 3H rows, gates in the order r, z, n.
+    Raises TypeError or ValueError for arguments out of range.
+    Source: K. Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014.
+    """
+
+    cell = "gru"
+    _gates = 3
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_after: bool = True,
+        activations: tuple[Activation, Activation] = ("sigmoid", "tanh"),
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        reverse: bool = False,
+        merge: str = "concat",
+        clip: float | None = None,
+        dtype: Any = "float32",
+        rng: Any = None,
+    ) -> None:
+        self.reset_after = bool(reset_after)
+        self.activations = activations
+        activation_codes(activations, 2)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
+        )  # fmt: skip
+
+    def _kernel(self) -> int:
+        general = self.clip is not None or tuple(self.activations) != ("sigmoid", "tanh")
+        if self.reset_after:
+            return _GRU_GENERAL if general else _GRU
+        return _GRU_BEFORE_GENERAL if general else _GRU_BEFORE
+
+    def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
+        return activation_codes(self.activations, 2)
+
+
+class LSTM(Recurrent):
+    """Long short-term memory.
+
+        i, f, o = sigmoid(W x(t) + b + W' h(t-1) + b')             g = tanh(alike)
+        c(t) = f c(t-1) + i g                                      h(t) = o tanh(c(t))
+
+    >>> import numpy as np, fastrnn
+    >>> layer = fastrnn.LSTM(8, 16, rng=0)
+    >>> y, (h, c) = layer(np.ones((20, 4, 8), np.float32), lengths=np.array([20, 3, 12, 7]))
+    >>> y.shape, h.shape, c.shape
+    ((20, 4, 16), (1, 4, 16), (1, 4, 16))
+
+    proj_size P: if not 0, h(t) = W_hr (o tanh(c(t))) of width P < H (weight_hr_l{k} (P, H)); y and h are then P wide.
+    peephole: i and f also see c(t-1), o sees c(t), through weight_peephole_l{k} (3, H), rows i, f, o.
+    coupled: f = 1 - i, as ONNX's input_forget says; the rows of f in the weights are then unused.
+    activations: of the gates i, f, o, of g, and of c, see `RNN` for what one can be; all but the default run slower.
+    The other arguments are those of `RNN`. Parameters as there with 4H rows, gates in the order i, f, g, o.
+    Raises TypeError or ValueError for arguments out of range.
+    Source: S. Hochreiter and J. Schmidhuber, Long short-term memory, Neural Computation 9 (1997); F. Gers et al.,
+    Learning to forget, Neural Computation 12 (2000), and Learning precise timing, JMLR 3 (2002), for peepholes.
+    """
+
+    cell = "lstm"
+    _gates = 4
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        proj_size: int = 0,
+        peephole: bool = False,
+        coupled: bool = False,
+        activations: tuple[Activation, Activation, Activation] = ("sigmoid", "tanh", "tanh"),
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        reverse: bool = False,
+        merge: str = "concat",
+        clip: float | None = None,
+        dtype: Any = "float32",
+        rng: Any = None,
+    ) -> None:
+        self.proj_size = non_negative_int("proj_size", proj_size)
+        if self.proj_size >= positive_int("hidden_size", hidden_size):
+            raise ValueError(f"expected proj_size smaller than hidden_size = {hidden_size}, got {proj_size}")
+        self.peephole = bool(peephole)
+        self.coupled = bool(coupled)
+        self.activations = activations
+        activation_codes(activations, 3)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
+        )  # fmt: skip
+
+    @property
+    def _output_size(self) -> int:
+        return self.proj_size or self.hidden_size
+
+    @property
+    def _state_widths(self) -> tuple[int, ...]:
+        return (self._output_size, self.hidden_size)
+
+    def _further_shapes(self, suffix: str) -> dict[str, tuple[int, ...]]:
+        shapes = {}
+        if self.proj_size:
+            shapes[f"weight_hr{suffix}"] = (self.proj_size, self.hidden_size)
+        if self.peephole:
+            shapes[f"weight_peephole{suffix}"] = (3, self.hidden_size)
+        return shapes
+
+    def _kernel(self) -> int:
+        plain = self.clip is None and tuple(self.activations) == ("sigmoid", "tanh", "tanh")
+        return _LSTM if plain and not self.peephole and not self.coupled else _LSTM_GENERAL
+
+    def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
+        return activation_codes(self.activations, 3)
+
+
+def _probability(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"expected {name} to be a number, got {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"expected {name} from 0 to 1, got {value}")
+    return float(value)
