@@ -1,0 +1,140 @@
+"""Layers against the NumPy reference: outputs, states and every gradient, over what a layer can be asked to do."""
+
+import fastrnn
+import numpy as np
+import pytest
+from fastrnn import _core, reference
+
+CELLS = {
+    "rnn tanh": (fastrnn.RNN, {}),
+    "rnn relu": (fastrnn.RNN, {"nonlinearity": "relu"}),
+    "rnn softsign, clip": (fastrnn.RNN, {"nonlinearity": "softsign", "clip": 0.4}),
+    "gru": (fastrnn.GRU, {}),
+    "gru clip": (fastrnn.GRU, {"clip": 0.3}),
+    "gru reset before": (fastrnn.GRU, {"reset_after": False}),
+    "gru reset before, hard sigmoid": (
+        fastrnn.GRU,
+        {"reset_after": False, "activations": (("hard_sigmoid", 0.3), "tanh")},
+    ),
+    "lstm": (fastrnn.LSTM, {}),
+    "lstm projected": (fastrnn.LSTM, {"proj_size": 3}),
+    "lstm peephole": (fastrnn.LSTM, {"peephole": True}),
+    "lstm coupled, peephole, projected, clip": (
+        fastrnn.LSTM,
+        {"coupled": True, "peephole": True, "proj_size": 5, "clip": 0.5},
+    ),
+    "lstm other activations": (
+        fastrnn.LSTM,
+        {"activations": ("hard_sigmoid", ("scaled_tanh", 1.2, 0.7), ("elu", 0.8))},
+    ),
+}
+STACKS = {
+    "one layer": {},
+    "no bias": {"bias": False},
+    "reversed": {"reverse": True},
+    "two layers": {"num_layers": 2},
+    "bidirectional": {"bidirectional": True, "num_layers": 2},
+    "summed": {"bidirectional": True, "merge": "sum"},
+    "multiplied": {"bidirectional": True, "merge": "mul", "num_layers": 2},
+    "averaged": {"bidirectional": True, "merge": "ave"},
+}
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
+
+
+def case(layer, rng, T=7, B=5, ragged=False, reset=False, one_hot=False):
+    """Arguments of one call: x, state, and the keywords."""
+    x = rng.normal(size=(T, B, layer.input_size)).astype(layer.dtype)
+    if one_hot:
+        x = rng.integers(0, layer.input_size, (T, B))
+    widths = [layer._output_size] + ([layer.hidden_size] if layer.cell == "lstm" else [])
+    shapes = [(layer.num_layers * layer._directions, B, width) for width in widths]
+    state = [rng.normal(size=shape).astype(layer.dtype) for shape in shapes]
+    keywords = {}
+    if ragged:
+        lengths = rng.integers(0, T + 1, B)
+        lengths[: min(B, 2)] = (T, 0)[: min(B, 2)]
+        keywords["lengths"] = lengths
+    if reset:
+        keywords["reset"] = rng.random((T, B)) < 0.3
+    return x, tuple(state) if len(state) == 2 else state[0], keywords
+
+
+def agree(name, ours, theirs, tolerance):
+    scale = max(1.0, float(np.abs(theirs).max(initial=0)))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale, err_msg=name)
+
+
+def assert_same_as_reference(layer, x, state, keywords, rng):
+    tolerance = TOLERANCE[layer.dtype.name]
+    y, final, tape = layer.forward(x, state, **keywords)
+    y_ref, final_ref, tape_ref = reference.forward(layer, x, state, **keywords)
+    agree("y", y, y_ref, tolerance)
+    y_inference, final_inference = layer(x, state, **keywords)
+    np.testing.assert_array_equal(y_inference, y)
+    dy = rng.normal(size=y.shape).astype(layer.dtype)
+    pair = layer.cell == "lstm"
+    dfinal = tuple(rng.normal(size=s.shape).astype(layer.dtype) for s in (final if pair else (final,)))
+    dfinal = dfinal if pair else dfinal[0]
+    layer.zero_grad()
+    dx, dinitial = layer.backward(tape, dy, dfinal)
+    dx_ref, dinitial_ref, grads_ref = reference.backward(layer, tape_ref, dy, dfinal)
+    for name, a, b in (("state", final, final_ref), ("dstate", dinitial, dinitial_ref)):
+        for letter, ours, theirs in zip("hc", a if pair else (a,), b if pair else (b,), strict=False):
+            agree(f"{name} {letter}", ours, theirs, tolerance)
+    for ours, theirs in zip(final if pair else (final,), final_inference if pair else (final_inference,), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    if dx_ref is None:
+        assert dx is None
+    else:
+        agree("dx", dx, dx_ref, tolerance)
+    for name, grad in grads_ref.items():
+        agree(name, layer.grads[name], grad, 4 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_layer_is_what_the_reference_is(cell, stack, dtype):
+    kind, options = CELLS[cell]
+    rng = np.random.default_rng(len(cell) + len(stack))
+    layer = kind(4, 6, **options, **STACKS[stack], dtype=dtype, rng=rng)
+    for variant in ({}, {"ragged": True}, {"reset": True}, {"ragged": True, "reset": True, "one_hot": True}):
+        assert_same_as_reference(layer, *case(layer, rng, **variant), rng)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("hidden_size", [1, 3, 8, 17, 33, 64, 70])
+@pytest.mark.parametrize("cell", ["rnn tanh", "gru", "gru reset before", "lstm", "lstm projected"])
+def test_every_size_of_panel_and_tile_is_right(cell, hidden_size, dtype):
+    kind, options = CELLS[cell]
+    if "proj_size" in options and hidden_size <= options["proj_size"]:
+        pytest.skip("a projection is smaller than the hidden size")
+    rng = np.random.default_rng(hidden_size)
+    layer = kind(5, hidden_size, **options, dtype=dtype, rng=rng)
+    for B in (1, 2, 3, 4, 7, 9, 20):
+        assert_same_as_reference(layer, *case(layer, rng, T=5, B=B, ragged=B % 2 == 0), rng)
+
+
+@pytest.mark.parametrize("name", _core.instruction_sets())
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_instruction_set_is_right(cell, name):
+    kind, options = CELLS[cell]
+    used = _core.instruction_set()
+    rng = np.random.default_rng(3)
+    try:
+        _core.use_instruction_set(name)
+        for dtype in ("float32", "float64"):
+            layer = kind(6, 21, **options, bidirectional=True, dtype=dtype, rng=rng)
+            for B in (1, 5, 11):
+                assert_same_as_reference(layer, *case(layer, rng, B=B, ragged=True, reset=True), rng)
+    finally:
+        _core.use_instruction_set(used)
+
+
+@pytest.mark.parametrize("cell", ["rnn tanh", "gru", "gru reset before", "lstm", "lstm projected"])
+def test_long_sequences_cross_chunk_borders(cell):
+    kind, options = CELLS[cell]
+    rng = np.random.default_rng(1)
+    layer = kind(3, 40, **options, bidirectional=True, dtype="float64", rng=rng)
+    assert_same_as_reference(layer, *case(layer, rng, T=700, B=4, ragged=True), rng)
+    assert_same_as_reference(layer, *case(layer, rng, T=2500, B=1), rng)
