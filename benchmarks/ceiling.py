@@ -8,6 +8,7 @@ of their size, plus the products that are not tied to a step (input product, wei
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -16,23 +17,30 @@ from timing import Run, Timing
 
 SIZE = 1024  # of the square matrices
 STREAMED = 1 << 22  # elements read by one call of the streaming pass, at least
+BLOCK = 4096  # elements of a dot product at most: BLAS does not hand so few to its own threads
 
 
-def ceiling_runs(problem: Problem) -> dict[str, Run]:
+def ceiling_runs(problem: Problem, threads: int) -> dict[str, Run]:
     """The runs to time beside the contenders of a row."""
-    return {"sgemm": _sgemm(problem.dtype)} | ({"stream": _stream(problem)} if problem.shape.B == 1 else {})
+    runs = {"sgemm": _sgemm(problem.dtype)}
+    return runs | {"stream": _stream(problem, threads)} if problem.shape.B == 1 else runs
 
 
-def least_seconds(problem: Problem, timings: Mapping[str, Timing]) -> float:
-    """The time of the row's products at the ceiling."""
-    gemm_flops = 2 * SIZE**3 / timings["sgemm"].median
-    if problem.shape.B > 1:
-        return problem.flops / gemm_flops
-    size = _streamed_weights(problem)
-    bytes_a_second = _passes(size) * size * problem.dtype.itemsize / timings["stream"].median
-    passes = problem.shape.T * (2 if problem.training else 1)
-    streamed_flops = 2 * size * passes
-    return (problem.flops - streamed_flops) / gemm_flops + passes * size * problem.dtype.itemsize / bytes_a_second
+def ceiling_rates(problem: Problem, timings: Mapping[str, Timing]) -> dict[str, float]:
+    """What was measured: floating-point operations a second of BLAS, and for B = 1 bytes a second of weights."""
+    rates = {"sgemm": 2 * SIZE**3 / timings["sgemm"].median}
+    if "stream" in timings:
+        size = _streamed_weights(problem)
+        rates["stream"] = _passes(size) * size * problem.dtype.itemsize / timings["stream"].median
+    return rates
+
+
+def least_seconds(problem: Problem, rates: Mapping[str, float]) -> float:
+    """The time of the row's products at these rates."""
+    if "stream" not in rates:
+        return problem.flops / rates["sgemm"]
+    weights = _streamed_weights(problem) * problem.shape.T * (2 if problem.training else 1)  # elements read in all
+    return (problem.flops - 2 * weights) / rates["sgemm"] + weights * problem.dtype.itemsize / rates["stream"]
 
 
 def _streamed_weights(problem: Problem) -> int:
@@ -51,11 +59,22 @@ def _sgemm(dtype: np.dtype) -> Run:
     return lambda: np.matmul(a, b, out=out)
 
 
-def _stream(problem: Problem) -> Run:
-    """Read an array of the weights' size again and again: dot products of its two halves, many in one call."""
+def _stream(problem: Problem, threads: int) -> Run:
+    """Read an array of the weights' size again and again, each thread its own part of it."""
     size = _streamed_weights(problem)
-    halves = np.ones((2, size // 2), problem.dtype)
-    passes = _passes(size)
-    first, second = (np.broadcast_to(half, (passes, size // 2)) for half in halves)
-    out = np.empty(passes, problem.dtype)
-    return lambda: np.vecdot(first, second, out=out)
+    parts = [_stream_part(size // threads, _passes(size), problem.dtype) for _ in range(threads)]
+    if threads == 1:
+        return parts[0]
+    pool = ThreadPoolExecutor(threads)
+    return lambda: list(pool.map(lambda part: part(), parts))
+
+
+def _stream_part(size: int, passes: int, dtype: np.dtype) -> Run:
+    """Dot products of blocks from the two halves of an array: all of a pass, all passes in one call."""
+    blocks = -(-size // (2 * BLOCK))
+    first, second = (
+        np.broadcast_to(half.reshape(blocks, -1), (passes, blocks, size // (2 * blocks)))
+        for half in np.ones((2, size // (2 * blocks) * blocks), dtype)
+    )
+    out = np.empty((passes, blocks), dtype)
+    return lambda: np.vecdot(first, second, out=out, order="C")  # pass by pass, not block by block

@@ -20,6 +20,7 @@ _MARKS = {
     "jax": ("JAX", "^", "#2e9e6b"),
     "jax masked": ("JAX, masked", "^", "#2e9e6b"),
     "fastrnn full batch": ("fastrnn, full batch", "|", "#111111"),
+    "fastrnn one thread": ("fastrnn, one thread", "1", "#111111"),
     "ceiling": ("ceiling", "|", "#e0a000"),
 }
 

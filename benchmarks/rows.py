@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ceiling import ceiling_runs, least_seconds
+from ceiling import ceiling_rates, ceiling_runs, least_seconds
 from contenders import Contender, Entry, Unsupported
 from shapes import Problem
 from timing import Effort, Timing, estimate, measure
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
-OURS = ("fastrnn", "reference", "fastrnn full batch")  # everybody else is a peer
+OURS = ("fastrnn", "reference")  # whatever a name begins with otherwise is a peer
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Row:
     variants: dict[str, str] = field(default_factory=dict)  # which entry of a contender was the fastest
     skipped: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
-    least_seconds: float = 0.0  # at the ceiling of this row
+    ceiling: dict[str, float] = field(default_factory=dict)  # rates measured in this row
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -34,7 +34,7 @@ class Row:
 
     @property
     def best_peer(self) -> str | None:
-        peers = [name for name in self.timings if name not in OURS]
+        peers = [name for name in self.timings if not name.startswith(OURS)]
         return min(peers, key=self.seconds.__getitem__, default=None)
 
     def ratio(self, other: str | None) -> float | None:
@@ -48,8 +48,15 @@ class Row:
         return self.problem.flops / self.seconds["fastrnn"] / 1e9 if "fastrnn" in self.timings else None
 
     @property
+    def least_seconds(self) -> float | None:
+        """The time that the row would take at the ceiling."""
+        return least_seconds(self.problem, self.ceiling) if self.ceiling else None
+
+    @property
     def of_ceiling(self) -> float | None:
-        return self.least_seconds / self.seconds["fastrnn"] if "fastrnn" in self.timings else None
+        """The fraction of the ceiling that fastrnn reaches."""
+        least = self.least_seconds
+        return least / self.seconds["fastrnn"] if least and "fastrnn" in self.timings else None
 
     def as_json(self) -> dict[str, Any]:
         _, T, B, I, H, _ = self.problem.shape
@@ -69,12 +76,13 @@ class Row:
             "best_peer": self.best_peer,
             "ratio_to_best_peer": self.ratio(self.best_peer),
             "ratio_to_reference": self.ratio("reference"),
-            "ceiling_microseconds": self.least_seconds * 1e6,
+            "ceiling_rates": self.ceiling,
+            "ceiling_microseconds": self.least_seconds and self.least_seconds * 1e6,
             "of_ceiling": self.of_ceiling,
         }
 
 
-def run_row(problem: Problem, contenders: Mapping[str, Contender], effort: Effort) -> Row:
+def run_row(problem: Problem, contenders: Mapping[str, Contender], threads: int, effort: Effort) -> Row:
     """Check and time one problem. A contender that fails or disagrees is reported, not timed."""
     row = Row(problem)
     entries, results = _prepare(row, contenders)
@@ -82,9 +90,9 @@ def run_row(problem: Problem, contenders: Mapping[str, Contender], effort: Effor
     if row.wrong:
         return row
     runs = {name: entry.run for name, entry in _choose(row, entries, effort).items()}
-    timings = measure(runs | ceiling_runs(problem), effort)
+    timings = measure(runs | ceiling_runs(problem, threads), effort)
     row.timings = {name: timings[name] for name in runs}
-    row.least_seconds = least_seconds(problem, timings)
+    row.ceiling = ceiling_rates(problem, timings)
     return row
 
 
@@ -107,15 +115,22 @@ def _prepare(row: Row, contenders: Mapping[str, Contender]) -> tuple[dict[str, l
 
 def _choose(row: Row, entries: Mapping[str, list[Entry]], effort: Effort) -> dict[str, Entry]:
     """The fastest entry of every contender; in ragged rows all of them, for how they batch is what is compared."""
-    if row.problem.kind == "ragged":
-        return {f"{name} {entry.label}".strip(): entry for name, found in entries.items() for entry in found}
     chosen = {}
     for name, found in entries.items():
-        fastest = found[0] if len(found) == 1 else min(found, key=lambda e: estimate(e.run, 5 * effort.sample_seconds))
-        chosen[name] = fastest
-        if len(found) > 1:
-            row.variants[name] = fastest.label
+        ways = [entry for entry in found if not entry.yardstick]
+        if row.problem.kind != "ragged":
+            chosen[name] = _fastest(ways, effort)
+            if len(ways) > 1:
+                row.variants[name] = chosen[name].label
+        shown = [entry for entry in found if entry.yardstick or row.problem.kind == "ragged"]
+        chosen |= {f"{name} {entry.label}".strip(): entry for entry in shown}
     return chosen
+
+
+def _fastest(entries: list[Entry], effort: Effort) -> Entry:
+    if len(entries) == 1:
+        return entries[0]
+    return min(entries, key=lambda entry: estimate(entry.run, 5 * effort.sample_seconds))
 
 
 def disagreements(problem: Problem, results: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:

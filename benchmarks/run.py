@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     printed = table.Table()
     rows: list[Row] = []
     for problem in problems(options.kinds, options.cells, shapes, options.dtype):
-        rows.append(run_row(problem, found, effort))
+        rows.append(run_row(problem, found, options.threads, effort))
         printed.add(rows[-1])
         for line in rows[-1].wrong:
             print(f"WRONG: {line}", flush=True)

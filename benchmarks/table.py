@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -68,15 +69,26 @@ def verdict(row: Row) -> str:
 
 def summary(rows: Sequence[Row]) -> str:
     """Geometric means over the rows of each kind, wins and losses, and what was skipped."""
-    lines = [""]
+    lines: list[str | None] = [""]
     for kind in dict.fromkeys(row.problem.kind for row in rows):
         of_kind = [row for row in rows if row.problem.kind == kind]
         lines += _means(kind, of_kind)
         for cell in dict.fromkeys(row.problem.cell for row in of_kind):
             lines += _means(f"  {cell}", [row for row in of_kind if row.problem.cell == cell])
+    lines += [_ceiling(rows, "sgemm", "BLAS", "GFLOP/s"), _ceiling(rows, "stream", "weights of B = 1", "GB/s")]
     reasons = dict.fromkeys((name, reason) for row in rows for name, reason in row.skipped.items())
     lines += [f"skipped: {name}: {reason}" for name, reason in reasons]
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if line is not None)
+
+
+def _ceiling(rows: Sequence[Row], name: str, title: str, unit: str) -> str | None:
+    """The measured ceiling and how far it swung from row to row, which tells how steady the machine was."""
+    rates = sorted(row.ceiling[name] / 1e9 for row in rows if name in row.ceiling)
+    if not rates:
+        return None
+    return (
+        f"ceiling: {title} {statistics.median(rates):.1f} {unit}, from {rates[0]:.1f} to {rates[-1]:.1f} over the rows"
+    )
 
 
 def _means(title: str, rows: Sequence[Row]) -> list[str]:
@@ -90,10 +102,14 @@ def _means(title: str, rows: Sequence[Row]) -> list[str]:
     reference = geometric_mean(row.ratio("reference") for row in rows)
     packed = geometric_mean(row.ratio("torch packed") for row in rows)
     full = geometric_mean(row.ratio("fastrnn full batch") for row in rows)
+    one = geometric_mean(row.ratio("fastrnn one thread") for row in rows)
+    ceiling = geometric_mean(row.of_ceiling for row in rows)
     return [
         f"{title:12}geometric mean {geometric_mean(known.values()):.2f}x the best peer"
         + (f", {reference:.2f}x the reference" if reference else "")
         + (f", {packed:.2f}x torch packed" if packed else "")
+        + (f", {one:.2f}x itself with one thread" if one else "")
+        + (f", {ceiling:.0%} of the ceiling" if ceiling else "")
         + (f"; takes {1 / full:.2f} of the full batch's time" if full else "")
         + f"; wins {wins}, losses {losses} of {len(known)}; worst {known[worst]:.2f}x ({worst})"
     ]

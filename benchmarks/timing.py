@@ -17,6 +17,7 @@ class Timing:
     """The samples of one contender: seconds a call, one sample a round."""
 
     repetitions: int
+    warm: bool  # whether a call goes before each sample, to refill the caches; for long calls it would make no odds
     samples: list[float] = field(default_factory=list)
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
@@ -59,7 +60,7 @@ def measure(runs: Mapping[str, Run], effort: Effort) -> dict[str, Timing]:
     timings = {}
     for name, run in runs.items():
         seconds = estimate(run, effort.sample_seconds)
-        timings[name] = Timing(max(1, math.ceil(effort.sample_seconds / seconds)))
+        timings[name] = Timing(max(1, math.ceil(effort.sample_seconds / seconds)), warm=seconds < 0.1)
     end = time.perf_counter() + effort.row_seconds
     for round_ in range(effort.rounds):
         for name, run in runs.items():
@@ -70,10 +71,11 @@ def measure(runs: Mapping[str, Run], effort: Effort) -> dict[str, Timing]:
 
 
 def _sample(run: Run, timing: Timing, pause: float) -> None:
-    """One sample: the mean of `timing.repetitions` calls, after one call that refills the caches."""
+    """One sample: the mean of `timing.repetitions` calls."""
     if pause:
         time.sleep(pause)
-    run()
+    if timing.warm:
+        run()
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -39,12 +39,14 @@ class Entry:
 
     run: does the whole work and returns results that are ready.
     outputs: turns what `run` returned into NumPy arrays by name (y, h, c, dx and the parameters' names) to be compared.
+    yardstick: not a contender but something to hold it against, always timed and shown in a column of its own.
     keep: memory that the library only points to, which has to live as long as the entry.
     """
 
     label: str
     run: Callable[[], Any]
     outputs: Callable[[Any], dict[str, np.ndarray]]
+    yardstick: bool = False
     keep: Any = None
 
 

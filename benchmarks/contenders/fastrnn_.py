@@ -35,21 +35,39 @@ def named(y: np.ndarray, state: Any) -> dict[str, np.ndarray]:
 
 
 class Contender:
+    version = fastrnn.__version__
+
     def __init__(self, threads: int) -> None:
+        self._threads = threads
         fastrnn.set_num_threads(threads)
-        self.version = fastrnn.__version__
 
     def entries(self, problem: Problem) -> list[Entry]:
-        layer, state = make_layer(problem), make_state(problem)
-        if not problem.training:
-            x = problem.x
-            return [Entry("", lambda: layer(x, state), lambda result: named(*result))]
-        if problem.kind == "training":
-            return [_training(layer, problem, "", None)]
-        return [_training(layer, problem, "", problem.lengths), _training(layer, problem, "full batch", None)]
+        layer = make_layer(problem)
+        entries = [_training(layer, problem, problem.lengths) if problem.training else _inference(layer, problem)]
+        if self._threads > 1:
+            entries.append(self._one_thread(entries[0]))
+        if problem.kind == "ragged":
+            full = _training(layer, problem, None)
+            entries.append(Entry("full batch", full.run, lambda result: {}, yardstick=True))  # another problem
+        return entries
+
+    def _one_thread(self, entry: Entry) -> Entry:
+        def run() -> Any:
+            fastrnn.set_num_threads(1)
+            try:
+                return entry.run()
+            finally:
+                fastrnn.set_num_threads(self._threads)
+
+        return Entry("one thread", run, entry.outputs, yardstick=True)
 
 
-def _training(layer: Any, problem: Problem, label: str, lengths: np.ndarray | None) -> Entry:
+def _inference(layer: Any, problem: Problem) -> Entry:
+    x, state = problem.x, make_state(problem)
+    return Entry("", lambda: layer(x, state), lambda result: named(*result))
+
+
+def _training(layer: Any, problem: Problem, lengths: np.ndarray | None) -> Entry:
     x, dy = problem.x, problem.dy
     options = {} if lengths is None else {"lengths": lengths}
 
@@ -60,9 +78,7 @@ def _training(layer: Any, problem: Problem, label: str, lengths: np.ndarray | No
         return y, state, dx
 
     def outputs(result: Any) -> dict[str, np.ndarray]:
-        if label:
-            return {}  # the full batch is another problem: a yardstick, not a contender
         y, state, dx = result
         return named(y, state) | {"dx": dx} | {name: grad.copy() for name, grad in layer.grads.items()}
 
-    return Entry(label, run, outputs)
+    return Entry("", run, outputs)
