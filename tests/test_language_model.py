@@ -93,10 +93,10 @@ def test_bits_per_character_are_the_mean_over_one_uncut_reading(proverb, monkeyp
 
 
 def test_held_out_bits_of_several_streams_are_nearly_those_of_one(proverb):
-    text = PROVERB * 60 + "moss" * 100
+    text = PROVERB * 130 + "moss" * 100  # 4,690 characters: four streams
     ids = np.array([proverb.vocabulary.index(character) for character in text])
     several = training.held_out_bits(proverb.layer, proverb.head, ids)
-    assert several == pytest.approx(proverb.bits_per_character(text), rel=0.05)
+    assert several == pytest.approx(proverb.bits_per_character(text), abs=0.02)
 
 
 # What training does
