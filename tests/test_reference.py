@@ -256,6 +256,25 @@ def test_nothing_returned_is_part_of_the_tape_or_of_the_arguments(cell):
         np.testing.assert_array_equal(got, wanted)
 
 
+@every_cell
+def test_the_final_state_of_a_cell_is_not_part_of_its_tape_or_its_initial_state(cell):
+    p = problem(cell, {})
+    forward, backward = getattr(reference, f"{cell}_forward"), getattr(reference, f"{cell}_backward")
+    before, dstate = ([s[0] for s in as_pair(state)] for state in (p.state, p.dstate))
+    weights = {name.removesuffix("_l0"): array for name, array in p.layer.params.items()}
+    for x in (p.x, p.x[:0]):
+        _, *last, tape = forward(x, *before, **weights)
+        expected = backward(tape, p.dy[: len(x)], *dstate)
+        for s in last:
+            assert not any(np.shares_memory(s, b) for b in before)
+            s[...] = np.nan
+        result = backward(tape, p.dy[: len(x)], *dstate)
+        for got, wanted in zip(
+            (*result[:-1], *result[-1].values()), (*expected[:-1], *expected[-1].values()), strict=True
+        ):
+            np.testing.assert_array_equal(got, wanted)
+
+
 def test_the_gradients_are_returned_and_not_added_into_the_layer():
     p = problem("gru", {})
     p.layer.grads = {name: np.zeros_like(array) for name, array in p.layer.params.items()}

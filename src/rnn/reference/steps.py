@@ -67,7 +67,7 @@ def input_product(x: np.ndarray, weight: np.ndarray, *biases: np.ndarray | None)
 
     An integer x (T, B) stands for one-hot vectors: U x(t) is then column x(t) of U.
     """
-    product: np.ndarray = weight.T[x] if is_one_hot(x) else x @ weight.T
+    product: np.ndarray = weight.T[x] if is_one_hot(x) else by_rows(x, weight.T)
     for bias in biases:
         if bias is not None:
             product += bias
@@ -77,7 +77,7 @@ def input_product(x: np.ndarray, weight: np.ndarray, *biases: np.ndarray | None)
 def input_gradients(x: np.ndarray, weight: np.ndarray, da: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
     """dL/dx(t) = U^T da(t) and dL/dU = sum over t of da(t) x(t)^T; there is no dL/dx where x is an index."""
     if not is_one_hot(x):
-        return da @ weight, weight_gradient(da, x)
+        return by_rows(da, weight), weight_gradient(da, x)
     dweight = np.zeros(weight.shape[::-1], weight.dtype)  # (I, GH): da(t) is added to row x(t)
     np.add.at(dweight, x, da)
     return None, dweight.T
@@ -93,6 +93,12 @@ def bias_gradient(da: np.ndarray) -> np.ndarray:
     """Sum over t and the batch of da: (T, B, N) -> (N,)."""
     gradient: np.ndarray = rows(da).sum(axis=0)
     return gradient
+
+
+def by_rows(array: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(..., N) @ (N, M) -> (..., M) as one product of two matrices; NumPy's own would be one for each t."""
+    product: np.ndarray = rows(array) @ matrix
+    return product.reshape(*array.shape[:-1], matrix.shape[1])
 
 
 def rows(array: np.ndarray) -> np.ndarray:
