@@ -77,7 +77,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _load(names: list[str], threads: int) -> tuple[dict[str, Callable[..., Result]], dict[str, str]]:
     import fastrnn
 
-    fastrnn.set_num_threads(threads)
     trainers: dict[str, Callable[..., Result]] = {"fastrnn": train_fastrnn, "torch": train_torch}
     versions = {"fastrnn": fastrnn.__version__}
     if "torch" in names:

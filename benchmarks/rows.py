@@ -23,7 +23,7 @@ class Row:
 
     problem: Problem
     timings: dict[str, Timing] = field(default_factory=dict)
-    variants: dict[str, str] = field(default_factory=dict)  # which entry of a contender was the fastest
+    variants: dict[str, str] = field(default_factory=dict)  # the fastest way for a column that has several
     skipped: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     ceiling: dict[str, float] = field(default_factory=dict)  # rates measured in this row
@@ -97,33 +97,31 @@ def run_row(problem: Problem, contenders: Mapping[str, Contender], threads: int,
 
 
 def _prepare(row: Row, contenders: Mapping[str, Contender]) -> tuple[dict[str, list[Entry]], dict[str, Any]]:
-    """Every contender's entries that run, and what they gave, by contender and label."""
+    """Every contender's entries that run, and what each gave."""
     entries: dict[str, list[Entry]] = {}
     results: dict[str, dict[str, np.ndarray]] = {}
     for name, contender in contenders.items():
         try:
             found = contender.entries(row.problem)
-            results |= {f"{name} {entry.label}".strip(): entry.outputs(entry.run()) for entry in found}
+            given = {" ".join((name, entry.column, entry.way)): entry.outputs(entry.run()) for entry in found}
         except (Unsupported, NotImplementedError) as error:
             row.skipped[name] = str(error)
         except Exception as error:  # one broken contender must not hide the others; the run fails in the end
             row.wrong.append(f"{row.problem.name}: {name} failed: {type(error).__name__}: {error}")
         else:
             entries[name] = found
+            results |= given
     return entries, results
 
 
 def _choose(row: Row, entries: Mapping[str, list[Entry]], effort: Effort) -> dict[str, Entry]:
-    """The fastest entry of every contender; in ragged rows all of them, for how they batch is what is compared."""
-    chosen = {}
+    """The fastest entry for each column of the table."""
+    columns: dict[str, list[Entry]] = {}
     for name, found in entries.items():
-        ways = [entry for entry in found if not entry.yardstick]
-        if row.problem.kind != "ragged":
-            chosen[name] = _fastest(ways, effort)
-            if len(ways) > 1:
-                row.variants[name] = chosen[name].label
-        shown = [entry for entry in found if entry.yardstick or row.problem.kind == "ragged"]
-        chosen |= {f"{name} {entry.label}".strip(): entry for entry in shown}
+        for entry in found:
+            columns.setdefault(f"{name} {entry.column}".strip(), []).append(entry)
+    chosen = {column: _fastest(ways, effort) for column, ways in columns.items()}
+    row.variants |= {column: chosen[column].way for column, ways in columns.items() if len(ways) > 1}
     return chosen
 
 

@@ -4,7 +4,7 @@
     .version                        what was measured
     .entries(problem) -> [Entry]    ways to do this problem, each at its best; `Unsupported` if there is none
 
-Of several entries the fastest counts, except for ragged batches, where each is shown.
+Of several entries for one column of the table the fastest counts: the layer or the Cell, one thread or more.
 Converting weights and inputs and compiling happen in `entries` or in the first call, outside the timing.
 """
 
@@ -39,15 +39,21 @@ class Entry:
 
     run: does the whole work and returns results that are ready.
     outputs: turns what `run` returned into NumPy arrays by name (y, h, c, dx and the parameters' names) to be compared.
-    yardstick: not a contender but something to hold it against, always timed and shown in a column of its own.
+    column: which of the contender's columns of the table this is for; mostly there is one, without a name.
+    way: what sets it apart from the other entries for that column.
     keep: memory that the library only points to, which has to live as long as the entry.
     """
 
-    label: str
     run: Callable[[], Any]
     outputs: Callable[[Any], dict[str, np.ndarray]]
-    yardstick: bool = False
+    column: str = ""
+    way: str = ""
     keep: Any = None
+
+
+def thread_counts(threads: int) -> dict[str, int]:
+    """Numbers of threads to try with a library, by name: small problems can be faster with one than with all."""
+    return {"one thread": 1} | ({f"{threads} threads": threads} if threads > 1 else {})
 
 
 class Contender(Protocol):

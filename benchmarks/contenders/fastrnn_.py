@@ -38,8 +38,9 @@ class Contender:
     version = fastrnn.__version__
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
-        fastrnn.set_num_threads(threads)
+        self._threads = threads if hasattr(fastrnn, "set_num_threads") else 1  # without it, it has but one
+        if self._threads > 1:
+            fastrnn.set_num_threads(threads)
 
     def entries(self, problem: Problem) -> list[Entry]:
         layer = make_layer(problem)
@@ -48,7 +49,7 @@ class Contender:
             entries.append(self._one_thread(entries[0]))
         if problem.kind == "ragged":
             full = _training(layer, problem, None)
-            entries.append(Entry("full batch", full.run, lambda result: {}, yardstick=True))  # another problem
+            entries.append(Entry(full.run, lambda result: {}, column="full batch"))  # another problem
         return entries
 
     def _one_thread(self, entry: Entry) -> Entry:
@@ -59,12 +60,12 @@ class Contender:
             finally:
                 fastrnn.set_num_threads(self._threads)
 
-        return Entry("one thread", run, entry.outputs, yardstick=True)
+        return Entry(run, entry.outputs, column="one thread")
 
 
 def _inference(layer: Any, problem: Problem) -> Entry:
     x, state = problem.x, make_state(problem)
-    return Entry("", lambda: layer(x, state), lambda result: named(*result))
+    return Entry(lambda: layer(x, state), lambda result: named(*result))
 
 
 def _training(layer: Any, problem: Problem, lengths: np.ndarray | None) -> Entry:
@@ -81,4 +82,4 @@ def _training(layer: Any, problem: Problem, lengths: np.ndarray | None) -> Entry
         y, state, dx = result
         return named(y, state) | {"dx": dx} | {name: grad.copy() for name, grad in layer.grads.items()}
 
-    return Entry("", run, outputs)
+    return Entry(run, outputs)

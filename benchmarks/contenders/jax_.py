@@ -106,11 +106,11 @@ def _inference(problem: Problem) -> Entry:
             return y, tuple(s[None] for s in final)
 
         x, state = problem.x, tuple(problem.state.values())
-        return Entry("", lambda: jax.tree.map(np.asarray, step(x, state)), outputs)
+        return Entry(lambda: jax.tree.map(np.asarray, step(x, state)), outputs)
 
     zeros, given = _zeros(problem), jnp.asarray(problem.x)
     function = jax.jit(lambda x: _forward(problem.cell, params, x, zeros))
-    return Entry("", lambda: jax.block_until_ready(function(given)), outputs)
+    return Entry(lambda: jax.block_until_ready(function(given)), outputs)
 
 
 def _training(problem: Problem) -> Entry:
@@ -130,4 +130,5 @@ def _training(problem: Problem) -> Entry:
         grads = {name: np.asarray(grad).T for name, grad in dparams.items()}
         return _named(problem, y, state) | {"dx": np.asarray(dx)} | grads
 
-    return Entry("masked" if ragged else "", lambda: jax.block_until_ready(function(params, x, mask, dy)), outputs)
+    column = "masked" if ragged else ""
+    return Entry(lambda: jax.block_until_ready(function(params, x, mask, dy)), outputs, column=column)

@@ -28,5 +28,5 @@ class Contender:
             return y, final, dx, grads
 
         if problem.training:
-            return [Entry("", training, lambda r: named(r[0], r[1]) | {"dx": r[2]} | dict(r[3]))]
-        return [Entry("", inference, lambda r: named(r[0], r[1]))]
+            return [Entry(training, lambda r: named(r[0], r[1]) | {"dx": r[2]} | dict(r[3]))]
+        return [Entry(inference, lambda r: named(r[0], r[1]))]

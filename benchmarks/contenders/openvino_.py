@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from contenders import Entry, Unsupported
+from contenders import Entry, Unsupported, thread_counts
 from contenders.onnx_model import make_inputs, make_model, make_outputs, named
 from shapes import Problem
 
@@ -16,25 +16,26 @@ class Contender:
     version = ov.__version__
 
     def __init__(self, threads: int) -> None:
-        self._core = ov.Core()
-        self._settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
+        self._core, self._threads = ov.Core(), threads
 
     def entries(self, problem: Problem) -> list[Entry]:
         if problem.training:
             raise Unsupported("OpenVINO does not train")
         if problem.dtype != np.float32:
             raise Unsupported("OpenVINO is compared in float32")
-        compiled = self._core.compile_model(self._core.read_model(make_model(problem)), "CPU", self._settings)
-        request = compiled.create_infer_request()
+        model = self._core.read_model(make_model(problem))
+        return [self._entry(problem, model, way, threads) for way, threads in thread_counts(self._threads).items()]
+
+    def _entry(self, problem: Problem, model: ov.Model, way: str, threads: int) -> Entry:
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        request = self._core.compile_model(model, "CPU", settings).create_infer_request()
         given, outputs = make_inputs(problem), make_outputs(problem)
         inputs = {name: array.copy() for name, array in given.items()}
-        for name, array in inputs.items():
-            request.set_tensor(name, ov.Tensor(array, shared_memory=True))
-        for name, array in outputs.items():
+        for name, array in (inputs | outputs).items():
             request.set_tensor(name, ov.Tensor(array, shared_memory=True))
 
         def run() -> Any:
@@ -46,4 +47,4 @@ class Contender:
                 np.copyto(inputs[name], array)
             return run()
 
-        return [Entry("", step if problem.kind == "step" else run, named, keep=inputs)]
+        return Entry(step if problem.kind == "step" else run, named, way=way, keep=inputs)

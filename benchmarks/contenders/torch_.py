@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from contenders import Entry
+from contenders import Entry, thread_counts
 from shapes import Problem
 
 _LAYERS = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
@@ -24,11 +25,23 @@ class Contender:
     version = torch.__version__
 
     def __init__(self, threads: int) -> None:
+        self._threads = threads
         torch.set_num_threads(threads)
 
     def entries(self, problem: Problem) -> list[Entry]:
         make = {"step": _steps, "inference": _inference, "training": _training, "ragged": _ragged}[problem.kind]
-        return make(problem)
+        entries = make(problem)
+        if self._threads == 1:
+            return entries
+        return [_with(way, n, entry) for way, n in thread_counts(self._threads).items() for entry in entries]
+
+
+def _with(way: str, threads: int, entry: Entry) -> Entry:
+    def run() -> Any:
+        torch.set_num_threads(threads)
+        return entry.run()
+
+    return replace(entry, run=run, way=f"{entry.way} {way}".strip())
 
 
 def _layer(problem: Problem) -> torch.nn.RNNBase:
@@ -74,7 +87,7 @@ def _steps(problem: Problem) -> list[Entry]:
     def layer_outputs(result: Any) -> dict[str, np.ndarray]:
         return dict(zip(("y", *problem.states), result, strict=True))
 
-    return [Entry("layer", run_layer, layer_outputs), Entry("cell", run_cell, cell_outputs)]
+    return [Entry(run_layer, layer_outputs, way="layer"), Entry(run_cell, cell_outputs, way="cell")]
 
 
 def _inference(problem: Problem) -> list[Entry]:
@@ -119,7 +132,7 @@ def _ragged(problem: Problem) -> list[Entry]:
     def outputs(result: Any) -> dict[str, np.ndarray]:
         return _with_gradients(names, result)
 
-    return [Entry("packed", packed, outputs), Entry("padded", padded, outputs)]
+    return [Entry(packed, outputs, column="packed"), *_with_and_without_onednn(problem, padded, outputs, "padded")]
 
 
 def _with_gradients(names: tuple[str, ...], result: Any) -> dict[str, np.ndarray]:
@@ -128,15 +141,16 @@ def _with_gradients(names: tuple[str, ...], result: Any) -> dict[str, np.ndarray
 
 
 def _with_and_without_onednn(
-    problem: Problem, run: Callable[[], Any], outputs: Callable[[Any], dict[str, np.ndarray]]
+    problem: Problem, run: Callable[[], Any], outputs: Callable[[Any], dict[str, np.ndarray]], column: str = ""
 ) -> list[Entry]:
     """The run as it is, and for the LSTM, which torch hands to oneDNN, also with torch's own loop."""
     if problem.cell != "lstm" or problem.dtype != np.float32:
-        return [Entry("", run, outputs)]
+        return [Entry(run, outputs, column=column)]
 
     def without() -> Any:
         with torch.backends.mkldnn.flags(enabled=False):
             return run()
 
     warnings.filterwarnings("ignore", "TF32 acceleration", UserWarning)  # flags() sets it, to no effect on a CPU
-    return [Entry("with oneDNN", run, outputs), Entry("without oneDNN", without, outputs)]
+    ways = {"with oneDNN": run, "without oneDNN": without}
+    return [Entry(run, outputs, column=column, way=way) for way, run in ways.items()]
