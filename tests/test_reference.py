@@ -301,19 +301,23 @@ def test_all_pre_activations_beyond_the_clip_leave_no_gradient():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"x": np.zeros((T, B, I), "float32")}, TypeError, "expected x of dtype float64 or integer, got float32"),
+        (
+            {"x": np.zeros((T, B, I), "float32")},
+            TypeError,
+            "expected x of dtype float64, or of an integer dtype, got float32",
+        ),
         ({"x": np.zeros((T, B, I + 1))}, ValueError, r"expected x of shape \(T, B, 2\), or without B, got \(5, 4, 3\)"),
         ({"x": np.zeros((T, B, I, 1))}, ValueError, "expected x of shape"),
         ({"x": np.zeros((T, B, I), int)}, ValueError, r"expected x of shape \(T, B\), or without B"),
-        ({"x": np.full((T, B), I)}, ValueError, r"expected indices in \[0, 2\), got 2 to 2"),
-        ({"x": np.full((T, B), -1)}, ValueError, r"expected indices in \[0, 2\), got -1 to -1"),
-        ({"state": np.zeros((1, B, H))}, TypeError, r"expected the state of an LSTM as a pair \(h, c\), got ndarray"),
+        ({"x": np.full((T, B), I)}, ValueError, r"expected integer x from 0 to 1, got 2 to 2"),
+        ({"x": np.full((T, B), -1)}, ValueError, r"expected integer x from 0 to 1, got -1 to -1"),
+        ({"state": np.zeros((1, B, H))}, TypeError, r"expected state of an LSTM as a pair \(h, c\), got ndarray"),
         ({"state": (np.zeros((1, B, H)), np.zeros((2, B, H)))}, ValueError, "expected state c of shape"),
         ({"state": (np.zeros((1, B, H), "float32"),) * 2}, TypeError, "expected state h of dtype float64"),
         ({"lengths": np.ones(B)}, TypeError, "expected lengths of an integer dtype, got float64"),
         ({"lengths": np.ones(B - 1, int)}, ValueError, r"expected lengths of shape \(4,\), got \(3,\)"),
-        ({"lengths": np.array([0, 1, 2, T + 1])}, ValueError, r"expected lengths in \[0, 5\], got 0 to 6"),
-        ({"lengths": np.array([-1, 1, 2, 3])}, ValueError, r"expected lengths in \[0, 5\], got -1 to 3"),
+        ({"lengths": np.array([0, 1, 2, T + 1])}, ValueError, r"expected lengths from 0 to T = 5, got 0 to 6"),
+        ({"lengths": np.array([-1, 1, 2, 3])}, ValueError, r"expected lengths from 0 to T = 5, got -1 to 3"),
         ({"reset": np.zeros((T, B))}, TypeError, "expected reset of dtype bool, got float64"),
         ({"reset": np.zeros((B, T), bool)}, ValueError, r"expected reset of shape \(5, 4\), got \(4, 5\)"),
     ],
@@ -331,7 +335,7 @@ def test_backward_refuses_what_does_not_fit():
         reference.backward(layer, tape, y[1:])
     with pytest.raises(TypeError, match="expected dy of dtype float64, got float32"):
         reference.backward(layer, tape, y.astype("float32"))
-    with pytest.raises(ValueError, match="expected state h of shape"):
+    with pytest.raises(ValueError, match=r"expected dstate of shape \(1, 4, 3\), got \(1, 3, 3\)"):
         reference.backward(layer, tape, y, state[:, 1:])
 
 

@@ -113,7 +113,7 @@ def backward(
     """
     dy = checked_array("dy", dy, tape.y_shape, np.dtype(layer.dtype))
     dx: Any = _time_major(layer, dy, width=dy.shape[-1])[0]  # by the input of the layer above; here, by y itself
-    final = _checked_state(layer, dstate, dx.shape[1], tape.unbatched)
+    final = _checked_state(layer, dstate, dx.shape[1], tape.unbatched, "dstate")
     initial = tuple(np.empty_like(s) for s in final)
     _, run_back, _ = _CELLS[layer.cell]
 
@@ -184,7 +184,7 @@ def _time_major(layer: Any, x: np.ndarray, width: int | None = None) -> tuple[np
     else:
         n_axes = 3
         if x.dtype != layer.dtype:
-            raise TypeError(f"expected x of dtype {np.dtype(layer.dtype)} or integer, got {x.dtype}")
+            raise TypeError(f"expected x of dtype {np.dtype(layer.dtype)}, or of an integer dtype, got {x.dtype}")
     axes = ("B, T" if layer.batch_first else "T, B") + (f", {width}" if n_axes == 3 else "")
     if x.ndim not in (n_axes - 1, n_axes) or (n_axes == 3 and x.shape[-1] != width):
         raise ValueError(f"expected x of shape ({axes}), or without B, got {x.shape}")
@@ -204,8 +204,10 @@ def _user_state(states: tuple[np.ndarray, ...], unbatched: bool) -> State:
     return states if len(states) == 2 else states[0]
 
 
-def _checked_state(layer: Any, state: State | None, n_rows: int, unbatched: bool) -> tuple[np.ndarray, ...]:
-    """The state as a tuple (h,) or (h, c) with a batch axis; zeros for None."""
+def _checked_state(
+    layer: Any, state: State | None, n_rows: int, unbatched: bool, name: str = "state"
+) -> tuple[np.ndarray, ...]:
+    """A state, or its gradient, as a tuple (h,) or (h, c) with a batch axis; zeros for None."""
     n_states = layer.num_layers * (2 if layer.bidirectional else 1)
     widths = [layer.hidden_size]
     if layer.cell == "lstm":
@@ -213,12 +215,14 @@ def _checked_state(layer: Any, state: State | None, n_rows: int, unbatched: bool
     if state is None:
         return tuple(np.zeros((n_states, n_rows, width), layer.dtype) for width in widths)
     if len(widths) == 2 and not (isinstance(state, tuple | list) and len(state) == 2):
-        raise TypeError(f"expected the state of an LSTM as a pair (h, c), got {type(state).__name__}")
+        raise TypeError(f"expected {name} of an LSTM as a pair (h, c), got {type(state).__name__}")
     states = state if len(widths) == 2 else (state,)
     checked = []
-    for name, array, width in zip("hc", states, widths, strict=False):
+    for letter, array, width in zip("hc", states, widths, strict=False):
         shape = (n_states, width) if unbatched else (n_states, n_rows, width)
-        checked.append(checked_array(f"state {name}", array, shape, np.dtype(layer.dtype)))
+        checked.append(
+            checked_array(f"{name} {letter}" if len(widths) == 2 else name, array, shape, np.dtype(layer.dtype))
+        )
     return tuple(s[:, None] if unbatched else s for s in checked)
 
 
@@ -231,7 +235,7 @@ def _checked_lengths(lengths: np.ndarray | None, x: np.ndarray) -> np.ndarray | 
     if lengths.shape != (x.shape[1],):
         raise ValueError(f"expected lengths of shape ({x.shape[1]},), got {lengths.shape}")
     if (lengths < 0).any() or (lengths > len(x)).any():
-        raise ValueError(f"expected lengths in [0, {len(x)}], got {lengths.min()} to {lengths.max()}")
+        raise ValueError(f"expected lengths from 0 to T = {len(x)}, got {lengths.min()} to {lengths.max()}")
     return lengths
 
 
@@ -239,7 +243,9 @@ def _check_indices(layer: Any, x: np.ndarray, lengths: np.ndarray | None) -> Non
     if is_one_hot(x):
         counted = Steps.of(len(x), lengths, None).without_padding(x)
         if (counted < 0).any() or (counted >= layer.input_size).any():
-            raise ValueError(f"expected indices in [0, {layer.input_size}), got {counted.min()} to {counted.max()}")
+            raise ValueError(
+                f"expected integer x from 0 to {layer.input_size - 1}, got {counted.min()} to {counted.max()}"
+            )
 
 
 def _checked_reset(layer: Any, reset: np.ndarray | None, shape: tuple[int, int], unbatched: bool) -> np.ndarray | None:
