@@ -13,6 +13,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import fastrnn
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,10 +80,11 @@ def test_every_python_file_of_the_source_tree_is_installed(tmp_path):
     assert [str(file) for file in files if not (installed / file).exists()] == []
 
 
-def test_metadata_names_the_run_time_dependencies_and_the_licences():
+def test_metadata_names_version_run_time_dependencies_and_licences():
     metadata = importlib.metadata.metadata("fastrnn")
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert {line.split(">")[0] for line in required} == {"numpy", "safetensors", "tqdm"}
+    assert metadata["Version"] == fastrnn.__version__
     assert metadata.get_all("License-File") == ["LICENSE", "LICENSES/OpenBLAS.txt"]
 
 
@@ -119,8 +121,9 @@ def test_wheel_is_at_most_12_megabytes(wheel):
 
 def test_wheel_holds_package_library_and_licences_but_no_sources(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert not [name for name in names if name.endswith((".c", ".cpp", ".hpp", ".h", ".pyx", ".pxd"))]
-    assert {name.split("/")[0] for name in names} == {"fastrnn", "fastrnn-0.1.0.dist-info"}
+    installed = (".py", ".pyi", ".so", ".dylib", "/py.typed")
+    assert [name for name in names if name.startswith("fastrnn/") and not name.endswith(installed)] == []
+    assert {name.split("/")[0] for name in names} == {"fastrnn", f"fastrnn-{fastrnn.__version__}.dist-info"}
     endings = ["/licenses/LICENSE", "/licenses/LICENSES/OpenBLAS.txt", "/py.typed", "/cli.py"]
     assert [end for end in endings if not any(name.endswith(end) for name in names)] == []
     assert len([name for name in names if name.startswith("fastrnn/.libs/libscipy_openblas")]) == 1
@@ -140,4 +143,4 @@ def test_wheel_installs_the_command(clean_python, tmp_path):
     command = [clean_python.with_name("fastrnn"), "info"]
     process = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
     assert process.returncode == 0, process.stderr
-    assert "0.1.0" in process.stdout
+    assert fastrnn.__version__ in process.stdout
