@@ -109,7 +109,7 @@ def warn_of_extra_threads(rows: list[Any], threads: int) -> None:
             if timing.cores_used > threads + 0.1:
                 greedy[name] = max(greedy.get(name, 0.0), timing.cores_used)
     for name, cores in greedy.items():
-        print(f"WARNING: {name} kept up to {cores:.1f} cores busy with {threads} thread{'s'[: threads > 1]} granted")
+        print(f"WARNING: while {name} ran, up to {cores:.1f} cores were busy; {threads} granted")
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
