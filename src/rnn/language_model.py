@@ -24,9 +24,9 @@ class LanguageModel:
 
     >>> from fastrnn import LanguageModel
     >>> model = LanguageModel("rnn", hidden_size=32, rng=0)
-    >>> history = model.fit("to be or not to be, that is the question. " * 100, steps=100)
-    >>> model.generate("to be", 10, temperature=0)
-    ' or not to'
+    >>> history = model.fit("to be or not to be, that is the question. " * 100, steps=100, lr=1e-2)
+    >>> model.generate("or not", 20, temperature=0)
+    ' to be, that is the '
 
     cell: "rnn" (tanh), "gru" or "lstm".  hidden_size (H), num_layers (L): of the recurrent layer.
     rng: None, an int or a numpy Generator, for the initial weights; the same rng and text give the same bits.
@@ -202,19 +202,16 @@ def _checked_text(name: str, text: Any) -> str:
 
 def _encode(name: str, text: str, vocabulary: str) -> np.ndarray:
     """The place of each character of `text` in the vocabulary, int32; ValueError that names those without one."""
-    known, codes = _code_points(vocabulary), _code_points(_checked_text(name, text))
-    if len(codes) == 0:
-        return np.empty(0, np.int32)
-    unknown = set(text).difference(vocabulary)
+    unknown = set(_checked_text(name, text)).difference(vocabulary)
     if unknown:
         shown = ", ".join(repr(character) for character in sorted(unknown)[:10])
         more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
         raise ValueError(f"expected {name} of characters that the model knows; it has not learned {shown}{more}")
-    return np.searchsorted(known, codes).astype(np.int32)
+    return np.searchsorted(_code_points(vocabulary), _code_points(text)).astype(np.int32)
 
 
 def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4") if text else np.empty(0, "<u4")
 
 
 def _split(ids: np.ndarray, validation: float, batch_size: int, seq_len: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,8 @@ import numpy as np
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write named arrays and a dict of strings to `path` as safetensors; an old file is replaced whole or not at all.
 
+    >>> import numpy as np
+    >>> from fastrnn.storage import load_arrays, save_arrays
     >>> save_arrays("weights.safetensors", {"weight": np.zeros((3, 2))}, {"note": "all zero"})
     >>> load_arrays("weights.safetensors")[1]
     {'note': 'all zero'}
