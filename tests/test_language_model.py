@@ -476,6 +476,19 @@ def test_loaded_model_is_the_saved_one(proverb, tmp_path):
     assert loaded.bits_per_character(PROVERB) == proverb.bits_per_character(PROVERB)
 
 
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_every_cell_learns_writes_and_is_loaded_again(tmp_path, cell, num_layers):
+    model = LanguageModel(cell, 8, num_layers, rng=0)
+    history = fit_small(model, steps=40, lr=1e-2)
+    assert history.held_out_bits < history.train_bits[0] - 0.5
+    model.save(tmp_path / "model")
+    loaded = LanguageModel.load(tmp_path / "model")
+    assert (loaded.layer.cell, loaded.layer.num_layers) == (cell, num_layers)
+    assert weights(loaded).tobytes() == weights(model).tobytes()
+    assert loaded.generate("a", 20, rng=0) == model.generate("a", 20, rng=0)
+
+
 def test_training_goes_on_the_same_from_a_file(tmp_path):
     model = small_model()
     fit_small(model)
