@@ -480,8 +480,8 @@ def test_loaded_model_is_the_saved_one(proverb, tmp_path):
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_every_cell_learns_writes_and_is_loaded_again(tmp_path, cell, num_layers):
     model = LanguageModel(cell, 8, num_layers, rng=0)
-    history = fit_small(model, steps=40, lr=1e-2)
-    assert history.held_out_bits < history.train_bits[0] - 0.5
+    history = fit_small(model, steps=100, lr=3e-2)
+    assert history.held_out_bits < history.train_bits[0] / 2
     model.save(tmp_path / "model")
     loaded = LanguageModel.load(tmp_path / "model")
     assert (loaded.layer.cell, loaded.layer.num_layers) == (cell, num_layers)
