@@ -4,6 +4,7 @@
     Linear                    the output layer
     softmax_cross_entropy     the loss
     LanguageModel             a character model that trains on text and writes some
+    set_num_threads           how many threads a call may use (get_num_threads)
     optim                     Adam, clipping of the gradient
     reference                 the same layers in plain NumPy, equation by equation
 """
@@ -16,5 +17,7 @@ from .layers import LSTM as LSTM
 from .layers import RNN as RNN
 from .linear import Linear as Linear
 from .losses import softmax_cross_entropy as softmax_cross_entropy
+from .threads import get_num_threads as get_num_threads
+from .threads import set_num_threads as set_num_threads
 
 __version__ = "0.1.0"

@@ -18,15 +18,47 @@ Rows = tuple[np.ndarray, np.ndarray, int]  # array, offset of each batch row, st
 
 
 @dataclass(slots=True)
+class Walk:
+    """Some sequences of a batch by falling length: what one thread walks, step by step."""
+
+    T: int
+    members: np.ndarray  # (n,) their batch rows
+    lengths: np.ndarray | None  # (n,) int64, falling; None: all T
+    start: np.ndarray  # (T+1,) number of (step, row) pairs before each step
+
+    @property
+    def n(self) -> int:
+        return len(self.members)
+
+    def rows(self, array: np.ndarray, backwards: bool) -> Rows:
+        """Where the rows of array (T, B, ...) lie, in the order of the walk."""
+        per_step, per_row = (stride // array.itemsize for stride in array.strides[:2])
+        offsets = self.members * per_row
+        if not backwards:
+            return array, offsets, per_step
+        lengths = self.T if self.lengths is None else self.lengths
+        return array, offsets + (lengths - 1) * per_step, -per_step
+
+    def final_cell_state(self, c: np.ndarray, initial: np.ndarray) -> np.ndarray:
+        """c (n, H) at the true end of each sequence, from that of every step (packed rows)."""
+        if self.T == 0:
+            return initial
+        if self.lengths is None:
+            return c[self.start[self.T - 1] :]
+        final, running = initial.copy(), self.lengths > 0
+        final[running] = c[(self.start[np.maximum(self.lengths - 1, 0)] + np.arange(self.n))[running]]
+        return final
+
+
+@dataclass(slots=True)
 class Batch:
-    """The input of a call in time-major form, and the order in which its sequences are walked."""
+    """The input of a call in time-major form, and how it is divided among walks."""
 
     x: np.ndarray  # (T, B, I) of the layer's dtype, or int64 (T, B): indices of one-hot rows
     lengths: np.ndarray | None  # (B,) int64
     reset: np.ndarray | None  # (T, B) uint8
     unbatched: bool  # the caller gave no batch axis
-    order: np.ndarray | None  # (B,) batch rows by falling length; None: as they are
-    start: np.ndarray  # (T+1,) number of (step, row) pairs before each step
+    walks: list[Walk]
 
     @property
     def T(self) -> int:
@@ -40,36 +72,31 @@ class Batch:
     def one_hot(self) -> bool:
         return self.x.ndim == 2
 
-    def sort(self, state: np.ndarray) -> np.ndarray:
-        """A contiguous copy of state (B, N) in the order of the walk."""
-        return np.array(state if self.order is None else state[self.order], order="C")
-
-    def unsort(self, state: np.ndarray) -> np.ndarray:
-        """The inverse of `sort`."""
-        if self.order is None:
-            return state
-        back = np.empty_like(state)
-        back[self.order] = state
-        return back
-
-    def rows(self, array: np.ndarray, backwards: bool) -> Rows:
-        """Where the rows of array (T, B, ...) lie, in the order of the walk."""
-        per_step, per_row = (stride // array.itemsize for stride in array.strides[:2])
-        offsets = (np.arange(self.B) if self.order is None else self.order) * per_row
-        if not backwards:
-            return array, offsets, per_step
-        lengths = self.T if self.lengths is None else self.lengths[slice(None) if self.order is None else self.order]
-        return array, offsets + (lengths - 1) * per_step, -per_step
-
     def last(self, y: np.ndarray, initial: np.ndarray, backwards: bool) -> np.ndarray:
         """The final h (B, P): y (T, B, P) at the end of the walk; the initial one where a sequence is empty."""
         if self.T == 0:
-            return initial.copy()
+            return initial
         if self.lengths is None:
-            return y[0 if backwards else -1].copy()
+            last: np.ndarray = y[0 if backwards else -1]
+            return last
         at = np.zeros_like(self.lengths) if backwards else np.maximum(self.lengths - 1, 0)
         h: np.ndarray = np.where(self.lengths[:, None] > 0, y[at, np.arange(self.B)], initial)
         return h
+
+
+def divide(T: int, B: int, lengths: np.ndarray | None, parts: int) -> list[Walk]:
+    """The batch dealt out to so many walks, each with long and short sequences."""
+    order = np.arange(B) if lengths is None else np.argsort(-lengths, kind="stable")
+    walks = []
+    for part in range(parts):
+        members = np.ascontiguousarray(order[part::parts])
+        if lengths is None:
+            walks.append(Walk(T, members, None, np.arange(T + 1) * len(members)))
+            continue
+        falling = lengths[members]
+        active = len(members) - np.searchsorted(falling[::-1], np.arange(T), side="right")  # how many lengths are > t
+        walks.append(Walk(T, members, falling, np.concatenate([[0], np.cumsum(active)]).astype(np.int64)))
+    return walks
 
 
 def walkable(array: np.ndarray) -> np.ndarray:
@@ -104,12 +131,8 @@ def checked_batch(layer: Any, x: Any, lengths: Any, reset: Any) -> Batch:
         expected = (T,) if is_unbatched else (B, T) if layer.batch_first else (T, B)
         reset = checked_array("reset", reset, expected, np.dtype(bool))
         reset = walkable(_time_major(layer, reset, is_unbatched)).view(np.uint8)
-    if lengths is None:
-        return Batch(walkable(x), None, reset, is_unbatched, None, np.arange(T + 1) * B)
-    order = np.argsort(-lengths, kind="stable")
-    active = B - np.searchsorted(np.sort(lengths), np.arange(T), side="right")  # how many lengths are > t
-    start = np.concatenate([[0], np.cumsum(active)]).astype(np.int64)
-    return Batch(walkable(x), lengths, reset, is_unbatched, order, start)
+    walks = divide(T, B, lengths, layer._parts(T, B))
+    return Batch(walkable(x), lengths, reset, is_unbatched, walks)
 
 
 def _time_major(layer: Any, x: np.ndarray, unbatched: bool) -> np.ndarray:

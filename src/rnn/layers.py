@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _core
+from . import _core, threads
 from .activations import Activation, activation_code, activation_codes
 from .checks import float_dtype, non_negative_int, positive_int
-from .inputs import Batch, Rows, checked_batch, checked_state, walkable
+from .inputs import Batch, Rows, Walk, checked_batch, checked_state, walkable
 from .module import Module, checked_array
 
 State = Any  # h (L*D, B, H), or (h, c) for an LSTM
@@ -37,7 +38,7 @@ class Tape:
 
     layer: Any
     batch: Batch
-    scans: list[list[Any]] = field(default_factory=list)  # [layer][direction]
+    scans: list[list[Any]] = field(default_factory=list)  # [layer][direction and walk]
     inputs: list[np.ndarray] = field(default_factory=list)  # x of each layer, (T, B, ...)
     outputs: list[list[np.ndarray]] = field(default_factory=list)  # y of each direction, where merged by "mul"
     masks: list[np.ndarray | None] = field(default_factory=list)  # dropout behind each layer
@@ -181,18 +182,10 @@ class Recurrent(Module):
         dy = walkable(self._time_major(checked_array("dy", dy, tape.y_shape, self.dtype), batch))
         final = checked_state(self, dstate, batch.B, batch.unbatched, "dstate")
         initial = tuple(np.empty_like(array) for array in final)
-        if dstate is not None or batch.T == 0:
-            for array, value in zip(initial, final, strict=True):
-                array[...] = value
         for k in reversed(range(self.num_layers)):
             if tape.masks[k] is not None:
                 dy = dy * tape.masks[k]
-            want_dx = k > 0 or not batch.one_hot
-            parts = []
-            for d, part in enumerate(self._unmerge(dy, tape.outputs[k])):
-                at = k * self._directions + d
-                parts.append(self._backward_scan(tape, k, d, part, [s[at] for s in final], [s[at] for s in initial]))
-            dy = (parts[0] if len(parts) == 1 else parts[0] + parts[1]) if want_dx else None
+            dy = self._backward_layer(tape, k, dy, final, initial)
         return None if dy is None else self._user_layout(dy, batch), self._user_state(initial, batch)
 
     def _run(self, batch: Batch, state: State, training: bool) -> tuple[np.ndarray, State, Tape]:
@@ -203,15 +196,11 @@ class Recurrent(Module):
         for k in range(self.num_layers):
             last = k == self.num_layers - 1
             y = self._empty_output(batch, last)
-            outputs = self._direction_views(y, batch)
-            tape.scans.append([])
+            outputs = self._direction_views(y)
+            tape.scans.append(self._forward_layer(batch, k, x, outputs, initial, final, training))
             tape.inputs.append(x)
-            for d, out in enumerate(outputs):
-                at = k * self._directions + d
-                scan = self._forward_scan(batch, k, d, x, out, [s[at] for s in initial], [s[at] for s in final], training)
-                tape.scans[k].append(scan)
-            y = self._merge(y, outputs)
             tape.outputs.append(outputs if self.merge == "mul" else [])
+            y = self._merge(y, outputs)
             tape.masks.append(self._dropout_mask(y) if training and not last else None)
             if tape.masks[k] is not None:
                 y = y * tape.masks[k]
@@ -220,67 +209,89 @@ class Recurrent(Module):
         tape.y_shape = y.shape
         return y, self._user_state(final, batch), tape
 
-    def _forward_scan(
-        self, batch: Batch, k: int, d: int, x: np.ndarray, y: np.ndarray, initial: Any, final: Any, training: bool
+    def _forward_layer(
+        self, batch: Batch, k: int, x: np.ndarray, outputs: list[np.ndarray], initial: Any, final: Any, training: bool
+    ) -> list[Any]:
+        """All directions and walks of layer k: writes the outputs and the final states; returns the scans."""
+        scans = [
+            self._scan(batch, walk, k, d, x, y, initial, training) for d, y in enumerate(outputs) for walk in batch.walks
+        ]
+        threads.run([scan.forward for scan in scans])
+        for d, y in enumerate(outputs):
+            at = k * self._directions + d
+            final[0][at] = batch.last(y, initial[0][at], self._backwards(d))
+            for scan, walk in zip(scans[d * len(batch.walks) :], batch.walks, strict=False):
+                if len(final) == 2:
+                    final[1][at, walk.members] = walk.final_cell_state(scan.c, scan.c0) if training else scan.c
+        return scans
+
+    def _scan(
+        self, batch: Batch, walk: Walk, k: int, d: int, x: np.ndarray, y: np.ndarray, initial: Any, training: bool
     ) -> Any:
-        """One layer in one direction: writes y and the final states; returns the scan."""
-        backwards = d == 1 or self.reverse
-        weights = self._arrays(self.params, self._suffixes(k)[d])
-        one_hot = x.ndim == 2
-        scan = _core.Scan(
+        """One walk through layer k in one direction."""
+        backwards = self._backwards(d)
+        rows = walk.rows(x, backwards)
+        before = [array[k * self._directions + d, walk.members] for array in initial]
+        return _core.Scan(
             self._kernel(),
             self.dtype,
             training,
-            sizes=(batch.T, batch.B, self._input_size(k), self.hidden_size, self._output_size),
-            start=batch.start,
-            x=None if one_hot else batch.rows(x, backwards),
-            ids=batch.rows(x, backwards) if one_hot else None,
-            reset=None if batch.reset is None else batch.rows(batch.reset, backwards),
-            h0=batch.sort(initial[0]),
-            c0=batch.sort(initial[1]) if len(initial) == 2 else None,
-            weights=weights,
+            sizes=(walk.T, walk.n, self._input_size(k), self.hidden_size, self._output_size),
+            start=walk.start,
+            x=rows if x.ndim == 3 else None,
+            ids=rows if x.ndim == 2 else None,
+            reset=None if batch.reset is None else walk.rows(batch.reset, backwards),
+            h0=before[0],
+            c0=before[1] if len(before) == 2 else None,
+            weights=self._arrays(self.params, self._suffixes(k)[d]),
             activations=self._activation_codes(),
             clip=math.inf if self.clip is None else self.clip,
             coupled=getattr(self, "coupled", False),
-            y=batch.rows(y, backwards),
+            y=walk.rows(y, backwards),
         )
-        if batch.start[-1]:
-            scan.forward()
-        final[0][...] = batch.last(y, initial[0], backwards)
-        if len(final) == 2:
-            final[1][...] = self._final_cell_state(batch, scan.c, initial[1]) if training else batch.unsort(scan.c)
-        return scan
 
-    @staticmethod
-    def _final_cell_state(batch: Batch, c: np.ndarray, initial: np.ndarray) -> np.ndarray:
-        """c at the true end of each sequence, from that of every step (packed rows)."""
-        lengths = np.full(batch.B, batch.T) if batch.lengths is None else batch.lengths
-        sorted_lengths = lengths if batch.order is None else lengths[batch.order]
-        at = batch.start[np.maximum(sorted_lengths - 1, 0)] + np.arange(batch.B)
-        final = batch.sort(initial)
-        running = sorted_lengths > 0
-        final[running] = c[at[running]]
-        return batch.unsort(final)
-
-    def _backward_scan(self, tape: Tape, k: int, d: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
-        """BPTT of one layer in one direction: writes the gradients of the initial states; returns dx."""
-        batch, x, scan = tape.batch, tape.inputs[k], tape.scans[k][d]
-        backwards = d == 1 or self.reverse
-        dx = None
-        if x.ndim == 3:
-            dx = np.empty(x.shape, self.dtype) if batch.lengths is None else np.zeros(x.shape, self.dtype)
-        dh = batch.sort(final[0])
-        dc = batch.sort(final[1]) if len(final) == 2 else None
-        if batch.start[-1]:
+    def _backward_layer(self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
+        """BPTT through layer k: adds into the gradients, writes those of the initial states, returns dx."""
+        batch, x, scans = tape.batch, tape.inputs[k], iter(tape.scans[k])
+        tasks, finish = [], []
+        d_inputs: list[np.ndarray | None] = []
+        for d, part in enumerate(self._unmerge(dy, tape.outputs[k])):
+            at, backwards = k * self._directions + d, self._backwards(d)
+            dx = None
+            if x.ndim == 3:
+                dx = np.empty(x.shape, self.dtype) if batch.lengths is None else np.zeros(x.shape, self.dtype)
+            d_inputs.append(dx)
             gradients = self._arrays(self.grads, self._suffixes(k)[d])
-            rows: Rows | None = None if dx is None else batch.rows(dx, backwards)
-            scan.backward(batch.rows(dy, backwards), rows, dh, dc, gradients)
-        initial[0][...] = batch.unsort(dh)
-        if dc is not None:
-            initial[1][...] = batch.unsort(dc)
-        return dx
+            for index, walk in enumerate(batch.walks):
+                # the first walk adds into the gradients themselves, the others into arrays that are added in turn
+                own = gradients if index == 0 else tuple(None if g is None else np.zeros_like(g) for g in gradients)
+                states = [array[at, walk.members] for array in final]
+                rows: Rows | None = None if dx is None else walk.rows(dx, backwards)
+                tasks.append(partial(next(scans).backward, walk.rows(part, backwards), rows, *_pair(states), own))
+                finish.append((at, walk, states, gradients, own))
+        threads.run(tasks)
+        for at, walk, states, gradients, own in finish:
+            for array, value in zip(initial, states, strict=True):
+                array[at, walk.members] = value
+            for g, mine in zip(gradients, own, strict=True):
+                if g is not None and g is not mine:
+                    g += mine
+        if d_inputs[0] is None:
+            return None
+        return d_inputs[0] if len(d_inputs) == 1 else d_inputs[0] + d_inputs[1]
+
+    def _parts(self, T: int, B: int) -> int:
+        """Into how many walks a batch is divided: by its size alone, so that threads do not change the results."""
+        weights = self._gates * self.hidden_size * (self.input_size + self.hidden_size)
+        if T * B * weights < threads.WORTH_CUTTING:
+            return 1
+        rows = 16 if weights <= 1 << 18 else 32  # large weights are better read for more rows at once
+        return max(1, min(8, B // rows))
 
     # ------------------------------------------------------------ layouts
+
+    def _backwards(self, d: int) -> bool:
+        return d == 1 or self.reverse
 
     def _input_size(self, k: int) -> int:
         return self.input_size if k == 0 else self._merged_size
@@ -293,7 +304,7 @@ class Recurrent(Module):
         y = np.empty(shape, self.dtype) if batch.lengths is None else np.zeros(shape, self.dtype)
         return y.swapaxes(0, 1) if swap else y
 
-    def _direction_views(self, y: np.ndarray, batch: Batch) -> list[np.ndarray]:
+    def _direction_views(self, y: np.ndarray) -> list[np.ndarray]:
         P = self._output_size
         return [y[:, :, d * P : (d + 1) * P] for d in range(self._directions)]
 
@@ -546,6 +557,11 @@ class LSTM(Recurrent):
 
     def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
         return activation_codes(self.activations, 3)
+
+
+def _pair(states: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """(h, c), or (h, None) for a cell without c."""
+    return (states[0], states[1]) if len(states) == 2 else (states[0], None)
 
 
 def _probability(name: str, value: Any) -> float:

@@ -1,0 +1,103 @@
+"""How many threads work, and the one way to give them work.
+
+Work is cut into tasks by its size alone, never by the number of threads, and each task writes where no other does: the
+results are the same bits for any number of threads. Tasks release the GIL in `_core`, so Python threads serve.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from . import _core
+from .checks import positive_int
+
+# Handing a task to another thread costs some 50 µs: work of fewer multiply-adds than this is not cut
+WORTH_CUTTING = 1 << 23
+
+
+def _initial_count() -> int:
+    given = os.environ.get("FASTRNN_NUM_THREADS")
+    if given is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not given.isdecimal() or int(given) < 1:
+        raise ImportError(f"expected FASTRNN_NUM_THREADS to be a positive integer, got {given!r}")
+    return int(given)
+
+
+_count = _initial_count()
+_pool: ThreadPoolExecutor | None = None
+_lock = threading.Lock()
+
+
+def get_num_threads() -> int:
+    """The number of threads that a call may use, the caller's among them.
+
+    >>> import fastrnn
+    >>> fastrnn.get_num_threads() >= 1
+    True
+    """
+    return _count
+
+
+def set_num_threads(n: int) -> None:
+    """Let a call use up to n threads, the caller's among them; the results are the same bits for any n.
+
+    >>> import fastrnn
+    >>> fastrnn.set_num_threads(1)
+
+    At first it is the environment's FASTRNN_NUM_THREADS or, without that, the number of CPUs that this process may use.
+    Raises TypeError or ValueError unless n is a positive integer.
+    """
+    global _count, _pool
+    n = positive_int("n", n)
+    with _lock:
+        _count, old, _pool = n, _pool, None
+    if old is not None:
+        old.shutdown(wait=False)  # calls under way still finish on it
+
+
+def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The results of all tasks, the first of them run by the caller; an error is raised when all have ended."""
+    if len(tasks) == 1 or _count == 1:
+        return [task() for task in tasks]
+    pending, lock = list(reversed(range(len(tasks)))), threading.Lock()
+    results: list[Any] = [None] * len(tasks)
+
+    def work() -> None:
+        while True:
+            with lock:
+                if not pending:
+                    return
+                index = pending.pop()
+            results[index] = tasks[index]()
+
+    helpers = _submit(work, min(_count, len(tasks)) - 1)
+    try:
+        work()
+    finally:
+        errors = [error for helper in helpers if (error := helper.exception())]
+    if errors:
+        raise errors[0]
+    return results
+
+
+def _submit(work: Callable[[], None], count: int) -> list[Any]:
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(max(1, _count - 1), "fastrnn", initializer=_core.warm_blas)
+        return [_pool.submit(work) for _ in range(count)]
+
+
+def _after_fork() -> None:
+    """A child has none of its parent's threads: it starts with a pool, and locks, of its own."""
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
