@@ -175,16 +175,24 @@ def warm_blas():
     (Zen 1) for as long as no large one had come before. This one is just large enough and takes about a millisecond.
     """
     a, b, c = np.zeros((64, 384), np.float32), np.zeros((384, 512), np.float32), np.empty((64, 512), np.float32)
-    gemm_rows(False, False, a, b, <float>0, c)
+    gemm_rows(False, False, a, b, 0, c)
 
 
-def gemm_rows(bint transpose_a, bint transpose_b, const real[:, :] a, const real[:, :] b, real beta, real[:, :] c):
+def gemm_rows(bint transpose_a, bint transpose_b, const real[:, :] a, const real[:, :] b, double beta, real[:, :] c):
     """c = op(a) . op(b) + beta c, for arrays whose rows are contiguous."""
     cdef int64_t k = a.shape[0] if transpose_a else a.shape[1]
     if c.shape[0] and c.shape[1] and k:
         with nogil:
             gemm(transpose_a, transpose_b, c.shape[0], c.shape[1], k, &a[0, 0], a.strides[0] // <int64_t>sizeof(real),
-                 &b[0, 0], b.strides[0] // <int64_t>sizeof(real), beta, &c[0, 0], c.strides[0] // <int64_t>sizeof(real))
+                 &b[0, 0], b.strides[0] // <int64_t>sizeof(real), <real>beta, &c[0, 0], c.strides[0] // <int64_t>sizeof(real))
+
+
+def sum_rows(const real[:, ::1] a, real[::1] out):
+    """out (n,) += sum over rows of a (rows, n)"""
+    cdef real which = 0
+    if a.shape[0] and a.shape[1]:
+        with nogil:
+            kernels.of(which).sum_rows(a.shape[0], a.shape[1], &a[0, 0], a.shape[1], &out[0])
 
 
 scipy_openblas_set_num_threads(1)
@@ -574,13 +582,15 @@ cdef void scan_backward(Sequence[real]* scan, int cell, dy, dx, dh, dc, gradient
 
 # ---------------------------------------------------------------- around the layers
 
-def softmax_cross_entropy(real[:, ::1] logits, const int64_t[::1] targets, real scale, real[:, ::1] dlogits):
+def softmax_cross_entropy(const real[:, ::1] logits, const int64_t[::1] targets, double scale, real[:, ::1] dlogits):
     """Sum of the losses of all rows whose target is not negative; dlogits = scale (softmax - onehot)."""
     cdef long rows = logits.shape[0], K = logits.shape[1]
     cdef double loss = 0
+    cdef real which = 0
     if rows and K:
         with nogil:
-            loss = kernels.of(scale).softmax_cross_entropy(rows, K, &logits[0, 0], &targets[0], scale, &dlogits[0, 0])
+            loss = kernels.of(which).softmax_cross_entropy(
+                rows, K, &logits[0, 0], &targets[0], <real>scale, &dlogits[0, 0])
     return loss
 
 

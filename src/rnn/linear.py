@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from . import threads
+from ._core import gemm_rows, sum_rows
 from .checks import float_dtype, positive_int
 from .module import Module
 
@@ -59,9 +62,11 @@ class Linear(Module):
         Raises TypeError for another dtype, ValueError for another last axis.
         """
         h = self._checked("h", h, self.in_features)
-        o = h.reshape(-1, self.in_features) @ self.params["weight"].T  # (N, K), N = all leading axes
-        if self.bias:
-            o += self.params["bias"]
+        rows = walkable_rows(h)  # (N, H), N = all leading axes
+        o = np.empty((len(rows), self.out_features), self.dtype)
+        o[...] = self.params["bias"] if self.bias else 0
+        blocks = _blocks(len(rows), rows.size * self.out_features)
+        threads.run([partial(gemm_rows, False, True, rows[b], self.params["weight"], 1.0, o[b]) for b in blocks])
         return o.reshape(*h.shape[:-1], self.out_features), h
 
     def backward(self, tape: np.ndarray, do: np.ndarray) -> np.ndarray:
@@ -75,11 +80,19 @@ class Linear(Module):
         do = self._checked("do", do, self.out_features)
         if do.shape[:-1] != h.shape[:-1]:
             raise ValueError(f"expected do of shape {(*h.shape[:-1], self.out_features)}, got {do.shape}")
-        do_rows = do.reshape(-1, self.out_features)
-        self.grads["weight"] += do_rows.T @ h.reshape(-1, self.in_features)
+        rows, do_rows = walkable_rows(h), walkable_rows(do)
+        dh = np.empty(rows.shape, self.dtype)
+        weight, dweight = self.params["weight"], self.grads["weight"]
+        work = rows.size * self.out_features
+        # dV by blocks of columns and dh by blocks of rows: no two tasks write to the same place
+        columns, blocks = _blocks(self.in_features, work), _blocks(len(rows), work)
+        threads.run(
+            [partial(gemm_rows, True, False, do_rows, rows[:, c], 1.0, dweight[:, c]) for c in columns]
+            + [partial(gemm_rows, False, False, do_rows[b], weight, 0.0, dh[b]) for b in blocks]
+        )
         if self.bias:
-            self.grads["bias"] += do_rows.sum(axis=0)
-        return (do_rows @ self.params["weight"]).reshape(h.shape)
+            sum_rows(do_rows, self.grads["bias"])
+        return dh.reshape(h.shape)
 
     def _checked(self, name: str, array: Any, features: int) -> np.ndarray:
         array = np.asarray(array)
@@ -88,3 +101,14 @@ class Linear(Module):
         if array.ndim == 0 or array.shape[-1] != features:
             raise ValueError(f"expected {name} of shape (..., {features}), got {array.shape}")
         return array
+
+
+def walkable_rows(array: np.ndarray) -> np.ndarray:
+    """The array (..., N) as rows (R, N), contiguous and aligned; a copy only if it is not so already."""
+    return np.require(array.reshape(math.prod(array.shape[:-1]), array.shape[-1]), requirements=["C", "A"])
+
+
+def _blocks(n: int, work: int) -> list[slice]:
+    """n rows or columns in four blocks if the work is worth it: cut by the problem, never by the threads."""
+    size = max(1, -(-n // (4 if work >= threads.WORTH_CUTTING else 1)))
+    return [slice(start, start + size) for start in range(0, n, size)]

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from . import _core
+
 
 def softmax_cross_entropy(logits: np.ndarray, targets: Any, *, mask: Any = None) -> tuple[float, np.ndarray]:
     """Mean cross-entropy, in nats, of softmax(logits) against the classes `targets`, and its gradient by the logits.
@@ -50,30 +52,16 @@ def softmax_cross_entropy(logits: np.ndarray, targets: Any, *, mask: Any = None)
         if mask.shape != positions:
             raise ValueError(f"expected a mask of shape {positions}, got {mask.shape}")
         counted = targets[mask]
-        mask = mask.reshape(-1)
     if counted.size == 0:
         raise ValueError(f"expected at least one counted position, got none in the shape {positions}")
     if counted.min() < 0 or counted.max() >= classes:
         wrong = counted[(counted < 0) | (counted >= classes)]
         raise ValueError(f"expected targets in [0, {classes}), got {wrong.flat[0]}")
-    total, dlogits = _core(logits.reshape(-1, classes), targets.reshape(-1), mask)
-    return total / counted.size, dlogits.reshape(logits.shape)
-
-
-def _core(logits: np.ndarray, targets: np.ndarray, mask: np.ndarray | None) -> tuple[float, np.ndarray]:
-    """Sum of the losses of the N counted rows, and the gradient of their mean: logits (R, K), targets and mask (R,)."""
-    if mask is not None:
-        dlogits = np.zeros_like(logits)
-        total, dlogits[mask] = _core(logits[mask], targets[mask], None)
-        return total, dlogits
-    n = len(logits)
-    target = np.arange(n), targets.astype(np.intp)
-    with np.errstate(invalid="ignore"):  # inf - inf: the loss comes out as nan, which the caller can see
-        p = logits - logits.max(axis=1, keepdims=True)
-        picked = p[target]
-        np.exp(p, out=p)
-        norm = p.sum(axis=1)
-        total = float(np.sum(np.log(norm) - picked, dtype=np.float64))
-        p *= np.reciprocal(norm * n)[:, None]
-    p[target] -= 1 / n
-    return total, p
+    dlogits = np.empty(logits.shape, logits.dtype)
+    total = _core.softmax_cross_entropy(
+        np.require(logits.reshape(-1, classes), requirements=["C", "A"]),
+        np.where(True if mask is None else mask, targets, -1).astype(np.int64, copy=False).reshape(-1),
+        1 / counted.size,
+        dlogits.reshape(-1, classes),
+    )
+    return total / counted.size, dlogits

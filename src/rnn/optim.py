@@ -1,20 +1,15 @@
-"""Adam and gradient-norm clipping, over the flat arrays of modules, block by block so that all of it stays in cache."""
+"""Adam and gradient-norm clipping, each one pass over the flat arrays of modules."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from . import _core
 from .checks import finite_float
 from .module import Module
-
-_BLOCK = 8192  # elements: five blocks of float32 stay in cache, and BLAS takes a dot of this length on one thread
-
-
-def _blocks(size: int) -> Iterator[slice]:
-    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
 
 
 def _checked_modules(modules: Sequence[Module]) -> list[Module]:
@@ -63,34 +58,15 @@ class Adam:
         self.betas, self.eps, self.steps = tuple(betas), finite_float("eps", eps), 0
         self._m = [np.zeros_like(module._flat_params) for module in self.modules]
         self._v = [np.zeros_like(module._flat_params) for module in self.modules]
-        self._scratch = [np.empty(min(_BLOCK, m.size), m.dtype) for m in self._m]
 
     def step(self, lr: float | None = None) -> None:
         """Update the parameters by the gradients; `lr`, where given, stands in for ``self.lr`` in this step."""
         lr = finite_float("lr", self.lr if lr is None else lr)
         self.steps += 1
-        for module, m, v, scratch in zip(self.modules, self._m, self._v, self._scratch, strict=True):
-            for block in _blocks(m.size):
-                grads = module._flat_grads[block]
-                self._update(module._flat_params[block], grads, m[block], v[block], scratch[: grads.size], lr)
-
-    def _update(
-        self, params: np.ndarray, grads: np.ndarray, m: np.ndarray, v: np.ndarray, scratch: np.ndarray, lr: float
-    ) -> None:
         b1, b2 = self.betas
-        m *= b1
-        np.multiply(grads, 1 - b1, out=scratch)
-        m += scratch
-        v *= b2
-        np.multiply(grads, grads, out=scratch)
-        scratch *= 1 - b2
-        v += scratch
-        np.sqrt(v, out=scratch)
-        scratch *= 1 / math.sqrt(1 - b2**self.steps)
-        scratch += self.eps
-        np.divide(m, scratch, out=scratch)
-        scratch *= lr / (1 - b1**self.steps)
-        params -= scratch
+        rate, root = lr / (1 - b1**self.steps), math.sqrt(1 - b2**self.steps)
+        for module, m, v in zip(self.modules, self._m, self._v, strict=True):
+            _core.adam(module._flat_params, module._flat_grads, m, v, 1.0, b1, b2, rate, root, self.eps)
 
 
 def clip_grad_norm(modules: Sequence[Module], max_norm: float) -> float:
@@ -117,7 +93,7 @@ def clip_grad_norm(modules: Sequence[Module], max_norm: float) -> float:
     if not max_norm > 0:
         raise ValueError(f"expected max_norm > 0, got {max_norm}")
     flats = [module._flat_grads for module in modules]
-    norm = math.sqrt(sum(float(np.dot(flat[block], flat[block])) for flat in flats for block in _blocks(flat.size)))
+    norm = math.sqrt(sum(_core.sum_of_squares(flat) for flat in flats))
     factor = max_norm / (norm + 1e-6)
     if factor < 1 and math.isfinite(norm):
         for flat in flats:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -54,25 +51,29 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
     Raises OSError when the file cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
+    import secrets  # here, since it takes longer to import than the package
+
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
         raise OSError(f"cannot write {path}: it exists and is not a regular file")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    folder, name = os.path.split(target)
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)
+        if os.path.exists(target):
+            os.chmod(temporary, os.stat(target).st_mode & 0o7777)
         os.replace(temporary, target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
         raise
-    _sync_directory(target.parent)
+    _sync_directory(folder)
 
 
-def _sync_directory(directory: Path) -> None:
+def _sync_directory(directory: str) -> None:
     """Make the new name last through a loss of power; Windows cannot, and has no need to, open a directory."""
     if os.name != "nt":
         descriptor = os.open(directory, os.O_RDONLY)

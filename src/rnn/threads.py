@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _core
 from .checks import positive_int
+
+if TYPE_CHECKING:  # not imported before threads are needed: it takes longer than all else here
+    from concurrent.futures import ThreadPoolExecutor
 
 # Handing a task to another thread costs some 50 µs: work of fewer multiply-adds than this is not cut
 WORTH_CUTTING = 1 << 23
@@ -86,6 +88,8 @@ def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def _submit(work: Callable[[], None], count: int) -> list[Any]:
+    from concurrent.futures import ThreadPoolExecutor
+
     global _pool
     with _lock:
         if _pool is None:
