@@ -26,6 +26,13 @@ def _bounded_int(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def boolean(name: str, value: Any) -> bool:
+    """`value` as a bool; raises TypeError for anything else, as torch does."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"expected {name} to be True or False, got {value!r}")
+    return bool(value)
+
+
 def finite_float(name: str, value: Any, *, least: float = 0.0) -> float:
     """`value` as a finite float >= `least`; raises TypeError or ValueError otherwise."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):

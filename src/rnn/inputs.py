@@ -103,7 +103,7 @@ def walkable(array: np.ndarray) -> np.ndarray:
     """The array itself if the kernels can walk it: aligned, rows contiguous; else a copy."""
     strides_fit = all(stride % array.itemsize == 0 for stride in array.strides)
     rows_fit = array.ndim < 3 or array.shape[-1] <= 1 or array.strides[-1] == array.itemsize
-    return array if array.flags.aligned and strides_fit and rows_fit else np.ascontiguousarray(array)
+    return array if array.flags.aligned and strides_fit and rows_fit else array.copy()
 
 
 def checked_batch(layer: Any, x: Any, lengths: Any, reset: Any) -> Batch:

@@ -20,7 +20,7 @@ import numpy as np
 
 from . import _core, threads
 from .activations import Activation, activation_code, activation_codes
-from .checks import float_dtype, non_negative_int, positive_int
+from .checks import boolean, float_dtype, non_negative_int, positive_int
 from .inputs import Batch, Rows, Walk, checked_batch, checked_state, walkable
 from .module import Module, checked_array
 
@@ -73,11 +73,11 @@ class Recurrent(Module):
         self.input_size = positive_int("input_size", input_size)
         self.hidden_size = positive_int("hidden_size", hidden_size)
         self.num_layers = positive_int("num_layers", num_layers)
-        self.bias = bool(bias)
-        self.batch_first = bool(batch_first)
+        self.bias = boolean("bias", bias)
+        self.batch_first = boolean("batch_first", batch_first)
         self.dropout = _probability("dropout", dropout)
-        self.bidirectional = bool(bidirectional)
-        self.reverse = bool(reverse)
+        self.bidirectional = boolean("bidirectional", bidirectional)
+        self.reverse = boolean("reverse", reverse)
         self.merge = merge
         self.clip = clip
         if merge not in _MERGES:
@@ -285,8 +285,9 @@ class Recurrent(Module):
         weights = self._gates * self.hidden_size * (self.input_size + self.hidden_size)
         if T * B * weights < threads.WORTH_CUTTING:
             return 1
-        rows = 16 if weights <= 1 << 18 else 32  # large weights are better read for more rows at once
-        return max(1, min(8, B // rows))
+        # 16 rows fill the tiles; beyond two walks, large weights are better read for more rows at once
+        parts = B // 16 if weights <= 1 << 18 else max(min(2, B // 16), B // 32)
+        return max(1, min(8, parts))
 
     # ------------------------------------------------------------ layouts
 
@@ -460,7 +461,7 @@ class GRU(Recurrent):
         dtype: Any = "float32",
         rng: Any = None,
     ) -> None:
-        self.reset_after = bool(reset_after)
+        self.reset_after = boolean("reset_after", reset_after)
         self.activations = activations
         activation_codes(activations, 2)
         super().__init__(
@@ -526,8 +527,8 @@ class LSTM(Recurrent):
         self.proj_size = non_negative_int("proj_size", proj_size)
         if self.proj_size >= positive_int("hidden_size", hidden_size):
             raise ValueError(f"expected proj_size smaller than hidden_size = {hidden_size}, got {proj_size}")
-        self.peephole = bool(peephole)
-        self.coupled = bool(coupled)
+        self.peephole = boolean("peephole", peephole)
+        self.coupled = boolean("coupled", coupled)
         self.activations = activations
         activation_codes(activations, 3)
         super().__init__(

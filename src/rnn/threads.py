@@ -88,13 +88,32 @@ def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def _submit(work: Callable[[], None], count: int) -> list[Any]:
-    from concurrent.futures import ThreadPoolExecutor
-
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(max(1, _count - 1), "fastrnn", initializer=_core.warm_blas)
+            _pool = _new_pool(_count - 1)
         return [_pool.submit(work) for _ in range(count)]
+
+
+def _new_pool(size: int) -> ThreadPoolExecutor:
+    """A pool whose threads have all started, and an OpenBLAS that has a warm buffer for each of them and the caller.
+
+    OpenBLAS gives a product the first buffer that is free: only products at the same time warm different ones.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(size, "fastrnn")
+    together = threading.Barrier(size + 1)
+
+    def warm() -> None:
+        together.wait()
+        _core.warm_blas()
+
+    started = [pool.submit(warm) for _ in range(size)]
+    warm()
+    for future in started:
+        future.result()
+    return pool
 
 
 def _after_fork() -> None:

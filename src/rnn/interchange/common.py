@@ -1,0 +1,62 @@
+"""What the interchange modules share: a layer taken apart, put together, and refused with a reason."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..activations import Activation, activation_code
+from ..layers import GRU, LSTM, RNN, Recurrent
+
+LAYERS: dict[str, type[RNN] | type[GRU] | type[LSTM]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
+
+
+def build(cell: str, options: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> Any:
+    """The layer with these constructor arguments and these parameters, copied once into its storage."""
+    layer = LAYERS[cell](**options, rng=0)  # the initial values are overwritten at once
+    layer.load_state_dict(params)
+    return layer
+
+
+def checked_layer(layer: Any) -> Any:
+    """`layer` itself if it is an RNN, GRU or LSTM of this package, else a TypeError."""
+    if not isinstance(layer, Recurrent):
+        raise TypeError(f"expected a fastrnn RNN, GRU or LSTM, got {type(layer).__name__}")
+    return layer
+
+
+def options_of(layer: Any) -> dict[str, Any]:
+    """The constructor arguments that make a layer like this one, all but rng."""
+    return {name: getattr(layer, name) for name in inspect.signature(type(layer)).parameters if name != "rng"}
+
+
+def suffixes(layer: Any) -> list[list[str]]:
+    """[layer][direction] -> what the names of its parameters end in."""
+    directions = ["", "_reverse"] if layer.bidirectional else [""]
+    return [[f"_l{k}{direction}" for direction in directions] for k in range(layer.num_layers)]
+
+
+def activations_of(layer: Any) -> tuple[Activation, ...]:
+    """All activations of a layer, in the order f, g, h of the operators of ONNX."""
+    return (layer.nonlinearity,) if layer.cell == "rnn" else tuple(layer.activations)
+
+
+def same_activation(a: Activation, b: Activation) -> bool:
+    """Whether two specifications, with default parameters filled in, mean one function."""
+    return activation_code(a) == activation_code(b)
+
+
+def refuse_unless(layer: Any, target: str, **expected: Any) -> None:
+    """Raise ValueError if the layer has one of these options with another value."""
+    for name, value in expected.items():
+        actual = getattr(layer, name, value)
+        if actual != value:
+            raise ValueError(f"{target} cannot express {name}={actual!r} of a {type(layer).__name__}")
+
+
+def reorder(array: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """The blocks of rows of `array` (G*H, ...) in another order: block j of the result is block order[j]."""
+    return array.reshape(len(order), -1, *array.shape[1:])[list(order)].reshape(array.shape)

@@ -1,0 +1,79 @@
+"""A layer in a safetensors file: its parameters under torch's names, its options as JSON in the metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ..storage import load_arrays, save_arrays
+from .common import LAYERS, build, checked_layer, options_of
+
+_FORMAT = "fastrnn.layer"  # the one key in the metadata
+_VERSION = 1
+
+
+def save_safetensors(path: str | os.PathLike[str], layer: Any) -> None:
+    """Write a layer to `path`: an old file is replaced whole or not at all.
+
+    >>> import fastrnn
+    >>> from fastrnn.interchange import load_safetensors, save_safetensors
+    >>> layer = fastrnn.GRU(8, 16, bidirectional=True, rng=0)
+    >>> save_safetensors("layer.safetensors", layer)
+    >>> copy = load_safetensors("layer.safetensors")
+    >>> copy.bidirectional, bool((copy.params["bias_hh_l0"] == layer.params["bias_hh_l0"]).all())
+    (True, True)
+
+    The tensors have torch's names: torch reads the file with safetensors.torch.load_file.  Gradients and the state of
+    the random generator for dropout are not written.
+
+    Raises TypeError if `layer` is not a recurrent layer of this package, OSError when the file cannot be written.
+    """
+    checked_layer(layer)
+    options = options_of(layer) | {"dtype": layer.dtype.name}
+    header = {"version": _VERSION, "cell": layer.cell, "options": options}
+    save_arrays(path, layer.params, {_FORMAT: json.dumps(header, default=_plain)})
+
+
+def load_safetensors(path: str | os.PathLike[str]) -> Any:
+    """The layer in a file that `save_safetensors` wrote.
+
+    Raises OSError when the file cannot be read, ValueError when it is no safetensors file or does not hold a layer:
+    tensors alone, such as a state dict of torch, do not say what layer they are of; make that layer and give it
+    ``layer.load_state_dict(safetensors.numpy.load_file(path))``.
+    """
+    arrays, metadata = load_arrays(path)
+    if _FORMAT not in metadata:
+        raise ValueError(
+            f"{path} holds no fastrnn layer: no {_FORMAT!r} in its metadata; if it holds the parameters of a layer, "
+            "make the layer and call layer.load_state_dict(safetensors.numpy.load_file(path))"
+        )
+    cell, options = _parsed(path, metadata[_FORMAT])
+    try:
+        return build(cell, options, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no valid fastrnn layer: {error.args[0]}") from None
+
+
+def _parsed(path: str | os.PathLike[str], text: str) -> tuple[str, dict[str, Any]]:
+    """(cell, options) from the metadata; what the options may be is for the layer to check."""
+    try:
+        header = json.loads(text)
+        version, cell, options = header["version"], header["cell"], dict(header["options"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no valid fastrnn layer: its metadata cannot be read: {error!r}") from None
+    if version != _VERSION:
+        raise ValueError(f"expected version {_VERSION} of a layer's file in {path}, got {version!r}")
+    if cell not in LAYERS:
+        raise ValueError(f"expected the cell in {path} to be one of {', '.join(LAYERS)}, got {cell!r}")
+    return cell, {name: _tuples(value) for name, value in options.items()}
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples: activations come back as lists."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NumPy scalars, which the numbers of a layer may be."""
+    return value.item()

@@ -1,0 +1,117 @@
+"""torch.nn: RNN, GRU and LSTM and their cells.  Names, shapes and gate order are the same, so nothing is rearranged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .common import activations_of, build, checked_layer, refuse_unless, same_activation, suffixes
+
+if TYPE_CHECKING:
+    import torch
+
+_DEFAULT_ACTIVATIONS = {"gru": ("sigmoid", "tanh"), "lstm": ("sigmoid", "tanh", "tanh")}
+
+
+def from_torch(module: torch.nn.Module) -> Any:
+    """The layer that computes what a torch module does: torch.nn.RNN, GRU, LSTM, RNNCell, GRUCell or LSTMCell.
+
+    >>> import torch
+    >>> from fastrnn.interchange import from_torch
+    >>> module = torch.nn.LSTM(8, 16, num_layers=2, bidirectional=True)
+    >>> layer = from_torch(module)
+    >>> x = torch.randn(20, 4, 8)
+    >>> torch.allclose(torch.from_numpy(layer(x.numpy())[0]), module(x)[0], atol=1e-5)
+    True
+
+    The parameters are copied; dtype (float32 or float64), batch_first and dropout are the module's.  A cell gives a
+    layer of one, whose x has an axis of time: (T, B, I).  A state dict of torch needs no conversion:
+    ``layer.load_state_dict(module.state_dict())``.
+
+    Raises TypeError for another module, also for one of a class derived from these, and for another dtype; ValueError
+    for parameters that are not those of the class, as those of weight_norm are not, or that hold no data.
+    """
+    import torch
+
+    cells = {torch.nn.RNN: "rnn", torch.nn.GRU: "gru", torch.nn.LSTM: "lstm"}
+    single = {torch.nn.RNNCell: "rnn", torch.nn.GRUCell: "gru", torch.nn.LSTMCell: "lstm"}
+    cell = (cells | single).get(type(module))
+    if cell is None:
+        names = ", ".join(kind.__name__ for kind in cells | single)
+        raise TypeError(f"expected a module of torch.nn among {names}, got {type(module).__name__}")
+    is_single = type(module) in single
+    params = {name + "_l0" * is_single: _array(name, value) for name, value in module.state_dict().items()}
+    names = ["input_size", "hidden_size", "bias"]
+    names += [] if is_single else ["num_layers", "batch_first", "dropout", "bidirectional"]
+    names += ["nonlinearity"] if cell == "rnn" else ["proj_size"] if cell == "lstm" and not is_single else []
+    options = {name: getattr(module, name) for name in names}
+    dtypes = {array.dtype for array in params.values()}
+    if len(dtypes) != 1:
+        raise TypeError(f"expected parameters of one dtype, got {', '.join(sorted(map(str, dtypes)))}")
+    try:
+        return build(cell, {**options, "dtype": dtypes.pop()}, params)
+    except KeyError as error:
+        raise ValueError(f"the parameters are not those of a {type(module).__name__}: {error.args[0]}") from None
+
+
+def to_torch(layer: Any, *, cell: bool = False) -> torch.nn.Module:
+    """The torch module that computes what the layer does, on the same memory: training one changes the other.
+
+    >>> import fastrnn, torch
+    >>> from fastrnn.interchange import to_torch
+    >>> layer = fastrnn.GRU(8, 16, rng=0)
+    >>> module = to_torch(layer)
+    >>> with torch.no_grad():
+    ...     module.weight_hh_l0.zero_()[0, 0]
+    tensor(0.)
+    >>> float(abs(layer.params["weight_hh_l0"]).max())
+    0.0
+
+    cell: whether to give an RNNCell, GRUCell or LSTMCell in place of an RNN, GRU or LSTM; the layer must then be a
+    single one, of one direction.  ``copy.deepcopy(to_torch(layer))`` has memory of its own.
+
+    Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for what torch has not: clip,
+    reverse, a merge of directions other than concat, other activations, reset_after=False, peephole, coupled.
+    """
+    import torch
+
+    checked_layer(layer)
+    _check_expressible(layer)
+    name = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}[layer.cell] + "Cell" * cell
+    options = {"bias": layer.bias, "device": "meta", "dtype": getattr(torch, layer.dtype.name)}
+    if layer.cell == "rnn":
+        options["nonlinearity"] = "tanh" if same_activation(layer.nonlinearity, "tanh") else "relu"
+    if cell:
+        refuse_unless(layer, f"torch.nn.{name}", num_layers=1, bidirectional=False, proj_size=0)
+    else:
+        options |= {key: getattr(layer, key) for key in ("num_layers", "batch_first", "dropout", "bidirectional")}
+        options |= {"proj_size": layer.proj_size} if layer.cell == "lstm" else {}
+    module: torch.nn.Module = getattr(torch.nn, name)(layer.input_size, layer.hidden_size, **options)
+    end = suffixes(layer)[0][0] if cell else ""
+    shared = {key.removesuffix(end): torch.from_numpy(array) for key, array in layer.params.items()}
+    module.load_state_dict(shared, assign=True)
+    return module
+
+
+def _array(name: str, value: torch.Tensor) -> np.ndarray:
+    import torch
+
+    if value.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"expected {name} of dtype torch.float32 or torch.float64, got {value.dtype}")
+    if value.is_meta:
+        raise ValueError(f"expected {name} with data, got one on the meta device")
+    return value.detach().cpu().numpy()
+
+
+def _check_expressible(layer: Any) -> None:
+    refuse_unless(layer, "torch", clip=None, reverse=False, reset_after=True, peephole=False, coupled=False)
+    if layer.bidirectional:
+        refuse_unless(layer, "torch", merge="concat")
+    activations = activations_of(layer)
+    if layer.cell == "rnn":
+        expressible = any(same_activation(layer.nonlinearity, name) for name in ("tanh", "relu"))
+    else:
+        expressible = all(map(same_activation, activations, _DEFAULT_ACTIVATIONS[layer.cell]))
+    if not expressible:
+        raise ValueError(f"torch cannot express the activations {activations!r} of a {type(layer).__name__}")
