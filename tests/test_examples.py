@@ -1,0 +1,74 @@
+"""The examples run, and reach what they promise."""
+
+import importlib.util
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def vowels():
+    spec = importlib.util.spec_from_file_location("japanese_vowels", EXAMPLES / "japanese_vowels.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def made_up(vowels):
+    """A batch of nine easy speakers: each has a mean of its own."""
+    rng = np.random.default_rng(0)
+    speaker = np.arange(45) % 9
+    means = 2 * rng.standard_normal((9, 12))
+    x, lengths = vowels.pad([means[who] + rng.standard_normal((rng.integers(7, 30), 12)) for who in speaker])
+    return vowels.Utterances(x, lengths, speaker)
+
+
+def test_padding_keeps_frames_and_lengths(vowels):
+    x, lengths = vowels.pad([np.ones((2, 3)), np.full((4, 3), 2.0)])
+    assert x.shape == (4, 2, 3)
+    assert x.dtype == np.float32
+    assert lengths.tolist() == [2, 4]
+    assert x[:, :, 0].T.tolist() == [[1, 1, 0, 0], [2, 2, 2, 2]]
+
+
+def test_an_epoch_visits_each_utterance_once(vowels, made_up):
+    visited = [batch.data for batch in vowels.batches(made_up, np.random.default_rng(0), epochs=1)]
+    assert sorted(np.concatenate([data.lengths for data in visited])) == sorted(made_up.lengths)
+    assert all(len(data.x) == data.lengths.max() for data in visited)
+
+
+def test_recogniser_learns_speakers_that_are_easy_to_tell_apart(vowels, made_up):
+    model = vowels.Recogniser(np.random.default_rng(0))
+    vowels.train(model, made_up, seed=0, epochs=15)
+    assert vowels.accuracy(model, made_up) == 1
+
+
+def test_recogniser_and_its_twin_in_torch_take_the_same_steps(vowels, made_up):
+    pytest.importorskip("torch", reason="torch is not installed")
+    model = vowels.Recogniser(np.random.default_rng(0))
+    twin = vowels.TorchRecogniser(model)
+    ours = [model.train_step(made_up, 5e-3) for _ in range(5)]
+    theirs = [twin.train_step(made_up, 5e-3) for _ in range(5)]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert ours[-1] < ours[0] - 0.1
+
+
+def test_speakers_of_japanese_vowels_are_recognised(vowels):
+    pytest.importorskip("aeon", reason="the utterances ship in aeon, which is not installed")
+    train, test = vowels.load()
+    assert train.x.shape == (26, 270, 12)
+    assert test.x.shape == (29, 370, 12)
+    found = []
+    for seed in range(5):
+        model = vowels.Recogniser(np.random.default_rng(seed))
+        vowels.train(model, train, seed)
+        found.append(vowels.accuracy(model, test))
+    assert statistics.median(found) >= 0.96
