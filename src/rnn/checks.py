@@ -42,6 +42,13 @@ def finite_float(name: str, value: Any, *, least: float = 0.0) -> float:
     return float(value)
 
 
+def positive_float(name: str, value: Any) -> float:
+    """`value` as a finite float > 0; raises TypeError or ValueError otherwise."""
+    if finite_float(name, value) == 0:
+        raise ValueError(f"expected {name} > 0, got {value}")
+    return float(value)
+
+
 def float_dtype(dtype: Any) -> np.dtype:
     """`dtype` as float32 or float64 of this machine; raises TypeError for any other."""
     if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):

@@ -14,7 +14,9 @@ import numpy as np
 
 from .module import checked_array
 
-Rows = tuple[np.ndarray, np.ndarray, int]  # array, offset of each batch row, step from one time to the next; in elements
+Rows = tuple[
+    np.ndarray, np.ndarray, int
+]  # array, offset of each batch row, step from one time to the next; in elements
 
 
 @dataclass(slots=True)

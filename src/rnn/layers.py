@@ -20,14 +20,16 @@ import numpy as np
 
 from . import _core, threads
 from .activations import Activation, activation_code, activation_codes
-from .checks import boolean, float_dtype, non_negative_int, positive_int
+from .checks import boolean, float_dtype, non_negative_int, positive_float, positive_int
 from .inputs import Batch, Rows, Walk, checked_batch, checked_state, walkable
 from .module import Module, checked_array
 
 State = Any  # h (L*D, B, H), or (h, c) for an LSTM
 
 # Rows of the table of kernels: CellKind in kernels/table.hpp
-_RNN_TANH, _RNN_RELU, _RNN_GENERAL, _GRU, _GRU_GENERAL, _GRU_BEFORE, _GRU_BEFORE_GENERAL, _LSTM, _LSTM_GENERAL = range(9)
+_RNN_TANH, _RNN_RELU, _RNN_GENERAL, _GRU, _GRU_GENERAL, _GRU_BEFORE, _GRU_BEFORE_GENERAL, _LSTM, _LSTM_GENERAL = range(
+    9
+)
 
 _MERGES = ("concat", "sum", "mul", "ave")
 
@@ -79,13 +81,11 @@ class Recurrent(Module):
         self.bidirectional = boolean("bidirectional", bidirectional)
         self.reverse = boolean("reverse", reverse)
         self.merge = merge
-        self.clip = clip
+        self.clip = None if clip is None else positive_float("clip", clip)
         if merge not in _MERGES:
             raise ValueError(f"expected merge among {', '.join(_MERGES)}, got {merge!r}")
         if self.bidirectional and self.reverse:
             raise ValueError("expected reverse=False of a bidirectional layer, which runs both ways, got True")
-        if clip is not None and not clip > 0:
-            raise ValueError(f"expected clip > 0 or None, got {clip!r}")
         self._rng = np.random.default_rng(rng)
         super().__init__(self._parameter_shapes(), float_dtype(dtype))
         bound = 1 / math.sqrt(self.hidden_size)  # torch's initial values
@@ -150,7 +150,9 @@ class Recurrent(Module):
         y, final, _ = self._run(batch, state, training=False)
         return y, final
 
-    def forward(self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None) -> tuple[Any, State, Tape]:
+    def forward(
+        self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None
+    ) -> tuple[Any, State, Tape]:
         """Training: (y, state, tape), the tape for `backward`.
 
         x: (T, B, I) of the layer's dtype, (B, T, I) with batch_first, (T, I) unbatched; or integers of the same shape
@@ -177,7 +179,8 @@ class Recurrent(Module):
         Raises TypeError or ValueError for a tape of another layer, a wrong dtype or a wrong shape.
         """
         if not isinstance(tape, Tape) or tape.layer is not self:
-            raise ValueError("expected the tape that this layer's forward returned")
+            came = "another layer's" if isinstance(tape, Tape) else type(tape).__name__
+            raise ValueError(f"expected the tape that this layer's forward returned, got {came}")
         batch = tape.batch
         dy = walkable(self._time_major(checked_array("dy", dy, tape.y_shape, self.dtype), batch))
         final = checked_state(self, dstate, batch.B, batch.unbatched, "dstate")
@@ -214,7 +217,9 @@ class Recurrent(Module):
     ) -> list[Any]:
         """All directions and walks of layer k: writes the outputs and the final states; returns the scans."""
         scans = [
-            self._scan(batch, walk, k, d, x, y, initial, training) for d, y in enumerate(outputs) for walk in batch.walks
+            self._scan(batch, walk, k, d, x, y, initial, training)
+            for d, y in enumerate(outputs)
+            for walk in batch.walks
         ]
         threads.run([scan.forward for scan in scans])
         for d, y in enumerate(outputs):

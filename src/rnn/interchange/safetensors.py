@@ -64,7 +64,7 @@ def _parsed(path: str | os.PathLike[str], text: str) -> tuple[str, dict[str, Any
         raise ValueError(f"{path} holds no valid fastrnn layer: its metadata cannot be read: {error!r}") from None
     if version != _VERSION:
         raise ValueError(f"expected version {_VERSION} of a layer's file in {path}, got {version!r}")
-    if cell not in LAYERS:
+    if cell not in tuple(LAYERS):  # the cell may be anything, also unhashable
         raise ValueError(f"expected the cell in {path} to be one of {', '.join(LAYERS)}, got {cell!r}")
     return cell, {name: _tuples(value) for name, value in options.items()}
 

@@ -62,11 +62,11 @@ def to_torch(layer: Any, *, cell: bool = False) -> torch.nn.Module:
     >>> from fastrnn.interchange import to_torch
     >>> layer = fastrnn.GRU(8, 16, rng=0)
     >>> module = to_torch(layer)
-    >>> with torch.no_grad():
-    ...     module.weight_hh_l0.zero_()[0, 0]
-    tensor(0.)
-    >>> float(abs(layer.params["weight_hh_l0"]).max())
-    0.0
+    >>> optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    >>> module(torch.ones(20, 4, 8))[0].sum().backward()
+    >>> optimizer.step()                                    # trains the layer
+    >>> bool((layer.params["weight_hh_l0"] == module.weight_hh_l0.detach().numpy()).all())
+    True
 
     cell: whether to give an RNNCell, GRUCell or LSTMCell in place of an RNN, GRU or LSTM; the layer must then be a
     single one, of one direction.  ``copy.deepcopy(to_torch(layer))`` has memory of its own.

@@ -51,7 +51,7 @@ template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v, int lanes) {
 template <class T> FASTRNN_INLINE Vec<T> splat(T x) { return x - Vec<T>{}; }
 
 template <class T> FASTRNN_INLINE Vec<T> select(Bits<T> mask, Vec<T> a, Vec<T> b) {
-  return (Vec<T>)((mask & (Bits<T>)a) | (~mask & (Bits<T>)b));
+  return mask ? a : b;
 }
 
 }  // namespace FASTRNN_ISA
