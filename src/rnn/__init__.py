@@ -6,9 +6,11 @@
     LanguageModel             a character model that trains on text and writes some
     set_num_threads           how many threads a call may use (get_num_threads)
     optim                     Adam, clipping of the gradient
+    interchange               from and to torch, ONNX, Keras and safetensors
     reference                 the same layers in plain NumPy, equation by equation
 """
 
+from . import interchange as interchange
 from . import optim as optim
 from . import reference as reference
 from .language_model import LanguageModel as LanguageModel

@@ -57,6 +57,6 @@ def refuse_unless(layer: Any, target: str, **expected: Any) -> None:
             raise ValueError(f"{target} cannot express {name}={actual!r} of a {type(layer).__name__}")
 
 
-def reorder(array: np.ndarray, order: Sequence[int]) -> np.ndarray:
+def reorder(array: np.ndarray, order: Sequence[int] | np.ndarray) -> np.ndarray:
     """The blocks of rows of `array` (G*H, ...) in another order: block j of the result is block order[j]."""
     return array.reshape(len(order), -1, *array.shape[1:])[list(order)].reshape(array.shape)

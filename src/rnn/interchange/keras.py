@@ -116,7 +116,8 @@ def _unstack(model: keras.Sequential) -> tuple[list[Any], float]:
     """The recurrent layers of a model, and the rate of the dropout between them."""
     import keras
 
-    recurrent, rates = [], []
+    recurrent: list[Any] = []
+    rates: list[float] = []
     for part in model.layers:
         if isinstance(part, keras.layers.Dropout) and len(rates) < len(recurrent):
             if part.noise_shape is not None:
@@ -195,15 +196,15 @@ def _read_direction(layer: Any) -> tuple[str, dict[str, Any], list[tuple[str, np
 
 def _params(cell: str, weights: Any) -> list[tuple[str, np.ndarray]]:
     """The parameters of a Keras cell under our names, in our order and orientation."""
-    from keras import ops
+    from keras.ops import convert_to_numpy
 
     gates = _GATES[cell]
     arrays = [
-        ("weight_ih", reorder(ops.convert_to_numpy(weights.kernel).T, gates)),
-        ("weight_hh", reorder(ops.convert_to_numpy(weights.recurrent_kernel).T, gates)),
+        ("weight_ih", reorder(convert_to_numpy(weights.kernel.value).T, gates)),
+        ("weight_hh", reorder(convert_to_numpy(weights.recurrent_kernel.value).T, gates)),
     ]
     if weights.use_bias:
-        bias = ops.convert_to_numpy(weights.bias)
+        bias = convert_to_numpy(weights.bias.value)
         b_ih, b_hh = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
         arrays += [("bias_ih", reorder(b_ih, gates)), ("bias_hh", reorder(b_hh, gates))]
     return arrays

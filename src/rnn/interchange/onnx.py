@@ -424,7 +424,7 @@ def _written_activations(activations: Sequence[Activation]) -> dict[str, list[An
         names.append(_camel(name))
         alphas += [alpha] * (len(ACTIVATIONS[name]) > 0)
         betas += [beta] * (len(ACTIVATIONS[name]) > 1)
-    lists = {"activations": names, "activation_alpha": alphas, "activation_beta": betas}
+    lists: dict[str, list[Any]] = {"activations": names, "activation_alpha": alphas, "activation_beta": betas}
     return {key: values for key, values in lists.items() if values}
 
 

@@ -38,8 +38,8 @@ def from_torch(module: torch.nn.Module) -> Any:
     single = {torch.nn.RNNCell: "rnn", torch.nn.GRUCell: "gru", torch.nn.LSTMCell: "lstm"}
     cell = (cells | single).get(type(module))
     if cell is None:
-        names = ", ".join(kind.__name__ for kind in cells | single)
-        raise TypeError(f"expected a module of torch.nn among {names}, got {type(module).__name__}")
+        known = ", ".join(kind.__name__ for kind in cells | single)
+        raise TypeError(f"expected a module of torch.nn among {known}, got {type(module).__name__}")
     is_single = type(module) in single
     params = {name + "_l0" * is_single: _array(name, value) for name, value in module.state_dict().items()}
     names = ["input_size", "hidden_size", "bias"]

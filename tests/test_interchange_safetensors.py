@@ -1,0 +1,114 @@
+"""Layers in safetensors files: all options and parameters come back, and files of other kinds are refused."""
+
+import json
+import struct
+
+import fastrnn
+import numpy as np
+import pytest
+from fastrnn.interchange import load_safetensors, save_safetensors
+from fastrnn.storage import save_arrays
+
+LAYERS = [
+    fastrnn.RNN(3, 4, rng=0),
+    fastrnn.RNN(3, 4, 2, nonlinearity=("leaky_relu", 0.25), bias=False, batch_first=True, dropout=0.5, rng=1),
+    fastrnn.GRU(3, 4, 2, bidirectional=True, merge="ave", dtype="float64", rng=2),
+    fastrnn.GRU(3, 4, reset_after=False, reverse=True, activations=(("hard_sigmoid", 1 / 6, 0.5), "softsign"), rng=3),
+    fastrnn.LSTM(3, 4, peephole=True, coupled=True, clip=np.float32(0.5), rng=4),
+    fastrnn.LSTM(3, 4, 2, proj_size=2, bidirectional=True, rng=5),
+]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "layer.safetensors"
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.cell)
+def test_saved_layer_comes_back_with_equal_options_parameters_and_outputs(layer, path):
+    save_safetensors(path, layer)
+    loaded = load_safetensors(path)
+    assert type(loaded) is type(layer)
+    public = {name for name in vars(layer) if not name.startswith("_")}
+    assert {name: getattr(loaded, name) for name in public} == {name: getattr(layer, name) for name in public}
+    assert all((loaded.params[name] == array).all() for name, array in layer.params.items())
+    x = np.random.default_rng(6).standard_normal((5, 2, 3)).astype(layer.dtype)
+    np.testing.assert_array_equal(loaded(x)[0], layer(x)[0])
+
+
+def test_file_holds_the_parameters_under_torchs_names(path):
+    from safetensors.numpy import load_file
+
+    layer = LAYERS[2]
+    save_safetensors(path, layer)
+    arrays = load_file(path)
+    assert arrays.keys() == layer.params.keys()
+    other = fastrnn.GRU(3, 4, 2, bidirectional=True, merge="ave", dtype="float64", rng=7)
+    other.load_state_dict(arrays)
+    assert (other.params["weight_hh_l1_reverse"] == layer.params["weight_hh_l1_reverse"]).all()
+
+
+def test_torch_reads_the_file(path):
+    torch = pytest.importorskip("torch", reason="reads with torch")
+    from safetensors.torch import load_file
+
+    save_safetensors(path, LAYERS[5])
+    module = torch.nn.LSTM(3, 4, 2, proj_size=2, bidirectional=True)
+    module.load_state_dict(load_file(path))
+    assert (module.weight_hr_l1.detach().numpy() == LAYERS[5].params["weight_hr_l1"]).all()
+
+
+def test_state_dict_of_torch_without_options_is_refused_with_the_way_out(path):
+    layer = LAYERS[0]
+    save_arrays(path, layer.params, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"holds no fastrnn layer.*load_state_dict"):
+        load_safetensors(path)
+
+
+def header(**changes):
+    options = {"input_size": 3, "hidden_size": 4}
+    return json.dumps({"version": 1, "cell": "rnn", "options": options} | changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "metadata cannot be read"),
+        ("[]", "metadata cannot be read"),
+        ("{}", "metadata cannot be read.*version"),
+        (header(options=3), "metadata cannot be read"),
+        (header(version=2), "version 1.*got 2"),
+        (header(cell="mlp"), "rnn, gru, lstm, got 'mlp'"),
+        (header(cell=["rnn"]), "rnn, gru, lstm, got"),
+        (header(options={"input_size": 3}), "hidden_size"),
+        (header(options={"input_size": 3, "hidden_size": 4, "zoneout": 0.1}), "zoneout"),
+        (header(options={"input_size": 3, "hidden_size": 4, "rng": 1}), "rng"),
+        (header(options={"input_size": 3, "hidden_size": -4}), "hidden_size >= 1, got -4"),
+        (header(options={"input_size": 3, "hidden_size": 5}), "weight_ih_l0 of shape"),
+        (header(options={"input_size": 3, "hidden_size": 4, "bias": False}), "unknown.*bias_hh_l0"),
+        (header(options={"input_size": 3, "hidden_size": 4, "dtype": "float64"}), "dtype float64, got float32"),
+        (header(options={"input_size": 3, "hidden_size": 4, "dtype": "float16"}), "float32 or float64"),
+    ],
+)
+def test_files_with_a_damaged_header_are_refused_with_the_reason(path, text, message):
+    save_arrays(path, LAYERS[0].params, {"fastrnn.layer": text})
+    with pytest.raises(ValueError, match=message):
+        load_safetensors(path)
+
+
+def test_truncated_and_foreign_files_are_refused(path):
+    save_safetensors(path, LAYERS[0])
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_safetensors(path)
+    path.write_bytes(struct.pack("<Q", 2) + b"[]")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_safetensors(path)
+    with pytest.raises(FileNotFoundError):
+        load_safetensors(path.with_name("absent"))
+
+
+def test_only_a_layer_is_saved(path):
+    with pytest.raises(TypeError, match="RNN, GRU or LSTM, got Linear"):
+        save_safetensors(path, fastrnn.Linear(3, 4))
+    assert not path.exists()
