@@ -41,6 +41,15 @@ class Walk:
         lengths = self.T if self.lengths is None else self.lengths
         return array, offsets + (lengths - 1) * per_step, -per_step
 
+    def where(self, backwards: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(time, batch row) of each packed row."""
+        counts = np.diff(self.start)
+        steps = np.repeat(np.arange(self.T), counts)
+        places = np.arange(len(steps)) - np.repeat(self.start[:-1], counts)
+        if backwards:
+            steps = (self.T if self.lengths is None else self.lengths[places]) - 1 - steps
+        return steps, self.members[places]
+
     def final_cell_state(self, c: np.ndarray, initial: np.ndarray) -> np.ndarray:
         """c (n, H) at the true end of each sequence, from that of every step (packed rows)."""
         if self.T == 0:

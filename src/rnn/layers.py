@@ -46,6 +46,37 @@ class Tape:
     masks: list[np.ndarray | None] = field(default_factory=list)  # dropout behind each layer
     y_shape: tuple[int, ...] = ()
 
+    def gates(self, layer: int = 0, direction: int = 0) -> dict[str, np.ndarray]:
+        """What went on inside: the activations of the gates at every step, by name, each (T, B, H), zero in padding.
+
+        >>> import numpy as np, fastrnn
+        >>> lstm = fastrnn.LSTM(3, 8, rng=0)
+        >>> y, state, tape = lstm.forward(np.ones((5, 2, 3), np.float32))
+        >>> {name: array.shape for name, array in tape.gates().items()}
+        {'i': (5, 2, 8), 'f': (5, 2, 8), 'g': (5, 2, 8), 'o': (5, 2, 8), 'c': (5, 2, 8)}
+
+        LSTM: i, f, g, o and the cell state c. GRU: r, z, n. RNN: none, its h is y.
+        layer k, direction d: which one.  Raises IndexError if there is none.
+        """
+        walks = self.batch.walks
+        scans = self.scans[layer][direction * len(walks) :][: len(walks)]
+        if not scans:
+            raise IndexError(f"expected a direction below {self.layer._directions}, got {direction}")
+        H, backwards = self.layer.hidden_size, self.layer._backwards(direction)
+        columns = {"rnn": "", "gru": "nrz", "lstm": "ifgo"}[self.layer.cell]
+        shape = (self.batch.T, self.batch.B, H)
+        found = {name: np.zeros(shape, self.layer.dtype) for name in columns}
+        if self.layer.cell == "lstm":
+            found["c"] = np.zeros(shape, self.layer.dtype)
+        for walk, scan in zip(walks, scans, strict=True):
+            steps, rows = walk.where(backwards)
+            kept = scan.tape.reshape(len(steps), -1) if len(steps) else np.empty((0, len(columns) * H))
+            for column, name in enumerate(columns):
+                found[name][steps, rows] = kept[:, column * H : (column + 1) * H]
+            if "c" in found:
+                found["c"][steps, rows] = scan.c
+        return {name: found[name] for name in ("r", "z", "n", "i", "f", "g", "o", "c") if name in found}
+
 
 class Recurrent(Module):
     """What RNN, GRU and LSTM share: stacking, directions, ragged batches, dropout and the passes.
