@@ -78,6 +78,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         long dgates_from, dgates_width
         T* dprojected
         T* dpeephole
+        cbool packs
         long active(long)
         T* tape_at(long, long)
     cppclass Arena[T]:
@@ -209,6 +210,7 @@ except ValueError as error:
 cdef enum:
     PRODUCT_CHUNK = 256 << 10
     GRADIENT_CHUNK = 1 << 20
+    UNPACKED_ROWS = 4  # a call of so few rows does not pay for packed weights
 
 
 cdef void* address(object array, bint writable=False) except? NULL:
@@ -276,9 +278,11 @@ cdef int run_forward(Sequence[real]* q, const CellKernels[real]* cell) noexcept 
     cdef const real* x
     arena.block = NULL
     arena.used = 0
+    q.packs = q.start[q.steps] > UNPACKED_ROWS
     if q.ids.base != NULL:
-        product_rows = q.I  # a table: x is one-hot, so its product is a row of W_ih transposed
-    elif q.B < cell.rows_per_tile and q.start[q.steps] >= 4:
+        if q.start[q.steps] >= q.I:
+            product_rows = q.I  # a table: x is one-hot, so its product is a row of W_ih transposed
+    elif q.packs and q.B < cell.rows_per_tile:
         # too few rows to fill a tile: the input products of many steps at once make better use of W_ih
         product_rows = min(q.start[q.steps], max(q.B, PRODUCT_CHUNK // (width * <int64_t>sizeof(real))))
         chunk = 0
@@ -286,7 +290,7 @@ cdef int run_forward(Sequence[real]* q, const CellKernels[real]* cell) noexcept 
     if allocate(&arena):
         return -1
     lay_out_forward(q, cell, &arena, product_rows, &gathered)
-    if q.ids.base != NULL:
+    if q.ids.base != NULL and product_rows:
         for j in range(width):
             for i in range(q.I):
                 (<real*>q.products)[i * width + j] = q.weights.ih[j * q.I + i]
@@ -484,8 +488,10 @@ cdef void set_sequence(Sequence[real]* q, const CellKernels[real]* cell, dict a)
     q.weights.b_hh = <const real*>address(b_hh)
     q.weights.hr = <const real*>address(w_hr)
     q.weights.peephole = <const real*>address(peephole)
-    for i, (kind, alpha, beta) in enumerate(a["activations"]):
+    i = 0
+    for kind, alpha, beta in a["activations"]:
         q.activation[i].kind, q.activation[i].alpha, q.activation[i].beta = kind, alpha, beta
+        i += 1
     q.clip = a["clip"]
     q.coupled = a["coupled"]
     set_rows(&q.y, a["y"], True)
@@ -524,7 +530,7 @@ cdef class Scan:
         self.tape = np.empty(rows * width, dtype) if training else None
         self.c0 = arguments["c0"]
         if self.c0 is not None:
-            self.c = np.empty((rows, H), dtype) if training else np.array(arguments["c0"])
+            self.c = np.empty((rows, H), dtype) if training else self.c0.copy()
         if self.is_double:
             self.f64.tape = <double*>address(self.tape)
             self.f64.c = <double*>address(self.c)

@@ -27,10 +27,19 @@ class Walk:
     members: np.ndarray  # (n,) their batch rows
     lengths: np.ndarray | None  # (n,) int64, falling; None: all T
     start: np.ndarray  # (T+1,) number of (step, row) pairs before each step
+    whole: bool  # the batch as it is
 
     @property
     def n(self) -> int:
         return len(self.members)
+
+    def take(self, state: np.ndarray) -> np.ndarray:
+        """A contiguous copy of the members' rows of state (B, N)."""
+        return state.copy() if self.whole else state[self.members]
+
+    def put(self, values: np.ndarray, state: np.ndarray) -> None:
+        """The other way: the members' rows of state (B, N) := values (n, N)."""
+        state[slice(None) if self.whole else self.members] = values
 
     def rows(self, array: np.ndarray, backwards: bool) -> Rows:
         """Where the rows of array (T, B, ...) lie, in the order of the walk."""
@@ -100,13 +109,14 @@ def divide(T: int, B: int, lengths: np.ndarray | None, parts: int) -> list[Walk]
     order = np.arange(B) if lengths is None else np.argsort(-lengths, kind="stable")
     walks = []
     for part in range(parts):
-        members = np.ascontiguousarray(order[part::parts])
+        members = np.ascontiguousarray(order[part::parts]) if parts > 1 else order
         if lengths is None:
-            walks.append(Walk(T, members, None, np.arange(T + 1) * len(members)))
+            walks.append(Walk(T, members, None, np.arange(T + 1) * len(members), parts == 1))
             continue
         falling = lengths[members]
         active = len(members) - np.searchsorted(falling[::-1], np.arange(T), side="right")  # how many lengths are > t
-        walks.append(Walk(T, members, falling, np.concatenate([[0], np.cumsum(active)]).astype(np.int64)))
+        start = np.concatenate([[0], np.cumsum(active)]).astype(np.int64)
+        walks.append(Walk(T, members, falling, start, whole=False))
     return walks
 
 

@@ -118,6 +118,11 @@ class Recurrent(Module):
         if self.bidirectional and self.reverse:
             raise ValueError("expected reverse=False of a bidirectional layer, which runs both ways, got True")
         self._rng = np.random.default_rng(rng)
+        self._options = {  # of every scan
+            "activations": self._activation_codes(),
+            "clip": math.inf if clip is None else float(clip),
+            "coupled": getattr(self, "coupled", False),
+        }
         super().__init__(self._parameter_shapes(), float_dtype(dtype))
         bound = 1 / math.sqrt(self.hidden_size)  # torch's initial values
         for array in self.params.values():
@@ -161,6 +166,14 @@ class Recurrent(Module):
         return {}
 
     # ------------------------------------------------------------ what the cell gives to the kernels
+
+    _views = (*Module._views, "_weights", "_gradients")
+
+    def _allocate(self) -> None:
+        super()._allocate()
+        suffixes = [suffix for k in range(self.num_layers) for suffix in self._suffixes(k)]
+        self._weights = [self._arrays(self._params, suffix) for suffix in suffixes]  # [layer * D + direction]
+        self._gradients = [self._arrays(self._grads, suffix) for suffix in suffixes]
 
     def _kernel(self) -> int:
         raise NotImplementedError
@@ -258,7 +271,7 @@ class Recurrent(Module):
             final[0][at] = batch.last(y, initial[0][at], self._backwards(d))
             for scan, walk in zip(scans[d * len(batch.walks) :], batch.walks, strict=False):
                 if len(final) == 2:
-                    final[1][at, walk.members] = walk.final_cell_state(scan.c, scan.c0) if training else scan.c
+                    walk.put(walk.final_cell_state(scan.c, scan.c0) if training else scan.c, final[1][at])
         return scans
 
     def _scan(
@@ -267,7 +280,8 @@ class Recurrent(Module):
         """One walk through layer k in one direction."""
         backwards = self._backwards(d)
         rows = walk.rows(x, backwards)
-        before = [array[k * self._directions + d, walk.members] for array in initial]
+        at = k * self._directions + d
+        before = [walk.take(array[at]) for array in initial]
         return _core.Scan(
             self._kernel(),
             self.dtype,
@@ -279,11 +293,9 @@ class Recurrent(Module):
             reset=None if batch.reset is None else walk.rows(batch.reset, backwards),
             h0=before[0],
             c0=before[1] if len(before) == 2 else None,
-            weights=self._arrays(self.params, self._suffixes(k)[d]),
-            activations=self._activation_codes(),
-            clip=math.inf if self.clip is None else self.clip,
-            coupled=getattr(self, "coupled", False),
+            weights=self._weights[at],
             y=walk.rows(y, backwards),
+            **self._options,
         )
 
     def _backward_layer(self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
@@ -297,18 +309,18 @@ class Recurrent(Module):
             if x.ndim == 3:
                 dx = np.empty(x.shape, self.dtype) if batch.lengths is None else np.zeros(x.shape, self.dtype)
             d_inputs.append(dx)
-            gradients = self._arrays(self.grads, self._suffixes(k)[d])
+            gradients = self._gradients[at]
             for index, walk in enumerate(batch.walks):
                 # the first walk adds into the gradients themselves, the others into arrays that are added in turn
                 own = gradients if index == 0 else tuple(None if g is None else np.zeros_like(g) for g in gradients)
-                states = [array[at, walk.members] for array in final]
+                states = [walk.take(array[at]) for array in final]
                 rows: Rows | None = None if dx is None else walk.rows(dx, backwards)
                 tasks.append(partial(next(scans).backward, walk.rows(part, backwards), rows, *_pair(states), own))
                 finish.append((at, walk, states, gradients, own))
         threads.run(tasks)
         for at, walk, states, gradients, own in finish:
             for array, value in zip(initial, states, strict=True):
-                array[at, walk.members] = value
+                walk.put(value, array[at])
             for g, mine in zip(gradients, own, strict=True):
                 if g is not None and g is not mine:
                     g += mine

@@ -45,6 +45,8 @@ class Module:
     shapes: the shape of each parameter by name, in torch's order.  dtype: float32 or float64.
     """
 
+    _views: tuple[str, ...] = ("_flat_params", "_flat_grads", "_params", "_grads")  # what `_allocate` makes anew
+
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> None:
         self.dtype = np.dtype(dtype)
         self._shapes = dict(shapes)
@@ -96,8 +98,7 @@ class Module:
             array[...] = checked[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        views = ("_flat_params", "_flat_grads", "_params", "_grads")
-        state = {key: value for key, value in self.__dict__.items() if key not in views}
+        state = {key: value for key, value in self.__dict__.items() if key not in self._views}
         return {**state, "params": self.state_dict(), "grads": {n: g.copy() for n, g in self._grads.items()}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -12,6 +12,14 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
+template <int G> struct TorchOrder {
+  int gate[G];
+  constexpr TorchOrder() : gate() {
+    for (int g = 0; g < G; ++g) gate[g] = g;
+  }
+};
+template <int G> constexpr TorchOrder<G> kTorchOrder{};
+
 // acc = bias + W_ih x(t) + W_hh h(t-1) for the units and rows of a tile
 template <class T, class Cell>
 FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, Cell::A>& t) {
@@ -23,7 +31,7 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, C
   if (q.products)
     for (int r = 0; r < t.rows; ++r) {
       const long b = t.row + r;
-      const long row = q.ids.base ? *q.ids.at(s, b) : q.packed(s, b) - q.start[q.products_from];
+      const long row = q.one_hot() ? *q.ids.at(s, b) : q.packed(s, b) - q.start[q.products_from];
       const T* product = q.products + row * G * q.H + t.unit;
       for (int g = 0; g < G; ++g)
         for (int v = 0; v < t.vectors; ++v) {
@@ -31,12 +39,25 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, C
           store(t.at(r, g, v), t.get(r, g, v) + load(p, t.lanes_of(v)));
         }
     }
-  else {
+  else if (q.one_hot()) {
+    for (int r = 0; r < t.rows; ++r)
+      for (int g = 0; g < G; ++g)
+        for (int u = 0; u < t.units(); ++u)
+          t.at(r, g, 0)[u] += q.weights.ih[(Cell::kInputOrder[g] * q.H + t.unit + u) * q.I + *q.ids.at(s, t.row + r)];
+  } else {
     for (int r = 0; r < t.rows; ++r) a[r] = q.x.at(s, t.row + r);
-    multiply(t.rows, G * t.vectors, a, q.I, q.w_input + t.unit * G * q.I, t.acc, ld);
+    if (q.packs)
+      multiply(t.rows, G * t.vectors, a, q.I, q.w_input + t.unit * G * q.I, t.acc, ld);
+    else
+      multiply_unpacked<T, G>(t.rows, t.units(), a, q.I, q.weights.ih + t.unit * q.I, Cell::kInputOrder, q.H, t.acc, ld,
+                              t.vectors * kLanes<T>);
   }
   for (int r = 0; r < t.rows; ++r) a[r] = q.h_before(s, t.row + r);
-  multiply(t.rows, GS * t.vectors, a, q.P, q.w_state + t.unit * GS * q.P, t.at(0, Cell::kStateFirst, 0), ld);
+  if (q.packs)
+    multiply(t.rows, GS * t.vectors, a, q.P, q.w_state + t.unit * GS * q.P, t.at(0, Cell::kStateFirst, 0), ld);
+  else
+    multiply_unpacked<T, GS>(t.rows, t.units(), a, q.P, q.weights.hh + t.unit * q.P, kTorchOrder<GS>.gate, q.H,
+                             t.at(0, Cell::kStateFirst, 0), ld, t.vectors * kLanes<T>);
 }
 
 // Calls body(tile) with acc = dL/dh(s), for all rows that run at step s and all P units of h.  For s = -1: the gradient
@@ -97,14 +118,12 @@ void pack_products(Sequence<T>& q, Arena<T>& arena, const int (&from_ih)[Cell::A
   constexpr int G = Cell::G, GS = Cell::GS, A = Cell::A;
   const Panels<T, G> panels{q.H};
   const Weights<T>& w = q.weights;
-  T* input = q.products ? nullptr : arena.take(G * q.I * panels.padded());
-  T* state = arena.take(GS * q.P * panels.padded());
   T* bias = arena.take(A * panels.padded());
+  T* input = q.products || q.one_hot() || !q.packs ? nullptr : arena.take(G * q.I * panels.padded());
+  T* state = q.packs ? arena.take(GS * q.P * panels.padded()) : nullptr;
   if (!arena.block) return;
   if (input) pack_rows<T, G>(w.ih, q.I, Cell::kInputOrder, q.H, q.I, input);
-  int order[GS];
-  for (int g = 0; g < GS; ++g) order[g] = g;
-  pack_rows<T, GS>(w.hh, q.P, order, q.H, q.P, state);
+  if (state) pack_rows<T, GS>(w.hh, q.P, kTorchOrder<GS>.gate, q.H, q.P, state);
   q.w_input = input, q.w_state = state, q.bias = bias;
   for (long p = 0; p < panels.count(); ++p)
     for (int g = 0; g < A; ++g)

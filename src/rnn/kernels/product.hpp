@@ -130,6 +130,34 @@ FASTRNN_INLINE void multiply(int rows, int vectors, const T* const* a, long K, c
   if constexpr (NV > 1) multiply<T, NV - 1>(rows, vectors, a, K, panel, acc, ld);
 }
 
+// The same product with weights as torch stores them, for calls too short to pay for packing: acc (rows, G, ld_gate)
+// += a (rows, K) . w^T, where gate g of unit u is row order[g] * H + u of w (G*H, K).  Four units at a time, so that a row
+// of `a` is read once for all of them.
+template <class T, int G>
+__attribute__((noinline)) void multiply_unpacked(int rows, int units, const T* const* a, long K, const T* w,
+                                                 const int (&order)[G], long H, T* acc, long ld, long ld_gate) {
+  constexpr int L = kLanes<T>;
+  for (int g = 0; g < G; ++g)
+    for (int u0 = 0; u0 < units; u0 += 4) {
+      const T* row[4];
+      for (int i = 0; i < 4; ++i) row[i] = w + (order[g] * H + (u0 + i < units ? u0 + i : u0)) * K;
+      for (int r = 0; r < rows; ++r) {
+        Vec<T> sum[4] = {};
+        long k = 0;
+        for (; k + L <= K; k += L) {
+          const Vec<T> x = load(a[r] + k);
+          for (int i = 0; i < 4; ++i) sum[i] += x * load(row[i] + k);
+        }
+        for (int i = 0; i < 4 && u0 + i < units; ++i) {
+          T total = 0;
+          for (int j = 0; j < L; ++j) total += sum[i][j];
+          for (long rest = k; rest < K; ++rest) total += a[r][rest] * row[i][rest];
+          acc[r * ld + g * ld_gate + u0 + i] += total;
+        }
+      }
+    }
+}
+
 // Some rows of the batch by some units, with A accumulators a unit: acc (rows, A, vectors of units)
 template <class T, int A> struct Tile {
   long row;     // first row of the batch
@@ -142,6 +170,7 @@ template <class T, int A> struct Tile {
   long ld() const { return long(A) * vectors * kLanes<T>; }
   T* at(int r, int gate, int v) const { return acc + r * ld() + (gate * vectors + v) * kLanes<T>; }
   Vec<T> get(int r, int gate, int v) const { return load(at(r, gate, v)); }
+  int units() const { return (vectors - 1) * kLanes<T> + lanes; }
   int lanes_of(int v) const { return v + 1 == vectors ? lanes : kLanes<T>; }
 };
 

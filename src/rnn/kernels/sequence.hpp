@@ -45,7 +45,8 @@ template <class T> struct Sequence {
   // inputs: x, or indices of one-hot rows, or the input products made in advance
   Rows<const T> x;          // (I,) a row; base null if absent
   Rows<const int64_t> ids;  // one index a row; base null if absent
-  const T* products;        // packed rows (G*H,) from step `products_from` on; or for ids: (I, G*H), a row an index
+  const T* products;        // packed rows (G*H,) from step `products_from` on; or for ids: (I, G*H), a row an index.
+                            // Null: x . W_ih is made step by step
   long products_from;
   const T* h0;                // (B, P) initial state
   const T* c0;                // (B, H) initial cell state
@@ -76,9 +77,11 @@ template <class T> struct Sequence {
   T* dprojected;          // packed rows (P,) as dgates: gradient of h of a projected LSTM
   T* dpeephole;           // (3, H), added to
 
-  // packed weights, see each cell
+  // packed weights, see each cell; a call of few rows reads W_ih and W_hh as they are
+  bool packs;
   const T *w_input, *w_state, *w_second, *bias;
 
+  bool one_hot() const { return ids.base; }
   long active(long s) const { return start[s + 1] - start[s]; }
   long packed(long s, long b) const { return start[s] + b; }
   bool is_reset(long s, long b) const { return reset.base && *reset.at(s, b); }
