@@ -83,7 +83,8 @@ def to_keras(layer: Any, *, return_sequences: bool = True, return_state: bool = 
 
     Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for what Keras has not: clip,
     peephole, coupled, proj_size, activations with other parameters or different ones around an LSTM's cell state,
-    reverse with return_sequences, which Keras gives last step first, and return_state of a stack.
+    reverse with return_sequences, which Keras gives last step first, or in a stack, return_state of a stack, and
+    float64 where the backend has it switched off.
     """
     import keras
 
@@ -254,6 +255,8 @@ def _write_layer(layer: Any, k: int, return_sequences: bool, return_state: bool)
     directions = [written.forward_layer, written.backward_layer] if layer.bidirectional else [written]
     for direction, end in zip(directions, ends, strict=True):
         direction.set_weights(_written_weights(layer, end))
+    if keras.ops.convert_to_numpy(directions[0].cell.kernel.value).dtype != layer.dtype:  # JAX without jax_enable_x64
+        raise ValueError(f"Keras's backend {keras.backend.backend()} is not set up for {layer.dtype}")
     return written
 
 
