@@ -188,6 +188,40 @@ def test_two_pieces_with_the_state_carried_are_the_whole(kind, cut):
     assert_close(gradients(layer), whole)
 
 
+@pytest.mark.parametrize("one_hot", [False, True], ids=["float x", "indices"])
+@pytest.mark.parametrize("hidden_size", [3, 17, 40])
+@every_kind
+def test_one_step_at_a_time_is_the_whole(kind, hidden_size, one_hot):
+    # calls of few rows take other paths through the kernels: unpacked weights, no table of one-hot products
+    cls, own = KINDS[kind]
+    width = 60
+    layer = cls(width, hidden_size, dtype="float64", rng=1, **own)
+    rng = np.random.default_rng(21)
+    for batch in (1, 2, 4, 5):
+        shape = (T, batch)
+        x = rng.integers(0, width, shape) if one_hot else rng.normal(size=(*shape, width))
+        y, state, tape = layer.forward(x)
+        dy, dstate = random_like(1, y), random_like(2, state)
+        layer.zero_grad()
+        dx, dinitial = layer.backward(tape, dy, dstate)
+        whole = gradients(layer)
+
+        layer.zero_grad()
+        carried, steps = mapped(np.zeros_like, state), []
+        for t in range(T):
+            alone = layer(x[t : t + 1], carried)
+            y_t, carried, tape = layer.forward(x[t : t + 1], carried)
+            assert_equal((y_t, *flat(carried)), (alone[0], *flat(alone[1])))
+            assert_close(y_t[0], y[t])
+            steps.append(tape)
+        assert_close(carried, state)
+        for t in reversed(range(T)):
+            dx_t, dstate = layer.backward(steps[t], dy[t : t + 1], dstate)
+            assert dx is None if one_hot else np.allclose(dx_t[0], dx[t], rtol=0, atol=1e-12)
+        assert_close(dstate, dinitial)
+        assert_close(gradients(layer), whole)
+
+
 @pytest.mark.parametrize("options", [{}, {"reverse": True}, STACK], ids=str)
 @every_kind
 def test_a_ragged_batch_is_its_sequences_one_by_one(kind, options):
