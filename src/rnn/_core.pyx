@@ -209,7 +209,7 @@ except ValueError as error:
 # Bytes of input products, and of pre-activation gradients, that are worked on at a time
 cdef enum:
     PRODUCT_CHUNK = 256 << 10
-    GRADIENT_CHUNK = 1 << 20
+    GRADIENT_CHUNK = 1 << 18
     UNPACKED_ROWS = 4  # a call of so few rows does not pay for packed weights
 
 

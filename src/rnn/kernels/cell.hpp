@@ -68,36 +68,39 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, C
 template <class T, class Cell, class Body>
 FASTRNN_INLINE void sweep_state_gradient(const Sequence<T>& q, long s, Body body) {
   const long continuing = s + 1 < q.T_ ? q.active(s + 1) : 0;
-  const auto with_dy = [&](const Tile<T, 1>& t, int r, int v) {
+  const auto add_dy = [&](const Tile<T, 1>& t, int r) {
     if (s < 0 || !q.dy.base) return;
-    const T* dy = q.dy.at(s, t.row + r) + t.unit + v * kLanes<T>;
-    store(t.at(r, 0, v), t.get(r, 0, v) + load(dy, t.lanes_of(v)));
+    const T* dy = q.dy.at(s, t.row + r) + t.unit;
+    for (int v = 0; v < t.vectors; ++v)
+      store(t.at(r, 0, v), t.get(r, 0, v) + load(dy + v * kLanes<T>, t.lanes_of(v)));
   };
-  const auto from_dh = [&](const Tile<T, 1>& t, int r, int v) {
-    store(t.at(r, 0, v), load(q.dh + (t.row + r) * q.P + t.unit + v * kLanes<T>, t.lanes_of(v)));
+  const auto set = [&](const Tile<T, 1>& t, int r, const T* from) {  // to zero if null
+    for (int v = 0; v < t.vectors; ++v)
+      store(t.at(r, 0, v), from ? load(from + t.unit + v * kLanes<T>, t.lanes_of(v)) : Vec<T>{});
   };
   sweep<T, 1, 1>(0, continuing, q.P, [&](const Tile<T, 1>& t) {
     const T* a[kMaxRows];
+    for (int r = 0; r < t.rows && s >= 0; ++r) {
+      if (q.dy.base) will_read(q.dy.at(s, t.row + r) + t.unit);
+      Cell::will_go_back(q, s, t.row + r, t.unit);
+    }
     for (int r = 0; r < t.rows; ++r) {
       a[r] = q.dgates_at(s + 1, t.row + r) + Cell::kStateFirst * q.H;
-      for (int v = 0; v < t.vectors; ++v)
-        if (Cell::kPassesThrough) from_dh(t, r, v); else store(t.at(r, 0, v), Vec<T>{});
+      set(t, r, Cell::kPassesThrough ? q.dh + (t.row + r) * q.P : nullptr);
     }
     multiply(t.rows, t.vectors, a, Cell::GS * q.H, q.w_state + t.unit * Cell::GS * q.H, t.acc, t.ld());
-    for (int r = 0; r < t.rows; ++r)
-      for (int v = 0; v < t.vectors; ++v) {
-        if (q.is_reset(s + 1, t.row + r)) store(t.at(r, 0, v), Vec<T>{});
-        with_dy(t, r, v);
-      }
+    for (int r = 0; r < t.rows; ++r) {
+      if (q.is_reset(s + 1, t.row + r)) set(t, r, nullptr);
+      add_dy(t, r);
+    }
     body(t);
   });
   if (s < 0) return;
   sweep<T, 1, 1>(continuing, q.active(s), q.P, [&](const Tile<T, 1>& t) {
-    for (int r = 0; r < t.rows; ++r)
-      for (int v = 0; v < t.vectors; ++v) {
-        from_dh(t, r, v);
-        with_dy(t, r, v);
-      }
+    for (int r = 0; r < t.rows; ++r) {
+      set(t, r, q.dh + (t.row + r) * q.P);
+      add_dy(t, r);
+    }
     body(t);
   });
 }

@@ -33,6 +33,12 @@ template <class T, bool General> struct GruTape {
   }
 };
 
+template <class T> FASTRNN_INLINE void gru_will_go_back(const Sequence<T>& q, long s, long b, long unit) {
+  for (int k = 0; k < 4; ++k) will_read(q.tape_at(s, b) + k * q.H + unit);
+  for (int k = 0; k < q.dgates_width / q.H; ++k) will_write(q.dgates_at(s, b) + k * q.H + unit);
+  will_read(q.h_before(s, b) + unit);
+}
+
 template <class T, bool General> struct Gru {
   static constexpr int G = 3, GS = 3, A = 4, kStateFirst = 1;
   static constexpr int kInputOrder[] = {2, 0, 1};
@@ -46,6 +52,10 @@ template <class T, bool General> struct Gru {
   static void forward(const Sequence<T>& q, long s) {
     const long H = q.H;
     sweep<T, G, A>(0, q.active(s), H, [&](const Tile<T, A>& t) {
+      for (int row = 0; row < t.rows; ++row) {
+        will_write(q.y.at(s, t.row + row) + t.unit);
+        for (int k = 0; q.tape && k < 4; ++k) will_write(q.tape_at(s, t.row + row) + k * H + t.unit);
+      }
       preactivations<T, Gru>(q, s, t);
       for (int row = 0; row < t.rows; ++row) {
         const long b = t.row + row;
@@ -66,6 +76,10 @@ template <class T, bool General> struct Gru {
   }
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Gru>(q, arena); }
+
+  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit) {
+    gru_will_go_back(q, s, b, unit);
+  }
 
   //   dz = dh (h(t-1) - n) f0'     dn = dh (1 - z) f1'     dr = dn hn f0'     dhn = dn r     dh(t-1) gets dh z
   static void backward(const Sequence<T>& q, long s) {
@@ -147,6 +161,10 @@ template <class T, bool General> struct GruResetBefore {
     if (!arena.block) return;
     pack_columns(q.weights.hh + 2 * q.H * q.H, q.H, q.H, q.H, candidate);
     q.w_second = candidate;
+  }
+
+  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit) {
+    gru_will_go_back(q, s, b, unit);
   }
 
   //   dz = dh (h(t-1) - n) f0'     dn = dh (1 - z) f1'     drh = dn . W_hn     dr = drh h(t-1) f0'

@@ -39,6 +39,11 @@ template <class T, bool General> struct Lstm {
 
   static void forward(const Sequence<T>& q, long s) {
     sweep<T, G, A>(0, q.active(s), q.H, [&](const Tile<T, A>& t) {
+      for (int r = 0; r < t.rows; ++r) {
+        will_read(q.c_before(s, t.row + r) + t.unit);
+        will_write(q.y.at(s, t.row + r) + (q.weights.hr ? 0 : t.unit));
+        for (int k = 0; q.tape && k < 4; ++k) will_write(q.tape_at(s, t.row + r) + k * q.H + t.unit);
+      }
       preactivations<T, Lstm>(q, s, t);
       for (int r = 0; r < t.rows; ++r) forward_row(q, s, t, r);
     });
@@ -105,6 +110,15 @@ template <class T, bool General> struct Lstm {
     q.w_second = projection;
   }
 
+  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit) {
+    if (q.weights.hr) return;  // units are those of the projection then
+    for (int k = 0; k < 4; ++k) {
+      will_read(q.tape_at(s, b) + k * q.H + unit);
+      will_write(q.dgates_at(s, b) + k * q.H + unit);
+    }
+    will_read(q.c_before(s, b) + unit);
+  }
+
   static void backward(const Sequence<T>& q, long s) {
     if (s < 0) {
       for (long b = 0; b < q.active(0); ++b)
@@ -135,11 +149,15 @@ template <class T, bool General> struct Lstm {
   //   dc(t-1) = dc f + p_i di + p_f df
   static FASTRNN_INLINE void backward_tile(const Sequence<T>& q, long s, const Tile<T, 1>& t) {
     const long H = q.H;
-    for (int r = 0; r < t.rows; ++r)
+    for (int r = 0; r < t.rows; ++r) {
+      const long b = t.row + r;
+      const T *tape_row = q.tape_at(s, b), *c_row = q.c_at(s, b), *c_before_row = q.c_before(s, b);
+      T *dgates_row = q.dgates_at(s, b), *dc_base = q.dc + b * H;
+      const bool reset = s + 1 < q.T_ && b < q.active(s + 1) && q.is_reset(s + 1, b);
       for (int v = 0; v < t.vectors; ++v) {
-        const long b = t.row + r, unit = t.unit + v * L;
+        const long unit = t.unit + v * L;
         const int lanes = t.lanes_of(v);
-        const T* tape = q.tape_at(s, b) + unit;
+        const T* tape = tape_row + unit;
         const Vec<T> i = load(tape, lanes), f = load(tape + H, lanes), g = load(tape + 2 * H, lanes),
                      o = load(tape + 3 * H, lanes);
         Vec<T> slope[5];
@@ -149,11 +167,10 @@ template <class T, bool General> struct Lstm {
           slope[0] = Sigmoid<T>::slope(i), slope[1] = Sigmoid<T>::slope(f);
           slope[2] = Tanh<T>::slope(g), slope[3] = Sigmoid<T>::slope(o);
         }
-        const Vec<T> c_before = load(q.c_before(s, b) + unit, lanes), c = load<T>(q.c_at(s, b) + unit, lanes);
+        const Vec<T> c_before = load(c_before_row + unit, lanes), c = load(c_row + unit, lanes);
         const Vec<T> dh = t.get(r, 0, v);
         const Vec<T> dout = dh * output(q, c, &slope[4]) * slope[3];
-        T* dc_row = q.dc + b * H + unit;
-        const bool reset = s + 1 < q.T_ && b < q.active(s + 1) && q.is_reset(s + 1, b);
+        T* dc_row = dc_base + unit;
         Vec<T> dc = reset ? Vec<T>{} : load<T>(dc_row, lanes);
         dc += dh * o * slope[4];
         if (General) dc += peephole(q, 2, unit, lanes, dout);
@@ -173,10 +190,10 @@ template <class T, bool General> struct Lstm {
           }
         }
         store(dc_row, dc_before, lanes);
-        T* dgates = q.dgates_at(s, b) + unit;
         const Vec<T> out[] = {di, df, dc * i * slope[2], dout};
-        for (int k = 0; k < 4; ++k) store(dgates + k * H, out[k], lanes);
+        for (int k = 0; k < 4; ++k) store(dgates_row + k * H + unit, out[k], lanes);
       }
+    }
   }
 };
 

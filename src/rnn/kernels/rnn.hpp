@@ -20,33 +20,42 @@ template <class T, class F, bool General> struct Rnn {
 
   static void forward(const Sequence<T>& q, long s) {
     sweep<T, G, A>(0, q.active(s), q.H, [&](const Tile<T, A>& t) {
+      for (int r = 0; r < t.rows; ++r) will_write(q.y.at(s, t.row + r) + t.unit);
       preactivations<T, Rnn>(q, s, t);
-      for (int r = 0; r < t.rows; ++r)
+      for (int r = 0; r < t.rows; ++r) {
+        T* h = q.y.at(s, t.row + r) + t.unit;
         for (int v = 0; v < t.vectors; ++v) {
-          const long unit = t.unit + v * L;
           Vec<T> slope;
-          const Vec<T> h = gate<T, General, F>(q, 0, t.get(r, 0, v), &slope);
-          store(q.y.at(s, t.row + r) + unit, h, t.lanes_of(v));
-          if (General && q.tape) store(q.tape_at(s, t.row + r) + unit, slope, t.lanes_of(v));
+          store(h + v * L, gate<T, General, F>(q, 0, t.get(r, 0, v), &slope), t.lanes_of(v));
+          if (General && q.tape) store(q.tape_at(s, t.row + r) + t.unit + v * L, slope, t.lanes_of(v));
         }
+      }
     });
   }
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Rnn>(q, arena); }
 
+  static FASTRNN_INLINE const T* slopes_or_h(const Sequence<T>& q, long s, long b) {
+    return General ? q.tape_at(s, b) : q.y.at(s, b);
+  }
+
+  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit) {
+    will_read(slopes_or_h(q, s, b) + unit);
+    will_write(q.dgates_at(s, b) + unit);
+  }
+
   // da = dh f'(a)
   static void backward(const Sequence<T>& q, long s) {
     if (s < 0) return initial_state_gradient<T, Rnn>(q);
     sweep_state_gradient<T, Rnn>(q, s, [&](const Tile<T, 1>& t) {
-      for (int r = 0; r < t.rows; ++r)
+      for (int r = 0; r < t.rows; ++r) {
+        const T* from = slopes_or_h(q, s, t.row + r) + t.unit;
+        T* da = q.dgates_at(s, t.row + r) + t.unit;
         for (int v = 0; v < t.vectors; ++v) {
-          const long unit = t.unit + v * L;
-          const int lanes = t.lanes_of(v);
-          Vec<T> slope;
-          if constexpr (General) slope = load(q.tape_at(s, t.row + r) + unit, lanes);
-          else slope = F::slope(load<T>(q.y.at(s, t.row + r) + unit, lanes));
-          store(q.dgates_at(s, t.row + r) + unit, t.get(r, 0, v) * slope, lanes);
+          const Vec<T> read = load(from + v * L, t.lanes_of(v));
+          store(da + v * L, t.get(r, 0, v) * (General ? read : F::slope(read)), t.lanes_of(v));
         }
+      }
     });
   }
 };

@@ -4,6 +4,7 @@
 //   load, store       whole vectors, unaligned; with a count of lanes, the first of them (the rest reads as zero)
 //   splat             one value in every lane
 //   select(m, a, b)   lane by lane, m ? a : b
+//   will_read, will_write   prefetch
 #pragma once
 
 #include <cstdint>
@@ -46,6 +47,10 @@ template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v, int lanes) {
   if (__builtin_expect(lanes == kLanes<T>, 1)) return store(p, v);
   for (int i = 0; i < lanes; ++i) p[i] = v[i];
 }
+
+// Asks for the cache line of p, to be read or written once the product that comes before is done
+template <class T> FASTRNN_INLINE void will_read(const T* p) { __builtin_prefetch(p, 0); }
+template <class T> FASTRNN_INLINE void will_write(const T* p) { __builtin_prefetch(p, 1); }
 
 // x - 0 is x for every x, also -0: the compiler drops the subtraction and broadcasts.
 template <class T> FASTRNN_INLINE Vec<T> splat(T x) { return x - Vec<T>{}; }
