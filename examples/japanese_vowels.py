@@ -50,23 +50,15 @@ def load() -> tuple[Utterances, Utterances]:
     except ModuleNotFoundError:
         raise SystemExit("the utterances ship in the package aeon: pip install aeon==1.6.0") from None
 
-    parts = []
-    for split in ("train", "test"):
-        frames, speakers = load_japanese_vowels(split=split)  # arrays (12, T), names "1" to "9"
-        parts.append(([each.T for each in frames], speakers.astype(np.int64) - 1))
-    frames_of_all = np.concatenate(parts[0][0])
-    mean, deviation = frames_of_all.mean(axis=0), frames_of_all.std(axis=0)
-    train, test = (Utterances(*pad([(f - mean) / deviation for f in frames]), who) for frames, who in parts)
-    return train, test
+    (train, train_speakers), (test, test_speakers) = (load_japanese_vowels(split=split) for split in ("train", "test"))
+    all_frames = np.concatenate(train, axis=1).T  # each utterance is (12, T)
+    mean, deviation = all_frames.mean(axis=0), all_frames.std(axis=0)
 
+    def utterances(channels: list[np.ndarray], speakers: np.ndarray) -> Utterances:
+        frames = [((each.T - mean) / deviation).astype(np.float32) for each in channels]
+        return Utterances(*fastrnn.pad_sequence(frames), speakers.astype(np.int64) - 1)  # named "1" to "9"
 
-def pad(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Arrays (T_b, I) as one x (T, B, I), float32 and zero beyond the lengths (B,)."""
-    lengths = np.array([len(sequence) for sequence in sequences])
-    x = np.zeros((lengths.max(), len(sequences), sequences[0].shape[1]), np.float32)
-    for b, sequence in enumerate(sequences):
-        x[: len(sequence), b] = sequence
-    return x, lengths
+    return utterances(train, train_speakers), utterances(test, test_speakers)
 
 
 def batches(data: Utterances, rng: np.random.Generator, epochs: int) -> Iterator[Batch]:
