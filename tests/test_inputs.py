@@ -228,6 +228,15 @@ def test_indices_are_one_hot_rows(kind, how, dtype, tolerance):
     np.testing.assert_array_equal(layer(ids, **call)[0], ours["y"])
 
 
+@pytest.mark.parametrize("steps", [1, 5, 40])
+@every_kind
+def test_indices_are_one_hot_rows_however_many_there_are(kind, steps):
+    cls, own = KINDS[kind]
+    layer = cls(100, H, dtype="float64", rng=1, **own)  # fewer rows than indices, and more of them
+    ids = np.random.default_rng(5).integers(0, 100, (steps, B))
+    assert_same(train(layer, ids), train(layer, np.eye(100)[ids]), without=("dx",))
+
+
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i2", ">i4", ">i8", ">u8"])
 def test_indices_may_be_of_any_integer_type(dtype):
     layer = make("gru")
