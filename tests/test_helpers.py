@@ -20,11 +20,12 @@ def test_padding_and_unpadding_are_inverses(batch_first):
 
 def test_indices_are_padded_too():
     x, lengths = fastrnn.pad_sequence([np.array([1, 2]), np.array([3])])
-    assert x.tolist() == [[1, 3], [2, 0]] and lengths.tolist() == [2, 1]
+    assert x.tolist() == [[1, 3], [2, 0]]
+    assert lengths.tolist() == [2, 1]
 
 
 @pytest.mark.parametrize(
-    "sequences, error",
+    ("sequences", "error"),
     [
         ([], ValueError),
         ([np.zeros(())], ValueError),
@@ -37,7 +38,9 @@ def test_sequences_that_do_not_fit_together_are_refused(sequences, error):
         fastrnn.pad_sequence(sequences)
 
 
-@pytest.mark.parametrize("lengths, error", [([1.0, 2.0], TypeError), ([1], ValueError), ([1, 6], ValueError), ([-1, 2], ValueError)])
+@pytest.mark.parametrize(
+    ("lengths", "error"), [([1.0, 2.0], TypeError), ([1], ValueError), ([1, 6], ValueError), ([-1, 2], ValueError)]
+)
 def test_lengths_that_do_not_fit_are_refused(lengths, error):
     with pytest.raises(error, match="expected lengths"):
         fastrnn.unpad_sequence(np.zeros((5, 2, 3)), np.array(lengths))
@@ -79,11 +82,12 @@ def test_the_same_rng_gives_the_same_initial_values():
     for layer, seed in zip(layers, (5, 5, 6), strict=True):
         fastrnn.initialize(layer, rng=seed)
     a, b, c = (layer.params["weight_hh_l0"] for layer in layers)
-    assert np.array_equal(a, b) and not np.array_equal(a, c)
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
 
 
 @pytest.mark.parametrize(
-    "cell, options",
+    ("cell", "options"),
     [
         (fastrnn.GRU, {"forget_bias": 1.0}),
         (fastrnn.LSTM, {"weight_hh": "xavier"}),

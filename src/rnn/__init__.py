@@ -1,15 +1,15 @@
 """Recurrent neural networks on the CPU: NumPy arrays in, NumPy arrays out.
 
-    RNN, GRU, LSTM            recurrent layers: forward, inference, back-propagation through time
-    pad_sequence, unpad_sequence   lists of arrays to and from a ragged batch
-    initialize                initial values by name
-    Linear                    the output layer
-    softmax_cross_entropy     the loss
-    LanguageModel             a character model that trains on text and writes some
-    set_num_threads           how many threads a call may use (get_num_threads)
-    optim                     Adam, clipping of the gradient
-    interchange               from and to torch, ONNX, Keras and safetensors
-    reference                 the same layers in plain NumPy, equation by equation
+RNN, GRU, LSTM            recurrent layers: forward, inference, back-propagation through time
+pad_sequence, unpad_sequence   lists of arrays to and from a ragged batch
+initialize                initial values by name
+Linear                    the output layer
+softmax_cross_entropy     the loss
+LanguageModel             a character model that trains on text and writes some
+set_num_threads           how many threads a call may use (get_num_threads)
+optim                     Adam, clipping of the gradient
+interchange               from and to torch, ONNX, Keras and safetensors
+reference                 the same layers in plain NumPy, equation by equation
 """
 
 from . import interchange as interchange

@@ -1,18 +1,18 @@
 """Activations by name, as ONNX's recurrent operators define them.
 
-    name               formula                               default alpha, beta
-    tanh               tanh(a)
-    relu               max(a, 0)
-    sigmoid            1 / (1 + e^-a)
-    affine             alpha a + beta                        1, 0
-    leaky_relu         a if a > 0 else alpha a               0.01
-    thresholded_relu   a if a >= alpha else 0                1
-    scaled_tanh        alpha tanh(beta a)                    1, 1
-    hard_sigmoid       min(max(alpha a + beta, 0), 1)        0.2, 0.5
-    elu                a if a > 0 else alpha (e^a - 1)       1
-    softsign           a / (1 + |a|)
-    softplus           log(1 + e^a)
-    identity           a
+name               formula                               default alpha, beta
+tanh               tanh(a)
+relu               max(a, 0)
+sigmoid            1 / (1 + e^-a)
+affine             alpha a + beta                        1, 0
+leaky_relu         a if a > 0 else alpha a               0.01
+thresholded_relu   a if a >= alpha else 0                1
+scaled_tanh        alpha tanh(beta a)                    1, 1
+hard_sigmoid       min(max(alpha a + beta, 0), 1)        0.2, 0.5
+elu                a if a > 0 else alpha (e^a - 1)       1
+softsign           a / (1 + |a|)
+softplus           log(1 + e^a)
+identity           a
 """
 
 from __future__ import annotations

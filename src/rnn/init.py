@@ -43,7 +43,11 @@ def initialize(
     """
     if not isinstance(layer, Recurrent):
         raise TypeError(f"expected a recurrent layer, got {type(layer).__name__}")
-    for name, value, known in (("weight_ih", weight_ih, _WEIGHTS), ("weight_hh", weight_hh, _WEIGHTS), ("bias", bias, _BIASES)):
+    for name, value, known in (
+        ("weight_ih", weight_ih, _WEIGHTS),
+        ("weight_hh", weight_hh, _WEIGHTS),
+        ("bias", bias, _BIASES),
+    ):
         if value not in known:
             raise ValueError(f"expected {name} among {', '.join(known)}, got {value!r}")
     if forget_bias and (layer.cell != "lstm" or not layer.bias):

@@ -170,7 +170,7 @@ def _checked_lengths(lengths: Any, T: int, B: int) -> np.ndarray | None:
         raise TypeError(f"expected lengths of an integer dtype, got {lengths.dtype}")
     if lengths.shape != (B,):
         raise ValueError(f"expected lengths of shape ({B},), got {lengths.shape}")
-    if B and not (0 <= lengths.min() and lengths.max() <= T):
+    if B and not (lengths.min() >= 0 and lengths.max() <= T):
         raise ValueError(f"expected lengths from 0 to T = {T}, got {lengths.min()} to {lengths.max()}")
     return lengths.astype(np.int64)
 
@@ -178,7 +178,7 @@ def _checked_lengths(lengths: Any, T: int, B: int) -> np.ndarray | None:
 def _check_indices(x: np.ndarray, lengths: np.ndarray | None, input_size: int) -> None:
     """Indices must lie in [0, I); those in the padding are not looked at."""
     counted = x if lengths is None else x[np.arange(x.shape[0])[:, None] < lengths]
-    if counted.size and not (0 <= counted.min() and counted.max() < input_size):
+    if counted.size and not (counted.min() >= 0 and counted.max() < input_size):
         raise ValueError(f"expected integer x from 0 to {input_size - 1}, got {counted.min()} to {counted.max()}")
 
 

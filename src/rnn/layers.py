@@ -593,7 +593,7 @@ class LSTM(Recurrent):
         return (self._output_size, self.hidden_size)
 
     def _further_shapes(self, suffix: str) -> dict[str, tuple[int, ...]]:
-        shapes = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         if self.proj_size:
             shapes[f"weight_hr{suffix}"] = (self.proj_size, self.hidden_size)
         if self.peephole:

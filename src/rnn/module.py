@@ -26,7 +26,7 @@ class ParameterDict(dict[str, np.ndarray]):
     def _fixed(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError("the set of parameters is fixed; assign to a name to change its values")
 
-    __delitem__ = pop = popitem = clear = update = setdefault = __ior__ = _fixed  # type: ignore[assignment]
+    __delitem__ = pop = popitem = clear = update = setdefault = __ior__ = _fixed
 
 
 def checked_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -27,7 +27,9 @@ def pad_sequence(
     first = arrays[0]
     for index, array in enumerate(arrays):
         if array.dtype != first.dtype:
-            raise TypeError(f"expected sequences of one dtype, {first.dtype} as the first, got {array.dtype} at {index}")
+            raise TypeError(
+                f"expected sequences of one dtype, {first.dtype} as the first, got {array.dtype} at {index}"
+            )
         if array.ndim != first.ndim or array.shape[1:] != first.shape[1:]:
             raise ValueError(f"expected sequences of shape (T_b, *{first.shape[1:]}), got {array.shape} at {index}")
     lengths = np.array([len(array) for array in arrays], np.int64)
@@ -54,6 +56,6 @@ def unpad_sequence(y: np.ndarray, lengths: np.ndarray, *, batch_first: bool = Fa
         raise TypeError(f"expected lengths of an integer dtype, got {lengths.dtype}")
     if lengths.shape != rows.shape[:1]:
         raise ValueError(f"expected lengths of shape {rows.shape[:1]}, got {lengths.shape}")
-    if lengths.size and not (0 <= lengths.min() and lengths.max() <= rows.shape[1]):
+    if lengths.size and not (lengths.min() >= 0 and lengths.max() <= rows.shape[1]):
         raise ValueError(f"expected lengths from 0 to T = {rows.shape[1]}, got {lengths.min()} to {lengths.max()}")
     return [row[:length] for row, length in zip(rows, lengths, strict=True)]
