@@ -53,7 +53,9 @@ def test_train_reports_bits_time_speed_a_sample_and_where_it_saved(trained):
     assert re.search(r"^held out: \d\.\d{3} bits per character$", result.stdout, re.MULTILINE)
     assert re.search(r"^20 steps in \d+\.\d s, [\d,]+ characters/s$", result.stdout, re.MULTILINE)
     assert "\nsaved to model.safetensors\n" in result.stdout
-    assert len(result.stdout.split("\n\n")[1]) == 1 + 300 + 1  # a prompt of one character, and the end of the line
+    sample, next_command = result.stdout.split("\n\n")[1:]
+    assert len(sample) == 1 + 300  # a prompt of one character
+    assert next_command == f"more of it: fastrnn sample model.safetensors --prompt {sample[0]!r}\n"
     assert sorted(path.name for path in directory.iterdir()) == ["model.safetensors", "text.txt"]
 
 

@@ -59,6 +59,10 @@ def case(layer, rng, T=7, B=5, ragged=False, reset=False, one_hot=False):
     return x, tuple(state) if len(state) == 2 else state[0], keywords
 
 
+def as_tuple(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
 def agree(name, ours, theirs, tolerance):
     scale = max(1.0, float(np.abs(theirs).max(initial=0)))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale, err_msg=name)
@@ -138,3 +142,33 @@ def test_long_sequences_cross_chunk_borders(cell):
     layer = kind(3, 40, **options, bidirectional=True, dtype="float64", rng=rng)
     assert_same_as_reference(layer, *case(layer, rng, T=700, B=4, ragged=True), rng)
     assert_same_as_reference(layer, *case(layer, rng, T=2500, B=1), rng)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("cell", CELLS)
+def test_short_calls_are_what_the_reference_is(cell, num_layers, batch_first, dtype):
+    kind, options = CELLS[cell]
+    rng = np.random.default_rng(2)
+    layer = kind(5, 13, num_layers, **options, batch_first=batch_first, dtype=dtype, rng=rng)
+    assert layer._short_calls is not None
+    for T, B in ((1, 1), (1, 4), (4, 1), (2, 2), (3, 1)):
+        x, state, _ = case(layer, rng, T=T, B=B)
+        if batch_first:
+            x = np.ascontiguousarray(x.swapaxes(0, 1))
+        y, final = layer(x, state)
+        y_ref, final_ref, _ = reference.forward(layer, x, state)
+        agree("y", y, y_ref, TOLERANCE[dtype])
+        for ours, theirs in zip(as_tuple(final), as_tuple(final_ref), strict=True):
+            agree("state", ours, theirs, TOLERANCE[dtype])
+
+
+def test_short_calls_see_weights_that_changed():
+    layer = fastrnn.GRU(3, 4, rng=0)
+    x, h = np.ones((1, 1, 3), np.float32), np.zeros((1, 1, 4), np.float32)
+    before = layer(x, h)[0]
+    layer.params["weight_ih_l0"] *= 2
+    after = layer(x, h)[0]
+    assert not np.array_equal(before, after)
+    np.testing.assert_allclose(after, reference.forward(layer, x, h)[0], atol=1e-6)

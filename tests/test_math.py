@@ -137,7 +137,6 @@ def test_tanh_is_odd_to_the_bit(dtype):
 
 
 @every_dtype
-@pytest.mark.xfail(reason="tanh(-0) is +0: in x * (s * p(s)) + x the first term is +0")
 def test_tanh_keeps_the_sign_of_zero(dtype):
     np.testing.assert_array_equal(np.signbit(evaluate("tanh", np.array([-0.0, 0.0], dtype))), [True, False])
 

@@ -21,8 +21,8 @@ Nothing is checked here: an address or size that is wrong is a crash. Letters an
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport free
-from libc.string cimport memmove, memset
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove, memset
 from libcpp cimport bool as cbool
 from posix.stdlib cimport posix_memalign
 
@@ -211,6 +211,7 @@ cdef enum:
     PRODUCT_CHUNK = 256 << 10
     GRADIENT_CHUNK = 1 << 18
     UNPACKED_ROWS = 4  # a call of so few rows does not pay for packed weights
+    MAX_SHORT_LAYERS = 4
 
 
 cdef void* address(object array, bint writable=False) except? NULL:
@@ -463,12 +464,30 @@ cdef void set_rows(Rows[real]* rows, object given, bint writable=False) except *
         rows.step = given[2]
 
 
-cdef void set_sequence(Sequence[real]* q, const CellKernels[real]* cell, dict a) except *:
-    """Fill in all but the backward part, from the arguments of Scan."""
-    cdef int i
-    cdef Rows[int64_t] ids
+cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, dict options) except *:
+    """Start a sequence: all zero but for what a layer and direction has in every call."""
+    cdef int i = 0
     memset(q, 0, sizeof(Sequence[real]))
-    q.steps, q.B, q.I, q.H, q.P = a["sizes"]
+    w_ih, w_hh, b_ih, b_hh, w_hr, peephole = weights
+    q.weights.ih = <const real*>address(w_ih)
+    q.weights.hh = <const real*>address(w_hh)
+    q.weights.b_ih = <const real*>address(b_ih)
+    q.weights.b_hh = <const real*>address(b_hh)
+    q.weights.hr = <const real*>address(w_hr)
+    q.weights.peephole = <const real*>address(peephole)
+    q.I, q.H, q.P = w_ih.shape[1], w_ih.shape[0] // cell.gates, w_hh.shape[1]
+    q.tape_width = cell.tape_width * q.H + (q.H if w_hr is not None else 0)
+    q.dgates_width = cell.dgates_width * q.H
+    for kind, alpha, beta in options["activations"]:
+        q.activation[i].kind, q.activation[i].alpha, q.activation[i].beta = kind, alpha, beta
+        i += 1
+    q.clip = options["clip"]
+    q.coupled = options["coupled"]
+
+
+cdef void set_call(Sequence[real]* q, dict a) except *:
+    """What a call gives; all but the backward part."""
+    q.steps, q.B = a["sizes"]
     q.start = <const int64_t*>address(a["start"])
     set_rows(<Rows[real]*>&q.x, a["x"])
     if a["ids"] is not None:
@@ -481,57 +500,45 @@ cdef void set_sequence(Sequence[real]* q, const CellKernels[real]* cell, dict a)
         q.reset.step = a["reset"][2]
     q.h0 = <const real*>address(a["h0"])
     q.c0 = <const real*>address(a["c0"])
-    w_ih, w_hh, b_ih, b_hh, w_hr, peephole = a["weights"]
-    q.weights.ih = <const real*>address(w_ih)
-    q.weights.hh = <const real*>address(w_hh)
-    q.weights.b_ih = <const real*>address(b_ih)
-    q.weights.b_hh = <const real*>address(b_hh)
-    q.weights.hr = <const real*>address(w_hr)
-    q.weights.peephole = <const real*>address(peephole)
-    i = 0
-    for kind, alpha, beta in a["activations"]:
-        q.activation[i].kind, q.activation[i].alpha, q.activation[i].beta = kind, alpha, beta
-        i += 1
-    q.clip = a["clip"]
-    q.coupled = a["coupled"]
     set_rows(&q.y, a["y"], True)
-    q.tape_width = cell.tape_width * q.H + (q.H if w_hr is not None else 0)
-    q.dgates_width = cell.dgates_width * q.H
 
 
 cdef class Scan:
     """One layer in one direction over one batch: `forward`, then, if made for training, `backward`.
 
-    All arguments are as in kernels/sequence.hpp: `x`, `ids`, `reset`, `y` are (array, offsets, step) or None, arrays
-    are of the layer's dtype and C-contiguous where they have no offsets. `c` holds the cell state: all steps (packed
-    rows) in training, else (B, H).
+    All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip and coupled; of
+    the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y. Arrays are of
+    the layer's dtype, and C-contiguous where they have no offsets. `c` holds the cell state: all steps (packed rows)
+    in training, else (B, H).
     """
 
     cdef Sequence[float] f32
     cdef Sequence[double] f64
     cdef int cell
     cdef bint is_double, is_empty
-    cdef dict arguments  # keeps the arrays alive
+    cdef tuple alive  # the arrays that the sequence points to
     cdef readonly object c, c0, tape
 
-    def __init__(self, int cell, dtype, bint training, **arguments):
+    def __init__(self, int cell, bint is_double, bint training, tuple weights, dict options, **call):
         self.cell = cell
-        self.is_double = dtype == np.float64
-        self.arguments = arguments
-        rows = int(arguments["start"][arguments["sizes"][0]])
+        self.is_double = is_double
+        self.alive = weights, call
+        rows = int(call["start"][call["sizes"][0]])
         self.is_empty = rows == 0
-        H = arguments["sizes"][3]
-        if self.is_double:
-            set_sequence(&self.f64, kernels.f64.cell(cell), arguments)
-            width = self.f64.tape_width
+        if is_double:
+            set_cell(&self.f64, kernels.f64.cell(cell), weights, options)
+            set_call(&self.f64, call)
+            width, H = self.f64.tape_width, self.f64.H
         else:
-            set_sequence(&self.f32, kernels.f32.cell(cell), arguments)
-            width = self.f32.tape_width
+            set_cell(&self.f32, kernels.f32.cell(cell), weights, options)
+            set_call(&self.f32, call)
+            width, H = self.f32.tape_width, self.f32.H
+        dtype = weights[0].dtype
         self.tape = np.empty(rows * width, dtype) if training else None
-        self.c0 = arguments["c0"]
+        self.c0 = call["c0"]
         if self.c0 is not None:
             self.c = np.empty((rows, H), dtype) if training else self.c0.copy()
-        if self.is_double:
+        if is_double:
             self.f64.tape = <double*>address(self.tape)
             self.f64.c = <double*>address(self.c)
             self.f64.c_in_place = not training
@@ -584,6 +591,85 @@ cdef void scan_backward(Sequence[real]* scan, int cell, dy, dx, dh, dc, gradient
         failed = run_backward(&q, kernels.of(which).cell(cell), &kernels.of(which), &g)
     if failed:
         raise MemoryError("no memory for the gradients of a chunk of steps")
+
+
+# ---------------------------------------------------------------- short calls
+
+cdef enum:
+    SHORT = UNPACKED_ROWS
+
+
+cdef class ShortCalls:
+    """Inference of a few rows through a stack of one direction, with nothing made in Python: for single steps, whose
+    arithmetic takes less time than the making of a Scan. It reads the weights themselves, as every call does.
+    """
+
+    cdef Sequence[float] f32[MAX_SHORT_LAYERS]
+    cdef Sequence[double] f64[MAX_SHORT_LAYERS]
+    cdef int cell, layers
+    cdef bint is_double
+    cdef list alive
+
+    def __init__(self, int cell, bint is_double, list weights, dict options):
+        self.cell, self.is_double, self.layers, self.alive = cell, is_double, len(weights), weights
+        for k in range(self.layers):
+            if is_double:
+                set_cell(&self.f64[k], kernels.f64.cell(cell), weights[k], options)
+            else:
+                set_cell(&self.f32[k], kernels.f32.cell(cell), weights[k], options)
+
+    def run(self, int64_t T, int64_t B, x, h0, c0, y, h, c):
+        """y (T, B, P), h (L, B, P) and c (L, B, H) from x (T, B, I), h0, c0: all C-contiguous, T * B <= SHORT_CALL."""
+        if self.is_double:
+            failed = run_short(self.f64, self.layers, kernels.f64.cell(self.cell), T, B, <const double*>address(x),
+                               <const double*>address(h0), <const double*>address(c0), <double*>address(y, True),
+                               <double*>address(h, True), <double*>address(c, c is not None))
+        else:
+            failed = run_short(self.f32, self.layers, kernels.f32.cell(self.cell), T, B, <const float*>address(x),
+                               <const float*>address(h0), <const float*>address(c0), <float*>address(y, True),
+                               <float*>address(h, True), <float*>address(c, c is not None))
+        if failed:
+            raise MemoryError("no memory for a step")
+
+
+cdef int run_short(
+        const Sequence[real]* stack, int layers, const CellKernels[real]* cell, int64_t T, int64_t B, const real* x,
+        const real* h0, const real* c0, real* y, real* h, real* c) noexcept nogil:
+    cdef Sequence[real] q
+    cdef int64_t start[SHORT + 1]
+    cdef int64_t x_offset[SHORT]
+    cdef int64_t y_offset[SHORT]
+    cdef int64_t i, P = stack[0].P, H = stack[0].H
+    cdef int k, failed = 0
+    cdef real* between = NULL  # y of the layers below the last, two by turns
+    for i in range(T + 1):
+        start[i] = i * B
+    if layers > 1:
+        between = <real*>malloc(2 * T * B * P * sizeof(real))
+        if between == NULL:
+            return -1
+    for k in range(layers):
+        q = stack[k]
+        for i in range(B):
+            x_offset[i] = i * q.I
+            y_offset[i] = i * P
+        q.steps, q.B, q.start = T, B, start
+        q.x.base, q.x.offset, q.x.step = <real*>x, x_offset, B * q.I
+        q.y.base, q.y.offset, q.y.step = y if k == layers - 1 else between + (k % 2) * T * B * P, y_offset, B * P
+        q.h0 = h0 + k * B * P
+        if c0 != NULL:
+            q.c0, q.c, q.c_in_place = c0 + k * B * H, c + k * B * H, True
+        failed = run_forward(&q, cell)
+        if failed:
+            break
+        memcpy(h + k * B * P, q.y.base + (T - 1) * B * P, B * P * sizeof(real))
+        x = q.y.base
+    free(between)
+    return failed
+
+
+SHORT_CALL = SHORT
+SHORT_LAYERS = MAX_SHORT_LAYERS
 
 
 # ---------------------------------------------------------------- around the layers

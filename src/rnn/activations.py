@@ -40,12 +40,14 @@ Activation = str | tuple[Any, ...]  # a name, (name, alpha) or (name, alpha, bet
 
 def activation_code(activation: Activation) -> tuple[int, float, float]:
     """(kind, alpha, beta) for the kernels; raises ValueError or TypeError that lists what is known."""
-    name, *parameters = (activation,) if isinstance(activation, str) else tuple(activation)
-    if name not in ACTIVATIONS:
+    name, *parameters = activation if isinstance(activation, tuple) and activation else (activation,)
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"expected an activation among {', '.join(ACTIVATIONS)}, got {name!r}")
     defaults = ACTIVATIONS[name]
     if len(parameters) > len(defaults):
         raise ValueError(f"expected at most {len(defaults)} parameters for {name}, got {tuple(parameters)}")
+    if not all(isinstance(value, int | float) for value in parameters):
+        raise TypeError(f"expected numbers as parameters of {name}, got {tuple(parameters)}")
     values = [float(value) for value in parameters] + list(defaults[len(parameters) :])
     alpha, beta = (*values, 0.0, 0.0)[:2]
     return list(ACTIVATIONS).index(name), alpha, beta
@@ -53,6 +55,6 @@ def activation_code(activation: Activation) -> tuple[int, float, float]:
 
 def activation_codes(activations: Sequence[Activation], count: int) -> tuple[tuple[int, float, float], ...]:
     """`activation_code` of each; raises ValueError if there are not `count` of them."""
-    if isinstance(activations, str) or len(activations) != count:
+    if not isinstance(activations, tuple | list) or len(activations) != count:
         raise ValueError(f"expected a sequence of {count} activations, got {activations!r}")
     return tuple(activation_code(activation) for activation in activations)

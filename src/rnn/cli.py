@@ -123,6 +123,7 @@ def _train(options: argparse.Namespace) -> int:
     _report(history, options.batch_size * options.seq_len)
     prompt = "The " if set("The ") <= set(model.vocabulary) else text[0]
     print(f"\n{prompt}{model.generate(prompt, 300, temperature=0.8, rng=options.seed)}")
+    print(f"\nmore of it: fastrnn sample {options.save} --prompt {prompt!r}")
     return INTERRUPTED if history.interrupted else 0
 
 

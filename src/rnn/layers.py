@@ -123,7 +123,9 @@ class Recurrent(Module):
             "clip": math.inf if clip is None else float(clip),
             "coupled": getattr(self, "coupled", False),
         }
-        super().__init__(self._parameter_shapes(), float_dtype(dtype))
+        self._kernel_index = self._kernel()
+        self._is_double = float_dtype(dtype) == np.float64
+        super().__init__(self._parameter_shapes(), dtype)
         bound = 1 / math.sqrt(self.hidden_size)  # torch's initial values
         for array in self.params.values():
             array[...] = self._rng.uniform(-bound, bound, array.shape)
@@ -167,13 +169,16 @@ class Recurrent(Module):
 
     # ------------------------------------------------------------ what the cell gives to the kernels
 
-    _views = (*Module._views, "_weights", "_gradients")
+    _views = (*Module._views, "_weights", "_gradients", "_short_calls")
 
     def _allocate(self) -> None:
         super()._allocate()
         suffixes = [suffix for k in range(self.num_layers) for suffix in self._suffixes(k)]
         self._weights = [self._arrays(self._params, suffix) for suffix in suffixes]  # [layer * D + direction]
         self._gradients = [self._arrays(self._grads, suffix) for suffix in suffixes]
+        self._short_calls = None
+        if self._directions == 1 and not self.reverse and self.num_layers <= _core.SHORT_LAYERS:
+            self._short_calls = _core.ShortCalls(self._kernel_index, self._is_double, self._weights, self._options)
 
     def _kernel(self) -> int:
         raise NotImplementedError
@@ -190,9 +195,39 @@ class Recurrent(Module):
 
     def __call__(self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None) -> tuple[Any, State]:
         """Inference: (y, state). Keeps nothing for a backward pass; dropout is off. Arguments as in `forward`."""
+        if lengths is None and reset is None:
+            done = self._short_call(x, state)
+            if done is not None:
+                return done
         batch = checked_batch(self, x, lengths, reset)
         y, final, _ = self._run(batch, state, training=False)
         return y, final
+
+    def _short_call(self, x: Any, state: State) -> tuple[np.ndarray, State] | None:
+        """What `__call__` returns for a few rows of just the right kind; None for all else, wrong or merely longer."""
+        calls, is_lstm = self._short_calls, self.cell == "lstm"
+        if calls is None or type(x) is not np.ndarray or x.dtype != self.dtype or x.ndim != 3:
+            return None
+        T, B = (x.shape[1], x.shape[0]) if self.batch_first else x.shape[:2]
+        if not 0 < T * B <= _core.SHORT_CALL or x.shape[2] != self.input_size or (self.batch_first and T > 1 and B > 1):
+            return None
+        if is_lstm and not (type(state) is tuple and len(state) == 2):
+            return None
+        states: tuple[Any, ...] = state if is_lstm else (state,)
+        final = []
+        for array, width in zip(states, self._state_widths, strict=True):
+            fits = (
+                type(array) is np.ndarray and array.dtype == self.dtype and array.shape == (self.num_layers, B, width)
+            )
+            if not fits or not _is_plain(array):
+                return None
+            final.append(np.empty_like(array))
+        if not _is_plain(x):
+            return None
+        y = np.empty((*x.shape[:2], self._output_size), self.dtype)
+        h, c = final[0], final[1] if is_lstm else None
+        calls.run(T, B, x, states[0], states[1] if is_lstm else None, y, h, c)
+        return y, (h, c) if is_lstm else h
 
     def forward(
         self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None
@@ -204,7 +239,8 @@ class Recurrent(Module):
         state: h (L*D, B, H), for an LSTM (h, c); None: zeros.
         lengths: (B,) integers from 0 to T, the true lengths of the sequences: beyond them y is zero, and the reverse
         direction starts at them.
-        reset: bool, x's shape without I: where True, the state is zeroed before that step of the walk.
+        reset: bool, x's shape without I: where True, the state is zeroed before that step, in the order in which a
+        direction walks: of two directions, the second then still hands x(t) on to step t-1.
 
         Returns y (T, B, D*H), laid out as x is and read-only, since the tape refers to it (so does the tape to x:
         leave it unchanged until `backward`), and the final state at the true end of each sequence.
@@ -218,14 +254,16 @@ class Recurrent(Module):
     def backward(self, tape: Tape, dy: Any, dstate: State = None) -> tuple[np.ndarray | None, State]:
         """BPTT: (dx, dstate) for the gradients of y and of the final state; adds into `grads`.
 
-        dy: the shape of y. dstate: that of the final state; None: zeros. dx is None where x held indices. A tape may
-        be used again, as long as x and the parameters are unchanged.
+        dy: the shape of y; None: zeros. dstate: that of the final state; None: zeros. dx is None where x held
+        indices. A tape may be used again, as long as x and the parameters are unchanged.
         Raises TypeError or ValueError for a tape of another layer, a wrong dtype or a wrong shape.
         """
         if not isinstance(tape, Tape) or tape.layer is not self:
             came = "another layer's" if isinstance(tape, Tape) else type(tape).__name__
             raise ValueError(f"expected the tape that this layer's forward returned, got {came}")
         batch = tape.batch
+        if dy is None:
+            dy = np.zeros(tape.y_shape, self.dtype)
         dy = walkable(self._time_major(checked_array("dy", dy, tape.y_shape, self.dtype), batch))
         final = checked_state(self, dstate, batch.B, batch.unbatched, "dstate")
         initial = tuple(np.empty_like(array) for array in final)
@@ -283,19 +321,19 @@ class Recurrent(Module):
         at = k * self._directions + d
         before = [walk.take(array[at]) for array in initial]
         return _core.Scan(
-            self._kernel(),
-            self.dtype,
+            self._kernel_index,
+            self._is_double,
             training,
-            sizes=(walk.T, walk.n, self._input_size(k), self.hidden_size, self._output_size),
+            self._weights[at],
+            self._options,
+            sizes=(walk.T, walk.n),
             start=walk.start,
             x=rows if x.ndim == 3 else None,
             ids=rows if x.ndim == 2 else None,
             reset=None if batch.reset is None else walk.rows(batch.reset, backwards),
             h0=before[0],
             c0=before[1] if len(before) == 2 else None,
-            weights=self._weights[at],
             y=walk.rows(y, backwards),
-            **self._options,
         )
 
     def _backward_layer(self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
@@ -606,6 +644,11 @@ class LSTM(Recurrent):
 
     def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
         return activation_codes(self.activations, 3)
+
+
+def _is_plain(array: np.ndarray) -> bool:
+    flags = array.flags
+    return flags.c_contiguous and flags.aligned
 
 
 def _pair(states: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:

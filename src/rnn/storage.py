@@ -38,9 +38,13 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], di
     try:
         with safe_open(os.fspath(path), framework="np") as file:
             names = file.keys()  # a safe_open cannot be iterated itself
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            arrays, metadata = {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, AttributeError, KeyError, TypeError) as error:  # the last three: a dtype NumPy has not
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+    for name, array in arrays.items():
+        if array.dtype.kind == "V":  # bfloat16 and the like, which other packages may have taught to NumPy
+            raise ValueError(f"{path} is not a whole safetensors file: {name} is of dtype {array.dtype}")
+    return arrays, metadata
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:

@@ -94,14 +94,14 @@ template <class T> FASTRNN_INLINE Vec<T> tanh(Vec<T> x) {
   const Bits<T> sign = (Bits<T>)x & sign_bit;
   Vec<T> magnitude = (Vec<T>)((Bits<T>)x & ~sign_bit);
   const Vec<T> s = x * x;
-  const Vec<T> small = x * (s * polynomial<T>(C::p, s, s * s)) + x;
+  const Vec<T> small = magnitude * (s * polynomial<T>(C::p, s, s * s)) + magnitude;
   const Bits<T> is_small = magnitude < T(0.32);
   magnitude = select<T>(magnitude > C::kTanhOne, splat(C::kTanhOne), magnitude);
   const Reduced<T> e = reduce<T>(magnitude * T(2));
   const Vec<T> scale = power_of_two<T>(e.n);
   const Vec<T> expm1 = scale * e.expm1 + (scale - T(1));
-  const Vec<T> y = (Vec<T>)((Bits<T>)(expm1 / (expm1 + T(2))) | sign);
-  return select<T>(is_small, small, y);
+  const Vec<T> y = select<T>(is_small, small, expm1 / (expm1 + T(2)));
+  return (Vec<T>)((Bits<T>)y | sign);
 }
 
 // 1 / (1 + e^-x), with x held within +-log(min normal) so that neither 2^n nor the result leaves the normal numbers

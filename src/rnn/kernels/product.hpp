@@ -131,28 +131,31 @@ FASTRNN_INLINE void multiply(int rows, int vectors, const T* const* a, long K, c
 }
 
 // The same product with weights as torch stores them, for calls too short to pay for packing: acc (rows, G, ld_gate)
-// += a (rows, K) . w^T, where gate g of unit u is row order[g] * H + u of w (G*H, K).  Four units at a time, so that a row
-// of `a` is read once for all of them.
+// += a (rows, K) . w^T, where gate g of unit u is row order[g] * H + u of w (G*H, K).  Eight units at a time: as many
+// independent sums, and a row of `a` is read once for all of them.
 template <class T, int G>
 __attribute__((noinline)) void multiply_unpacked(int rows, int units, const T* const* a, long K, const T* w,
                                                  const int (&order)[G], long H, T* acc, long ld, long ld_gate) {
-  constexpr int L = kLanes<T>;
+  constexpr int L = kLanes<T>, N = 8;
   for (int g = 0; g < G; ++g)
-    for (int u0 = 0; u0 < units; u0 += 4) {
-      const T* row[4];
-      for (int i = 0; i < 4; ++i) row[i] = w + (order[g] * H + (u0 + i < units ? u0 + i : u0)) * K;
+    for (int u0 = 0; u0 < units; u0 += N) {
+      const T* row[N];
+      for (int i = 0; i < N; ++i) row[i] = w + (order[g] * H + (u0 + i < units ? u0 + i : u0)) * K;
       for (int r = 0; r < rows; ++r) {
-        Vec<T> sum[4] = {};
+        const T* x = a[r];
+        Vec<T> sum[N] = {};
         long k = 0;
         for (; k + L <= K; k += L) {
-          const Vec<T> x = load(a[r] + k);
-          for (int i = 0; i < 4; ++i) sum[i] += x * load(row[i] + k);
+          const Vec<T> xk = load(x + k);
+          for (int i = 0; i < N; ++i) sum[i] += xk * load(row[i] + k);
         }
-        for (int i = 0; i < 4 && u0 + i < units; ++i) {
-          T total = 0;
-          for (int j = 0; j < L; ++j) total += sum[i][j];
-          for (long rest = k; rest < K; ++rest) total += a[r][rest] * row[i][rest];
-          acc[r * ld + g * ld_gate + u0 + i] += total;
+        for (int i = 0; i < N && u0 + i < units; ++i) {
+          T part[L];
+          store(part, sum[i]);
+          for (int half = L / 2; half > 0; half /= 2)
+            for (int j = 0; j < half; ++j) part[j] += part[j + half];
+          for (long rest = k; rest < K; ++rest) part[0] += x[rest] * row[i][rest];
+          acc[r * ld + g * ld_gate + u0 + i] += part[0];
         }
       }
     }
