@@ -31,8 +31,8 @@ class Scan:
     def forward(self) -> None: ...
     def backward(self, dy: Any, dx: Any, dh: np.ndarray, dc: np.ndarray | None, gradients: Any) -> None: ...
 
-SHORT_CALL: int
-SHORT_LAYERS: int
+SHORT_CALL_ROWS: int
+SHORT_CALL_LAYERS: int
 
 class ShortCalls:
     def __init__(self, cell: int, is_double: bool, weights: list[Any], options: dict[str, Any]) -> None: ...

@@ -595,8 +595,8 @@ cdef void scan_backward(Sequence[real]* scan, int cell, dy, dx, dh, dc, gradient
 
 # ---------------------------------------------------------------- short calls
 
-cdef enum:
-    SHORT = UNPACKED_ROWS
+SHORT_CALL_ROWS = UNPACKED_ROWS
+SHORT_CALL_LAYERS = MAX_SHORT_LAYERS
 
 
 cdef class ShortCalls:
@@ -619,7 +619,7 @@ cdef class ShortCalls:
                 set_cell(&self.f32[k], kernels.f32.cell(cell), weights[k], options)
 
     def run(self, int64_t T, int64_t B, x, h0, c0, y, h, c):
-        """y (T, B, P), h (L, B, P) and c (L, B, H) from x (T, B, I), h0, c0: all C-contiguous, T * B <= SHORT_CALL."""
+        """y (T, B, P), h (L, B, P) and c (L, B, H) from x (T, B, I), h0, c0: all C-contiguous, T * B <= SHORT_CALL_ROWS."""
         if self.is_double:
             failed = run_short(self.f64, self.layers, kernels.f64.cell(self.cell), T, B, <const double*>address(x),
                                <const double*>address(h0), <const double*>address(c0), <double*>address(y, True),
@@ -636,9 +636,9 @@ cdef int run_short(
         const Sequence[real]* stack, int layers, const CellKernels[real]* cell, int64_t T, int64_t B, const real* x,
         const real* h0, const real* c0, real* y, real* h, real* c) noexcept nogil:
     cdef Sequence[real] q
-    cdef int64_t start[SHORT + 1]
-    cdef int64_t x_offset[SHORT]
-    cdef int64_t y_offset[SHORT]
+    cdef int64_t start[UNPACKED_ROWS + 1]
+    cdef int64_t x_offset[UNPACKED_ROWS]
+    cdef int64_t y_offset[UNPACKED_ROWS]
     cdef int64_t i, P = stack[0].P, H = stack[0].H
     cdef int k, failed = 0
     cdef real* between = NULL  # y of the layers below the last, two by turns
@@ -666,10 +666,6 @@ cdef int run_short(
         x = q.y.base
     free(between)
     return failed
-
-
-SHORT_CALL = SHORT
-SHORT_LAYERS = MAX_SHORT_LAYERS
 
 
 # ---------------------------------------------------------------- around the layers

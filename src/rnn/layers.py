@@ -177,7 +177,7 @@ class Recurrent(Module):
         self._weights = [self._arrays(self._params, suffix) for suffix in suffixes]  # [layer * D + direction]
         self._gradients = [self._arrays(self._grads, suffix) for suffix in suffixes]
         self._short_calls = None
-        if self._directions == 1 and not self.reverse and self.num_layers <= _core.SHORT_LAYERS:
+        if self._directions == 1 and not self.reverse and self.num_layers <= _core.SHORT_CALL_LAYERS:
             self._short_calls = _core.ShortCalls(self._kernel_index, self._is_double, self._weights, self._options)
 
     def _kernel(self) -> int:
@@ -209,7 +209,8 @@ class Recurrent(Module):
         if calls is None or type(x) is not np.ndarray or x.dtype != self.dtype or x.ndim != 3:
             return None
         T, B = (x.shape[1], x.shape[0]) if self.batch_first else x.shape[:2]
-        if not 0 < T * B <= _core.SHORT_CALL or x.shape[2] != self.input_size or (self.batch_first and T > 1 and B > 1):
+        is_time_major = not self.batch_first or T == 1 or B == 1
+        if not 0 < T * B <= _core.SHORT_CALL_ROWS or x.shape[2] != self.input_size or not is_time_major:
             return None
         if is_lstm and not (type(state) is tuple and len(state) == 2):
             return None
