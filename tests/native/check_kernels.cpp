@@ -1,0 +1,236 @@
+// Checks tables of kernels without Python: for instruction sets that the machine at hand lacks, in an emulator.
+//
+// What they are compared with is the same source with vectors of one double, that is, scalars: other panels, other
+// tiles, no instruction in common.  That the equations themselves are right is what the Python tests show.
+//
+//   cells      every row of the table, float and double: y, tape, dgates, the gradients of the initial states and of
+//              the peepholes; batches of 1 to 9 rows, ragged, with resets; sizes that fill no vector, panel or tile;
+//              weights packed or not, input products made in advance, one-hot inputs, projections
+//   rows       softmax with cross-entropy, Adam, sums
+//   functions  exp, tanh and sigmoid against the C library: the bounds in ULP that math.hpp states
+//
+// Build and run, from the root of the project (another architecture: its compiler, -static, and qemu-user):
+//
+//   g++ -std=c++17 -O3 -I src/rnn/kernels tests/native/check_kernels.cpp src/rnn/kernels/*.cpp -o check_kernels
+//   ./check_kernels             every table that this machine can run
+//   ./check_kernels avx512      this one, whatever the machine says
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#define FASTRNN_ISA scalar
+#define FASTRNN_VECTOR_BYTES 8
+#define FASTRNN_REGISTERS 16
+#include "isa.inl"
+
+using namespace fastrnn;
+template <class T> using Array = std::vector<T>;
+
+const char* const kNames[] = {"rnn tanh", "rnn relu", "rnn general", "gru", "gru general", "gru reset before",
+                              "gru reset before, general", "lstm", "lstm general"};
+constexpr long kSteps = 4;
+bool failed = false;
+
+uint64_t random_bits() {  // splitmix64
+  static uint64_t state = 0;
+  uint64_t z = state += 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9, z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+// n values in (-scale, scale) that float holds exactly
+Array<double> draw(long n, double scale = 1) {
+  Array<double> out(n);
+  for (double& each : out) each = float(scale * double(int64_t(random_bits()) >> 40) / (1 << 23));
+  return out;
+}
+
+template <class T> Array<T> as(const Array<double>& a) { return Array<T>(a.begin(), a.end()); }
+
+void expect(bool right, const char* what, double error) {
+  std::printf("  %-44s %9.2e%s\n", what, error, right ? "" : "   WRONG");
+  failed |= !right;
+}
+
+template <class T> constexpr double kTolerance = sizeof(T) == 4 ? 2e-5 : 2e-14;  // of values of order 1
+
+// ---------------------------------------------------------------- cells
+
+// One layer over one batch, row b of which runs for kSteps, or fewer, steps
+struct Layer {
+  enum Input { kStepByStep, kUnpacked, kInAdvance, kOneHot, kInputs } input;
+  long G, B, I, H, P;
+  double scale = 1.5 / std::sqrt(double(H));
+  Array<double> w_ih = draw(G * H * I, scale), w_hh = draw(G * H * P, scale), b_ih = draw(G * H), b_hh = draw(G * H),
+                w_hr = draw(P * H, scale), w_p = draw(3 * H), x = draw(kSteps * B * I), h0 = draw(B * P),
+                c0 = draw(B * H), dy = draw(kSteps * B * P), dh = draw(B * P), dc = draw(B * H);
+  long length(long b) const { return kSteps - b * kSteps / (B + 1); }
+};
+
+template <class T, class Pack> Array<T> packed(Sequence<T>& q, Pack pack) {
+  Arena<T> arena{nullptr, 0};
+  pack(q, arena);  // only counts
+  Array<T> memory(arena.used);
+  arena = {memory.data(), 0};
+  pack(q, arena);
+  return memory;
+}
+
+// All that forward and backward of a layer write
+template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m) {
+  const long B = m.B, I = m.I, H = m.H, P = m.P, width = m.G * H;
+  Array<int64_t> start{0}, x_at, y_at, ids, each_row;
+  Array<uint8_t> reset;
+  for (long b = 0; b < B; ++b) x_at.push_back(b * I), y_at.push_back(b * P), each_row.push_back(b);
+  for (long s = 0; s < kSteps; ++s) {
+    start.push_back(start.back());
+    for (long b = 0; b < B; ++b) start.back() += s < m.length(b), reset.push_back((3 * s + 5 * b) % 7 == 1);
+    for (long b = 0; b < B; ++b) ids.push_back((7 * s + b) % I);
+  }
+  const long rows = start.back(), tape_width = (cell.tape_width + (P != H)) * H;
+  const Array<T> w_ih = as<T>(m.w_ih), w_hh = as<T>(m.w_hh), b_ih = as<T>(m.b_ih), b_hh = as<T>(m.b_hh),
+                 w_hr = as<T>(m.w_hr), w_p = as<T>(m.w_p), x = as<T>(m.x), h0 = as<T>(m.h0), c0 = as<T>(m.c0),
+                 dy = as<T>(m.dy), zeros(H > P ? H : P);
+  Array<T> y(kSteps * B * P), c(rows * H), tape(rows * tape_width), dgates(rows * cell.dgates_width * H),
+      dprojected(rows * P), dh = as<T>(m.dh), dc = as<T>(m.dc), dpeephole(3 * H), products;
+  for (long s = 0; s < kSteps && m.input == Layer::kInAdvance; ++s)
+    for (long b = 0; b < start[s + 1] - start[s]; ++b)
+      for (long j = 0; j < width; ++j) {
+        double sum = 0;
+        for (long i = 0; i < I; ++i) sum += m.w_ih[j * I + i] * m.x[(s * B + b) * I + i];
+        products.push_back(T(sum));
+      }
+
+  Sequence<T> q{};
+  q.T_ = kSteps, q.B = B, q.I = I, q.H = H, q.P = P, q.start = start.data();
+  q.tape_width = tape_width, q.dgates_width = cell.dgates_width * H;
+  q.x = {x.data(), x_at.data(), B * I}, q.y = {y.data(), y_at.data(), B * P}, q.dy = {dy.data(), y_at.data(), B * P};
+  if (m.input == Layer::kOneHot) q.ids = {ids.data(), each_row.data(), B};
+  if (m.input == Layer::kInAdvance) q.products = products.data();
+  q.packs = m.input != Layer::kUnpacked;
+  q.reset = {reset.data(), each_row.data(), B};
+  q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.tape = tape.data();
+  q.weights = {w_ih.data(), w_hh.data(), b_ih.data(), b_hh.data(), P == H ? nullptr : w_hr.data(), nullptr};
+  q.clip = std::numeric_limits<T>::infinity();
+  if (kind == kRnnGeneral || kind == kGruGeneral || kind == kGruBeforeGeneral || kind == kLstmGeneral) {
+    q.activation[0] = {scalar::kSigmoid, 0, 0}, q.activation[1] = {scalar::kSoftplus, 0, 0};
+    q.activation[2] = {scalar::kScaledTanh, 1.7, 0.7};
+    q.clip = T(1.5), q.weights.peephole = w_p.data(), q.coupled = m.input == Layer::kInAdvance;
+  }
+  q.dh = dh.data(), q.dc = dc.data(), q.dgates = dgates.data(), q.dprojected = dprojected.data();
+  q.dpeephole = dpeephole.data();
+  {
+    const Array<T> memory = packed(q, cell.pack_forward);
+    for (long s = 0; s < kSteps; ++s) cell.forward(q, s);
+  }
+  const Array<T> memory = packed(q, cell.pack_backward);
+  for (long s = kSteps - 1; s >= -1; --s) cell.backward(q, s);
+  return {y, tape, c, dgates, dprojected, dh, dc, dpeephole};
+}
+
+// The largest difference, relative where values exceed 1; infinite where only one is NaN
+template <class T> double difference(const Array<T>& ours, const Array<double>& theirs) {
+  double worst = 0;
+  for (size_t i = 0; i < theirs.size(); ++i) {
+    const double d = std::fabs(double(ours[i]) - theirs[i]) / (1 + std::fabs(theirs[i]));
+    if (!(d <= worst)) worst = std::isnan(d) ? INFINITY : d;
+  }
+  return worst;
+}
+
+template <class T> void check_cells(const Kernels<T>& kernels) {
+  for (int kind = 0; kind < kCellKinds; ++kind) {
+    const CellKernels<T>& cell = *kernels.cell(kind);
+    double worst = 0;
+    for (long H : {1, 5, 16, 33, 70})
+      for (long B = 1; B <= 9; ++B)
+        for (int input = 0; input < Layer::kInputs; ++input)
+          for (long P : {H, (H + 1) / 2}) {
+            if (P != H && (kind < kLstm || H == 1)) continue;
+            const Layer layer{Layer::Input(input), cell.gates, B, H / 2 + 3, H, P};
+            const auto ours = run(cell, kind, layer);
+            const auto theirs = run(*scalar::table.f64.cell(kind), kind, layer);
+            for (size_t i = 0; i < ours.size(); ++i) worst = std::fmax(worst, difference(ours[i], theirs[i]));
+          }
+    expect(worst <= kTolerance<T>, kNames[kind], worst);
+  }
+}
+
+// ---------------------------------------------------------------- rows
+
+template <class T> Array<Array<T>> run_rows(const Kernels<T>& k, long rows, long n, const Array<double>& values) {
+  Array<T> a = as<T>(values), d(rows * n), sums(n, T(0.5)), m(n, T(0.1)), v(n, T(0.2)), parameter(n, T(0.3));
+  Array<int64_t> targets;
+  for (long r = 0; r < rows; ++r) targets.push_back(r % 4 == 3 ? -1 : r * 5 % n);
+  const T loss = T(k.softmax_cross_entropy(rows, n, a.data(), targets.data(), T(0.25), d.data()));
+  k.sum_rows(rows, n, a.data(), n, sums.data());
+  k.adam(n, T(0.5), T(0.9), T(0.99), T(0.01), T(0.7), T(1e-6), a.data(), m.data(), v.data(), parameter.data());
+  return {{loss / rows, T(k.sum_of_squares(rows * n, a.data()) / (rows * n))}, d, sums, m, v, parameter};
+}
+
+template <class T> void check_rows(const Kernels<T>& kernels) {
+  double worst = 0;
+  for (long n : {1, 3, 16, 50, 131}) {
+    const Array<double> values = draw(6 * n, 4);
+    const auto ours = run_rows(kernels, 6, n, values);
+    const auto theirs = run_rows(scalar::table.f64, 6, n, values);
+    for (size_t i = 0; i < ours.size(); ++i) worst = std::fmax(worst, difference(ours[i], theirs[i]));
+  }
+  expect(worst <= kTolerance<T>, "softmax with cross-entropy, Adam, sums", worst);
+}
+
+// ---------------------------------------------------------------- functions
+
+// Every 4999th bit pattern in [low, high] (of double: drawn ones, and numbers of order 1), by a type wider than T
+template <class T, class Wide> void check_function(const char* name, void (*f)(long, const T*, T*),
+                                                   Wide (*exact)(Wide), double low, double high, double bound) {
+  Array<T> x;
+  for (uint64_t bits = 0; bits < uint64_t(1) << 32; bits += 4999) {
+    const uint64_t drawn = random_bits();
+    T value = T(25 * double(int64_t(drawn)) / 9.3e18);
+    if (sizeof(T) == 4 || bits % 2) std::memcpy(&value, sizeof(T) == 4 ? &bits : &drawn, sizeof value);
+    if (value >= low && value <= high) x.push_back(value);
+  }
+  Array<T> y(x.size());
+  f(long(x.size()), x.data(), y.data());
+  double worst = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const Wide value = exact(Wide(x[i]));
+    const T near = std::fabs(T(value));
+    const double error = double(std::fabs(Wide(y[i]) - value) / (std::nextafter(near, T(INFINITY)) - near));
+    if (!(error <= worst)) worst = std::isnan(error) ? INFINITY : error;
+  }
+  expect(worst <= bound, name, worst);
+}
+
+template <class T, class Wide> void check_functions(const Kernels<T>& k) {
+  using Limits = std::numeric_limits<T>;
+  const double infinite = INFINITY, low = std::log(double(Limits::min()));
+  const double high = std::log(double(Limits::max())) - std::log(2.0) / 2;
+  check_function<T, Wide>("exp, ULP", k.exp, [](Wide x) { return std::exp(x); }, low, high, 1.5);
+  check_function<T, Wide>("tanh, ULP", k.tanh, [](Wide x) { return std::tanh(x); }, -infinite, infinite, 2);
+  check_function<T, Wide>("sigmoid, ULP", k.sigmoid, [](Wide x) { return 1 / (1 + std::exp(-x)); }, low, infinite, 2.5);
+  const T ends[] = {T(-INFINITY), T(INFINITY), T(NAN)};
+  T e[3], t[3], s[3];
+  k.exp(3, ends, e), k.tanh(3, ends, t), k.sigmoid(3, ends, s);
+  expect(e[0] == 0 && e[1] == T(INFINITY) && t[0] == -1 && t[1] == 1 && s[0] < 2 * Limits::min() && s[1] == 1 &&
+             std::isnan(e[2]) && std::isnan(t[2]) && std::isnan(s[2]), "at infinity and NaN", 0);
+}
+
+int main(int count, char** names) {
+  for (const KernelSet* set = kernel_sets(); set->table; ++set) {
+    bool wanted = count == 1 && set->runs;
+    for (int i = 1; i < count; ++i) wanted |= !std::strcmp(names[i], set->table->name);
+    std::printf("%s%s\n", set->table->name, wanted ? "" : ": not run");
+    if (!wanted) continue;
+    std::puts(" float"), check_cells(set->table->f32), check_rows(set->table->f32);
+    check_functions<float, double>(set->table->f32);
+    std::puts(" double"), check_cells(set->table->f64), check_rows(set->table->f64);
+    check_functions<double, long double>(set->table->f64);
+    std::fflush(stdout);
+  }
+  std::puts(failed ? "FAILED" : "passed");
+  return failed;
+}
