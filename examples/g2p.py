@@ -1,6 +1,6 @@
 """How is it said?  The pronouncing network of g2p-en, run by fastrnn in place of NumPy: python examples/g2p.py
 
-g2p-en (Park and Kim 2019) spells a word that its dictionary lacks in phonemes.  Two GRUs of 256 units do it, written
+g2p-en (Park and Kim 2018) spells a word that its dictionary lacks in phonemes.  Two GRUs of 256 units do it, written
 out in NumPy, one step at a time: an encoder reads the letters, a decoder writes the phonemes.  Their weights ship in
 the package: pip install g2p-en==2.1.0
 
@@ -37,7 +37,7 @@ def load() -> tuple[Any, Any]:
     """
     try:
         with warnings.catch_warnings(), mock.patch("nltk.download"):
-            warnings.simplefilter("ignore")  # of a release from 2019
+            warnings.simplefilter("ignore")  # its sources are older than what Python now warns of
             from g2p_en import g2p as package
     except ModuleNotFoundError:
         raise SystemExit("the network ships in the package g2p-en: pip install g2p-en==2.1.0") from None
