@@ -41,7 +41,7 @@ template <class T> FASTRNN_INLINE void gru_will_go_back(const Sequence<T>& q, lo
 
 template <class T, bool General> struct Gru {
   static constexpr int G = 3, GS = 3, A = 4, kStateFirst = 1;
-  static constexpr int kInputOrder[] = {2, 0, 1};
+  static constexpr int kInputOrder[G] = {2, 0, 1};
   static constexpr bool kPassesThrough = true;
   static constexpr int L = kLanes<T>;
 
@@ -104,7 +104,7 @@ template <class T, bool General> struct Gru {
 
 template <class T, bool General> struct GruResetBefore {
   static constexpr int G = 3, GS = 2, A = 3, kStateFirst = 1;
-  static constexpr int kInputOrder[] = {2, 0, 1};
+  static constexpr int kInputOrder[G] = {2, 0, 1};
   static constexpr bool kPassesThrough = true;
   static constexpr int L = kLanes<T>;
 

@@ -18,7 +18,7 @@ namespace FASTRNN_ISA {
 
 template <class T, bool General> struct Lstm {
   static constexpr int G = 4, GS = 4, A = 4, kStateFirst = 0;
-  static constexpr int kInputOrder[] = {0, 1, 2, 3};
+  static constexpr int kInputOrder[G] = {0, 1, 2, 3};
   static constexpr bool kPassesThrough = false;
   static constexpr int L = kLanes<T>;
   static constexpr int kUnprojected = General ? 8 : 4;  // column of o f2(c) on the tape, in H

@@ -12,7 +12,7 @@ namespace FASTRNN_ISA {
 
 template <class T, class F, bool General> struct Rnn {
   static constexpr int G = 1, GS = 1, A = 1, kStateFirst = 0;
-  static constexpr int kInputOrder[] = {0};
+  static constexpr int kInputOrder[G] = {0};
   static constexpr bool kPassesThrough = false;
   static constexpr int L = kLanes<T>;
 
