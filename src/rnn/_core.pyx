@@ -210,7 +210,7 @@ except ValueError as error:
 cdef enum:
     PRODUCT_CHUNK = 256 << 10
     GRADIENT_CHUNK = 1 << 18
-    UNPACKED_ROWS = 4  # a call of so few rows does not pay for packed weights
+    UNPACKED_ROWS = 16  # a call of so few rows does not pay for packed weights
     MAX_SHORT_LAYERS = 4
 
 
