@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import fastrnn
 import numpy as np
 import pytest
@@ -230,7 +232,10 @@ def test_every_option_gives_what_autograd_gives(case):
 def database():
     """torch's test samples of its modules, by class name."""
     pytest.importorskip("expecttest", reason="torch's module database imports expecttest, which is not installed")
-    from torch.testing._internal.common_modules import module_db
+    with warnings.catch_warnings():
+        # hypothesis would only seed other tests of theirs
+        warnings.filterwarnings("ignore", "Fail to import hypothesis", ImportWarning)
+        from torch.testing._internal.common_modules import module_db
 
     return {
         info.module_cls.__name__: info for info in module_db if info.module_cls.__module__ == "torch.nn.modules.rnn"
