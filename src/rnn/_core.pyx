@@ -2,7 +2,7 @@
 # cython: freethreading_compatible=True
 """The loops over time steps, and the BLAS calls around them.
 
-    layers.py      checks every argument, then makes one Scan for each layer and direction of a call
+    recurrent.py   checks every argument, then makes one Scan for each layer and direction of a call
       Scan         one layer, one direction, one batch: addresses of its arrays, and its two passes
         run_forward     for s in steps:            cell.forward(s)        [x . W_ih in advance for few rows]
         run_backward    for s in reversed steps:   cell.backward(s)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .layers import Recurrent
+from .recurrent import Recurrent
 
 _WEIGHTS = ("uniform", "glorot", "orthogonal")
 _BIASES = ("uniform", "zeros")

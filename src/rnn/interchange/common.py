@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..activations import Activation, activation_code
-from ..layers import GRU, LSTM, RNN, Recurrent
+from ..layers import GRU, LSTM, RNN
+from ..recurrent import Recurrent
 
 LAYERS: dict[str, type[RNN] | type[GRU] | type[LSTM]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 

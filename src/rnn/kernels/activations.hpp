@@ -26,7 +26,7 @@ template <class T> struct Relu {
   static FASTRNN_INLINE Vec<T> slope(Vec<T> y) { return select<T>(y > T(0), splat(T(1)), Vec<T>{}); }
 };
 
-enum ActivationKind {  // the order of ACTIVATIONS in layers.py
+enum ActivationKind {  // the order of ACTIVATIONS in activations.py
   kTanh, kRelu, kSigmoid, kAffine, kLeakyRelu, kThresholdedRelu, kScaledTanh, kHardSigmoid, kElu, kSoftsign, kSoftplus,
   kIdentity
 };

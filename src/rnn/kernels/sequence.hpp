@@ -23,7 +23,7 @@ template <class T> struct Rows {
 
 // An activation of the general cells: which, and its two parameters (ONNX's alpha and beta)
 struct Activation {
-  int kind;  // index into ACTIVATIONS of layers.py
+  int kind;  // index into ACTIVATIONS of activations.py
   double alpha, beta;
 };
 

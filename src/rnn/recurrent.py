@@ -1,0 +1,450 @@
+"""What RNN, GRU and LSTM share: a stack of layers and directions, walked forwards and backwards.
+
+    layer(x)                 inference: no history is kept
+    layer.forward(x)         training: a tape of every layer and direction
+    layer.backward(tape, dy) back-propagation through time, last layer first
+
+`inputs` checks what comes in; `_core.Scan` walks one layer in one direction; `threads` runs scans side by side; here,
+between layers, the directions are merged and dropout is applied.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import _core, threads
+from .checks import boolean, float_dtype, positive_float, positive_int
+from .inputs import Batch, Rows, Walk, checked_batch, checked_state, walkable
+from .module import Module, checked_array
+
+State = Any  # h (L*D, B, H), or (h, c) for an LSTM
+
+_MERGES = ("concat", "sum", "mul", "ave")
+
+
+@dataclass(slots=True)
+class Tape:
+    """What `backward` needs of one call to `forward`; to be given back to the layer that made it."""
+
+    layer: Any
+    batch: Batch
+    scans: list[list[Any]] = field(default_factory=list)  # [layer][direction and walk]
+    inputs: list[np.ndarray] = field(default_factory=list)  # x of each layer, (T, B, ...)
+    outputs: list[list[np.ndarray]] = field(default_factory=list)  # y of each direction, where merged by "mul"
+    masks: list[np.ndarray | None] = field(default_factory=list)  # dropout behind each layer
+    y_shape: tuple[int, ...] = ()
+
+    def gates(self, layer: int = 0, direction: int = 0) -> dict[str, np.ndarray]:
+        """What went on inside: the activations of the gates at every step, by name, each (T, B, H), zero in padding.
+
+        >>> import numpy as np, fastrnn
+        >>> lstm = fastrnn.LSTM(3, 8, rng=0)
+        >>> y, state, tape = lstm.forward(np.ones((5, 2, 3), np.float32))
+        >>> {name: array.shape for name, array in tape.gates().items()}
+        {'i': (5, 2, 8), 'f': (5, 2, 8), 'g': (5, 2, 8), 'o': (5, 2, 8), 'c': (5, 2, 8)}
+
+        LSTM: i, f, g, o and the cell state c. GRU: r, z, n. RNN: none, its h is y.
+        layer k, direction d: which one.  Raises IndexError if there is none.
+        """
+        walks = self.batch.walks
+        scans = self.scans[layer][direction * len(walks) :][: len(walks)]
+        if not scans:
+            raise IndexError(f"expected a direction below {self.layer._directions}, got {direction}")
+        H, backwards = self.layer.hidden_size, self.layer._backwards(direction)
+        columns = {"rnn": "", "gru": "nrz", "lstm": "ifgo"}[self.layer.cell]
+        shape = (self.batch.T, self.batch.B, H)
+        found = {name: np.zeros(shape, self.layer.dtype) for name in columns}
+        if self.layer.cell == "lstm":
+            found["c"] = np.zeros(shape, self.layer.dtype)
+        for walk, scan in zip(walks, scans, strict=True):
+            steps, rows = walk.where(backwards)
+            kept = scan.tape.reshape(len(steps), -1) if len(steps) else np.empty((0, len(columns) * H))
+            for column, name in enumerate(columns):
+                found[name][steps, rows] = kept[:, column * H : (column + 1) * H]
+            if "c" in found:
+                found["c"][steps, rows] = scan.c
+        return {name: found[name] for name in ("r", "z", "n", "i", "f", "g", "o", "c") if name in found}
+
+
+class Recurrent(Module):
+    """What RNN, GRU and LSTM share: stacking, directions, ragged batches, dropout and the passes.
+
+    A cell gives its gate count, the widths of its states and its row in the table of kernels.
+    """
+
+    cell: ClassVar[str]
+    _gates: ClassVar[int]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        *,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        reverse: bool,
+        merge: str,
+        clip: float | None,
+        dtype: Any,
+        rng: Any,
+    ) -> None:
+        self.input_size = positive_int("input_size", input_size)
+        self.hidden_size = positive_int("hidden_size", hidden_size)
+        self.num_layers = positive_int("num_layers", num_layers)
+        self.bias = boolean("bias", bias)
+        self.batch_first = boolean("batch_first", batch_first)
+        self.dropout = _probability("dropout", dropout)
+        self.bidirectional = boolean("bidirectional", bidirectional)
+        self.reverse = boolean("reverse", reverse)
+        self.merge = merge
+        self.clip = None if clip is None else positive_float("clip", clip)
+        if merge not in _MERGES:
+            raise ValueError(f"expected merge among {', '.join(_MERGES)}, got {merge!r}")
+        if self.bidirectional and self.reverse:
+            raise ValueError("expected reverse=False of a bidirectional layer, which runs both ways, got True")
+        self._rng = np.random.default_rng(rng)
+        self._options = {  # of every scan
+            "activations": self._activation_codes(),
+            "clip": math.inf if clip is None else float(clip),
+            "coupled": getattr(self, "coupled", False),
+        }
+        self._kernel_index = self._kernel()
+        self._is_double = float_dtype(dtype) == np.float64
+        super().__init__(self._parameter_shapes(), dtype)
+        bound = 1 / math.sqrt(self.hidden_size)  # torch's initial values
+        for array in self.params.values():
+            array[...] = self._rng.uniform(-bound, bound, array.shape)
+
+    # ------------------------------------------------------------ shapes
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def _output_size(self) -> int:
+        """Width P of h."""
+        return self.hidden_size
+
+    @property
+    def _state_widths(self) -> tuple[int, ...]:
+        return (self.hidden_size,)
+
+    @property
+    def _merged_size(self) -> int:
+        return self._output_size * (self._directions if self.merge == "concat" else 1)
+
+    def _suffixes(self, k: int) -> list[str]:
+        return [f"_l{k}", f"_l{k}_reverse"][: self._directions]
+
+    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        rows = self._gates * self.hidden_size
+        for k in range(self.num_layers):
+            for suffix in self._suffixes(k):
+                shapes[f"weight_ih{suffix}"] = (rows, self.input_size if k == 0 else self._merged_size)
+                shapes[f"weight_hh{suffix}"] = (rows, self._output_size)
+                if self.bias:
+                    shapes[f"bias_ih{suffix}"] = shapes[f"bias_hh{suffix}"] = (rows,)
+                shapes |= self._further_shapes(suffix)
+        return shapes
+
+    def _further_shapes(self, suffix: str) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    # ------------------------------------------------------------ what the cell gives to the kernels
+
+    _views = (*Module._views, "_weights", "_gradients", "_short_calls")
+
+    def _allocate(self) -> None:
+        super()._allocate()
+        suffixes = [suffix for k in range(self.num_layers) for suffix in self._suffixes(k)]
+        self._weights = [self._arrays(self._params, suffix) for suffix in suffixes]  # [layer * D + direction]
+        self._gradients = [self._arrays(self._grads, suffix) for suffix in suffixes]
+        self._short_calls = None
+        if self._directions == 1 and not self.reverse and self.num_layers <= _core.SHORT_CALL_LAYERS:
+            self._short_calls = _core.ShortCalls(self._kernel_index, self._is_double, self._weights, self._options)
+
+    def _kernel(self) -> int:
+        raise NotImplementedError
+
+    def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
+        return ()
+
+    def _arrays(self, of: dict[str, np.ndarray], suffix: str) -> tuple[np.ndarray | None, ...]:
+        """The arrays of one layer and direction, in the order of `Weights` in kernels/sequence.hpp."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")
+        return tuple(of.get(name + suffix) for name in names)
+
+    # ------------------------------------------------------------ the passes
+
+    def __call__(self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None) -> tuple[Any, State]:
+        """Inference: (y, state). Keeps nothing for a backward pass; dropout is off. Arguments as in `forward`."""
+        if lengths is None and reset is None:
+            done = self._short_call(x, state)
+            if done is not None:
+                return done
+        batch = checked_batch(self, x, lengths, reset)
+        y, final, _ = self._run(batch, state, training=False)
+        return y, final
+
+    def _short_call(self, x: Any, state: State) -> tuple[np.ndarray, State] | None:
+        """What `__call__` returns for a few rows of just the right kind; None for all else, wrong or merely longer."""
+        calls, is_lstm = self._short_calls, self.cell == "lstm"
+        if calls is None or type(x) is not np.ndarray or x.dtype != self.dtype or x.ndim != 3:
+            return None
+        T, B = (x.shape[1], x.shape[0]) if self.batch_first else x.shape[:2]
+        is_time_major = not self.batch_first or T == 1 or B == 1
+        if not 0 < T * B <= _core.SHORT_CALL_ROWS or x.shape[2] != self.input_size or not is_time_major:
+            return None
+        if is_lstm and not (type(state) is tuple and len(state) == 2):
+            return None
+        states: tuple[Any, ...] = state if is_lstm else (state,)
+        final = []
+        for array, width in zip(states, self._state_widths, strict=True):
+            fits = (
+                type(array) is np.ndarray and array.dtype == self.dtype and array.shape == (self.num_layers, B, width)
+            )
+            if not fits or not _is_plain(array):
+                return None
+            final.append(np.empty_like(array))
+        if not _is_plain(x):
+            return None
+        y = np.empty((*x.shape[:2], self._output_size), self.dtype)
+        h, c = final[0], final[1] if is_lstm else None
+        calls.run(T, B, x, states[0], states[1] if is_lstm else None, y, h, c)
+        return y, (h, c) if is_lstm else h
+
+    def forward(
+        self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None
+    ) -> tuple[Any, State, Tape]:
+        """Training: (y, state, tape), the tape for `backward`.
+
+        x: (T, B, I) of the layer's dtype, (B, T, I) with batch_first, (T, I) unbatched; or integers of the same shape
+        without I, each the index of a one-hot input, which costs a look-up in place of a product.
+        state: h (L*D, B, H), for an LSTM (h, c); None: zeros.
+        lengths: (B,) integers from 0 to T, the true lengths of the sequences: beyond them y is zero, and the reverse
+        direction starts at them.
+        reset: bool, x's shape without I: where True, the state is zeroed before that step, in the order in which a
+        direction walks: of two directions, the second then still hands x(t) on to step t-1.
+
+        Returns y (T, B, D*H), laid out as x is and read-only, since the tape refers to it (so does the tape to x:
+        leave it unchanged until `backward`), and the final state at the true end of each sequence.
+        Raises TypeError for a wrong dtype and ValueError for a wrong shape or value.
+        """
+        batch = checked_batch(self, x, lengths, reset)
+        y, final, tape = self._run(batch, state, training=True)
+        y.flags.writeable = False
+        return y, final, tape
+
+    def backward(self, tape: Tape, dy: Any, dstate: State = None) -> tuple[np.ndarray | None, State]:
+        """BPTT: (dx, dstate) for the gradients of y and of the final state; adds into `grads`.
+
+        dy: the shape of y; None: zeros. dstate: that of the final state; None: zeros. dx is None where x held
+        indices. A tape may be used again, as long as x and the parameters are unchanged.
+        Raises TypeError or ValueError for a tape of another layer, a wrong dtype or a wrong shape.
+        """
+        if not isinstance(tape, Tape) or tape.layer is not self:
+            came = "another layer's" if isinstance(tape, Tape) else type(tape).__name__
+            raise ValueError(f"expected the tape that this layer's forward returned, got {came}")
+        batch = tape.batch
+        if dy is None:
+            dy = np.zeros(tape.y_shape, self.dtype)
+        dy = walkable(self._time_major(checked_array("dy", dy, tape.y_shape, self.dtype), batch))
+        final = checked_state(self, dstate, batch.B, batch.unbatched, "dstate")
+        initial = tuple(np.empty_like(array) for array in final)
+        for k in reversed(range(self.num_layers)):
+            if tape.masks[k] is not None:
+                dy = dy * tape.masks[k]
+            dy = self._backward_layer(tape, k, dy, final, initial)
+        return None if dy is None else self._user_layout(dy, batch), self._user_state(initial, batch)
+
+    def _run(self, batch: Batch, state: State, training: bool) -> tuple[np.ndarray, State, Tape]:
+        initial = checked_state(self, state, batch.B, batch.unbatched)
+        final = tuple(np.empty_like(array) for array in initial)
+        tape = Tape(self, batch)
+        x = batch.x
+        for k in range(self.num_layers):
+            last = k == self.num_layers - 1
+            y = self._empty_output(batch, last)
+            outputs = self._direction_views(y)
+            tape.scans.append(self._forward_layer(batch, k, x, outputs, initial, final, training))
+            tape.inputs.append(x)
+            tape.outputs.append(outputs if self.merge == "mul" else [])
+            y = self._merge(y, outputs)
+            tape.masks.append(self._dropout_mask(y) if training and not last else None)
+            if tape.masks[k] is not None:
+                y = y * tape.masks[k]
+            x = y
+        y = self._user_layout(y, batch)
+        tape.y_shape = y.shape
+        return y, self._user_state(final, batch), tape
+
+    def _forward_layer(
+        self, batch: Batch, k: int, x: np.ndarray, outputs: list[np.ndarray], initial: Any, final: Any, training: bool
+    ) -> list[Any]:
+        """All directions and walks of layer k: writes the outputs and the final states; returns the scans."""
+        scans = [
+            self._scan(batch, walk, k, d, x, y, initial, training)
+            for d, y in enumerate(outputs)
+            for walk in batch.walks
+        ]
+        threads.run([scan.forward for scan in scans])
+        for d, y in enumerate(outputs):
+            at = k * self._directions + d
+            final[0][at] = batch.last(y, initial[0][at], self._backwards(d))
+            for scan, walk in zip(scans[d * len(batch.walks) :], batch.walks, strict=False):
+                if len(final) == 2:
+                    walk.put(walk.final_cell_state(scan.c, scan.c0) if training else scan.c, final[1][at])
+        return scans
+
+    def _scan(
+        self, batch: Batch, walk: Walk, k: int, d: int, x: np.ndarray, y: np.ndarray, initial: Any, training: bool
+    ) -> Any:
+        """One walk through layer k in one direction."""
+        backwards = self._backwards(d)
+        rows = walk.rows(x, backwards)
+        at = k * self._directions + d
+        before = [walk.take(array[at]) for array in initial]
+        return _core.Scan(
+            self._kernel_index,
+            self._is_double,
+            training,
+            self._weights[at],
+            self._options,
+            sizes=(walk.T, walk.n),
+            start=walk.start,
+            x=rows if x.ndim == 3 else None,
+            ids=rows if x.ndim == 2 else None,
+            reset=None if batch.reset is None else walk.rows(batch.reset, backwards),
+            h0=before[0],
+            c0=before[1] if len(before) == 2 else None,
+            y=walk.rows(y, backwards),
+        )
+
+    def _backward_layer(self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
+        """BPTT through layer k: adds into the gradients, writes those of the initial states, returns dx."""
+        batch, x, scans = tape.batch, tape.inputs[k], iter(tape.scans[k])
+        tasks, finish = [], []
+        d_inputs: list[np.ndarray | None] = []
+        for d, part in enumerate(self._unmerge(dy, tape.outputs[k])):
+            at, backwards = k * self._directions + d, self._backwards(d)
+            dx = None
+            if x.ndim == 3:
+                dx = np.empty(x.shape, self.dtype) if batch.lengths is None else np.zeros(x.shape, self.dtype)
+            d_inputs.append(dx)
+            gradients = self._gradients[at]
+            for index, walk in enumerate(batch.walks):
+                # the first walk adds into the gradients themselves, the others into arrays that are added in turn
+                own = gradients if index == 0 else tuple(None if g is None else np.zeros_like(g) for g in gradients)
+                states = [walk.take(array[at]) for array in final]
+                rows: Rows | None = None if dx is None else walk.rows(dx, backwards)
+                tasks.append(partial(next(scans).backward, walk.rows(part, backwards), rows, *_pair(states), own))
+                finish.append((at, walk, states, gradients, own))
+        threads.run(tasks)
+        for at, walk, states, gradients, own in finish:
+            for array, value in zip(initial, states, strict=True):
+                walk.put(value, array[at])
+            for g, mine in zip(gradients, own, strict=True):
+                if g is not None and g is not mine:
+                    g += mine
+        if d_inputs[0] is None:
+            return None
+        return d_inputs[0] if len(d_inputs) == 1 else d_inputs[0] + d_inputs[1]
+
+    def _parts(self, T: int, B: int) -> int:
+        """Into how many walks a batch is divided: by its size alone, so that threads do not change the results."""
+        weights = self._gates * self.hidden_size * (self.input_size + self.hidden_size)
+        if T * B * weights < threads.WORTH_CUTTING:
+            return 1
+        # 16 rows fill the tiles; beyond two walks, large weights are better read for more rows at once
+        parts = B // 16 if weights <= 1 << 18 else max(min(2, B // 16), B // 32)
+        return max(1, min(8, parts))
+
+    # ------------------------------------------------------------ layouts
+
+    def _backwards(self, d: int) -> bool:
+        return d == 1 or self.reverse
+
+    def _input_size(self, k: int) -> int:
+        return self.input_size if k == 0 else self._merged_size
+
+    def _empty_output(self, batch: Batch, last: bool) -> np.ndarray:
+        """y (T, B, D*P) of a layer, in the caller's layout if it is the last; zero where sequences end early."""
+        width = self._directions * self._output_size
+        swap = self.batch_first and last
+        shape = (batch.B, batch.T, width) if swap else (batch.T, batch.B, width)
+        y = np.empty(shape, self.dtype) if batch.lengths is None else np.zeros(shape, self.dtype)
+        return y.swapaxes(0, 1) if swap else y
+
+    def _direction_views(self, y: np.ndarray) -> list[np.ndarray]:
+        P = self._output_size
+        return [y[:, :, d * P : (d + 1) * P] for d in range(self._directions)]
+
+    def _merge(self, y: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
+        if self.merge == "concat" or len(outputs) == 1:
+            return y
+        a, b = outputs
+        if self.merge == "mul":
+            return a * b
+        return a + b if self.merge == "sum" else (a + b) / 2
+
+    def _unmerge(self, dy: np.ndarray, outputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Gradients of the directions' outputs."""
+        if self._directions == 1:
+            return [dy]
+        if self.merge == "concat":
+            return [dy[:, :, : self._output_size], dy[:, :, self._output_size :]]
+        if self.merge == "mul":
+            return [dy * outputs[1], dy * outputs[0]]
+        return [dy, dy] if self.merge == "sum" else [dy / 2] * 2
+
+    def _dropout_mask(self, y: np.ndarray) -> np.ndarray | None:
+        """Zero with probability p, else 1 / (1 - p)."""
+        if self.dropout == 0:
+            return None
+        if self.dropout == 1:
+            return np.zeros(y.shape, self.dtype)
+        keep = self._rng.random(y.shape, dtype=np.float32) >= self.dropout
+        return keep * self.dtype.type(1 / (1 - self.dropout))
+
+    def _time_major(self, array: np.ndarray, batch: Batch) -> np.ndarray:
+        if batch.unbatched:
+            return array[:, None]
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def _user_layout(self, array: np.ndarray, batch: Batch) -> np.ndarray:
+        if batch.unbatched:
+            return array[:, 0]
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def _user_state(self, state: tuple[np.ndarray, ...], batch: Batch) -> State:
+        if batch.unbatched:
+            state = tuple(array[:, 0] for array in state)
+        return state if len(state) == 2 else state[0]
+
+
+def _is_plain(array: np.ndarray) -> bool:
+    flags = array.flags
+    return flags.c_contiguous and flags.aligned
+
+
+def _pair(states: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """(h, c), or (h, None) for a cell without c."""
+    return (states[0], states[1]) if len(states) == 2 else (states[0], None)
+
+
+def _probability(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"expected {name} to be a number, got {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"expected {name} from 0 to 1, got {value}")
+    return float(value)
