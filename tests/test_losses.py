@@ -155,3 +155,15 @@ FLOATS, TARGETS, MASK = np.zeros((4, 3), np.float32), np.zeros(4, int), np.ones(
 def test_wrong_arguments_are_refused(logits, targets, mask, error, message):
     with pytest.raises(error, match=message):
         softmax_cross_entropy(logits, targets, mask=mask)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint16", "uint32", "uint64", "int64"])
+def test_masked_positions_do_not_count_whatever_integers_the_targets_are(dtype):
+    """Unsigned ones too, which cannot hold the -1 that marks such a position inside."""
+    logits = np.random.default_rng(0).normal(size=(3, 4))
+    mask = np.array([True, False, True])
+    loss, dlogits = softmax_cross_entropy(logits, np.array([1, 99, 3], dtype), mask=mask)
+    expected = softmax_cross_entropy(logits[mask], np.array([1, 3]))
+    assert loss == pytest.approx(expected[0], rel=1e-15)
+    np.testing.assert_array_equal(dlogits[mask], expected[1])
+    assert not dlogits[1].any()

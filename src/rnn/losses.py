@@ -60,7 +60,7 @@ def softmax_cross_entropy(logits: np.ndarray, targets: Any, *, mask: Any = None)
     dlogits = np.empty(logits.shape, logits.dtype)
     total = _core.softmax_cross_entropy(
         np.require(logits.reshape(-1, classes), requirements=["C", "A"]),
-        np.where(True if mask is None else mask, targets, -1).astype(np.int64, copy=False).reshape(-1),
+        np.where(True if mask is None else mask, targets.astype(np.int64), -1).reshape(-1),  # -1: not counted
         1 / counted.size,
         dlogits.reshape(-1, classes),
     )
