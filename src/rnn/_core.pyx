@@ -112,7 +112,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
     cppclass Kernels[T]:
         const CellKernels[T]* cell(int)
         double (*softmax_cross_entropy)(long, long, const T*, const int64_t*, T, T*)
-        void (*adam)(long, T, T, T, T, T, T, const T*, T*, T*, T*)
+        void (*adam)(long, T, T, T, T, T, const T*, T*, T*, T*)
         double (*sum_of_squares)(long, const T*)
         void (*sum_rows)(long, long, const T*, long, T*)
         void (*exp)(long, const T*, T*)
@@ -209,7 +209,7 @@ except ValueError as error:
 # Bytes of input products, and of pre-activation gradients, that are worked on at a time
 cdef enum:
     PRODUCT_CHUNK = 256 << 10
-    GRADIENT_CHUNK = 1 << 18
+    GRADIENT_CHUNK = 256 << 10
     UNPACKED_ROWS = 16  # a call of so few rows does not pay for packed weights
     MAX_SHORT_LAYERS = 4
 
@@ -683,12 +683,12 @@ def softmax_cross_entropy(const real[:, ::1] logits, const int64_t[::1] targets,
 
 
 def adam(real[::1] param, const real[::1] grad, real[::1] m, real[::1] v,
-         double clip, double b1, double b2, double rate, double root, double eps):
-    """One step of Adam over flat arrays, in place; grad is multiplied by clip first. See kernels/elementwise.hpp."""
+         double b1, double b2, double rate, double root, double eps):
+    """One step of Adam over flat arrays, in place, see kernels/elementwise.hpp."""
     cdef real which = 0
     if param.shape[0]:
         with nogil:
-            kernels.of(which).adam(param.shape[0], <real>clip, <real>b1, <real>b2, <real>rate, <real>root, <real>eps,
+            kernels.of(which).adam(param.shape[0], <real>b1, <real>b2, <real>rate, <real>root, <real>eps,
                                    &grad[0], &m[0], &v[0], &param[0])
 
 

@@ -49,6 +49,15 @@ def positive_float(name: str, value: Any) -> float:
     return float(value)
 
 
+def probability(name: str, value: Any) -> float:
+    """`value` as a float from 0 to 1; raises TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"expected {name} to be a number, got {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"expected {name} from 0 to 1, got {value}")
+    return float(value)
+
+
 def float_dtype(dtype: Any) -> np.dtype:
     """`dtype` as float32 or float64 of this machine; raises TypeError for any other."""
     if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):

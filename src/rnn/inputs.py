@@ -92,6 +92,10 @@ class Batch:
     def one_hot(self) -> bool:
         return self.x.ndim == 2
 
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array for all steps, which the walks fill but for the padding: that is zero."""
+        return np.empty(shape, dtype) if self.lengths is None else np.zeros(shape, dtype)
+
     def last(self, y: np.ndarray, initial: np.ndarray, backwards: bool) -> np.ndarray:
         """The final h (B, P): y (T, B, P) at the end of the walk; the initial one where a sequence is empty."""
         if self.T == 0:
@@ -141,7 +145,7 @@ def checked_batch(layer: Any, x: Any, lengths: Any, reset: Any) -> Batch:
         batched, unbatched = (", ".join(names + features) for names in (axes, ["T"]))
         raise ValueError(f"expected {kind} of shape ({batched}), or ({unbatched}) unbatched, got {x.shape}")
     is_unbatched = x.ndim == rank - 1
-    x = _time_major(layer, x, is_unbatched)
+    x = time_major(layer, x, is_unbatched)
     T, B = x.shape[:2]
     lengths = _checked_lengths(lengths, T, B)
     if one_hot:
@@ -151,12 +155,13 @@ def checked_batch(layer: Any, x: Any, lengths: Any, reset: Any) -> Batch:
         reset = np.asarray(reset)
         expected = (T,) if is_unbatched else (B, T) if layer.batch_first else (T, B)
         reset = checked_array("reset", reset, expected, np.dtype(bool))
-        reset = walkable(_time_major(layer, reset, is_unbatched)).view(np.uint8)
+        reset = walkable(time_major(layer, reset, is_unbatched)).view(np.uint8)
     walks = divide(T, B, lengths, layer._parts(T, B))
     return Batch(walkable(x), lengths, reset, is_unbatched, walks)
 
 
-def _time_major(layer: Any, x: np.ndarray, unbatched: bool) -> np.ndarray:
+def time_major(layer: Any, x: np.ndarray, unbatched: bool) -> np.ndarray:
+    """The caller's array (T, B, ...), (B, T, ...) or (T, ...) as a view (T, B, ...)."""
     if unbatched:
         return x[:, None]
     return x.swapaxes(0, 1) if layer.batch_first else x

@@ -66,7 +66,7 @@ class Adam:
         b1, b2 = self.betas
         rate, root = lr / (1 - b1**self.steps), math.sqrt(1 - b2**self.steps)
         for module, m, v in zip(self.modules, self._m, self._v, strict=True):
-            _core.adam(module._flat_params, module._flat_grads, m, v, 1.0, b1, b2, rate, root, self.eps)
+            _core.adam(module._flat_params, module._flat_grads, m, v, b1, b2, rate, root, self.eps)
 
 
 def clip_grad_norm(modules: Sequence[Module], max_norm: float) -> float:

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import _core, threads
-from .checks import boolean, float_dtype, positive_float, positive_int
-from .inputs import Batch, Rows, Walk, checked_batch, checked_state, walkable
+from .checks import boolean, float_dtype, positive_float, positive_int, probability
+from .inputs import Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
 from .module import Module, checked_array
 
 State = Any  # h (L*D, B, H), or (h, c) for an LSTM
@@ -101,7 +101,7 @@ class Recurrent(Module):
         self.num_layers = positive_int("num_layers", num_layers)
         self.bias = boolean("bias", bias)
         self.batch_first = boolean("batch_first", batch_first)
-        self.dropout = _probability("dropout", dropout)
+        self.dropout = probability("dropout", dropout)
         self.bidirectional = boolean("bidirectional", bidirectional)
         self.reverse = boolean("reverse", reverse)
         self.merge = merge
@@ -258,7 +258,7 @@ class Recurrent(Module):
         batch = tape.batch
         if dy is None:
             dy = np.zeros(tape.y_shape, self.dtype)
-        dy = walkable(self._time_major(checked_array("dy", dy, tape.y_shape, self.dtype), batch))
+        dy = walkable(time_major(self, checked_array("dy", dy, tape.y_shape, self.dtype), batch.unbatched))
         final = checked_state(self, dstate, batch.B, batch.unbatched, "dstate")
         initial = tuple(np.empty_like(array) for array in final)
         for k in reversed(range(self.num_layers)):
@@ -276,14 +276,15 @@ class Recurrent(Module):
             last = k == self.num_layers - 1
             y = self._empty_output(batch, last)
             outputs = self._direction_views(y)
-            tape.scans.append(self._forward_layer(batch, k, x, outputs, initial, final, training))
-            tape.inputs.append(x)
-            tape.outputs.append(outputs if self.merge == "mul" else [])
+            scans = self._forward_layer(batch, k, x, outputs, initial, final, training)
             y = self._merge(y, outputs)
-            tape.masks.append(self._dropout_mask(y) if training and not last else None)
-            if tape.masks[k] is not None:
-                y = y * tape.masks[k]
-            x = y
+            mask = self._dropout_mask(y) if training and not last else None
+            if training:
+                tape.scans.append(scans)
+                tape.inputs.append(x)
+                tape.outputs.append(outputs if self.merge == "mul" else [])
+                tape.masks.append(mask)
+            x = y = y if mask is None else y * mask
         y = self._user_layout(y, batch)
         tape.y_shape = y.shape
         return y, self._user_state(final, batch), tape
@@ -339,7 +340,7 @@ class Recurrent(Module):
             at, backwards = k * self._directions + d, self._backwards(d)
             dx = None
             if x.ndim == 3:
-                dx = np.empty(x.shape, self.dtype) if batch.lengths is None else np.zeros(x.shape, self.dtype)
+                dx = batch.empty(x.shape, self.dtype)
             d_inputs.append(dx)
             gradients = self._gradients[at]
             for index, walk in enumerate(batch.walks):
@@ -382,7 +383,7 @@ class Recurrent(Module):
         width = self._directions * self._output_size
         swap = self.batch_first and last
         shape = (batch.B, batch.T, width) if swap else (batch.T, batch.B, width)
-        y = np.empty(shape, self.dtype) if batch.lengths is None else np.zeros(shape, self.dtype)
+        y = batch.empty(shape, self.dtype)
         return y.swapaxes(0, 1) if swap else y
 
     def _direction_views(self, y: np.ndarray) -> list[np.ndarray]:
@@ -416,11 +417,6 @@ class Recurrent(Module):
         keep = self._rng.random(y.shape, dtype=np.float32) >= self.dropout
         return keep * self.dtype.type(1 / (1 - self.dropout))
 
-    def _time_major(self, array: np.ndarray, batch: Batch) -> np.ndarray:
-        if batch.unbatched:
-            return array[:, None]
-        return array.swapaxes(0, 1) if self.batch_first else array
-
     def _user_layout(self, array: np.ndarray, batch: Batch) -> np.ndarray:
         if batch.unbatched:
             return array[:, 0]
@@ -440,11 +436,3 @@ def _is_plain(array: np.ndarray) -> bool:
 def _pair(states: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
     """(h, c), or (h, None) for a cell without c."""
     return (states[0], states[1]) if len(states) == 2 else (states[0], None)
-
-
-def _probability(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TypeError(f"expected {name} to be a number, got {value!r}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"expected {name} from 0 to 1, got {value}")
-    return float(value)

@@ -166,7 +166,7 @@ template <class T> Array<Array<T>> run_rows(const Kernels<T>& k, long rows, long
   for (long r = 0; r < rows; ++r) targets.push_back(r % 4 == 3 ? -1 : r * 5 % n);
   const T loss = T(k.softmax_cross_entropy(rows, n, a.data(), targets.data(), T(0.25), d.data()));
   k.sum_rows(rows, n, a.data(), n, sums.data());
-  k.adam(n, T(0.5), T(0.9), T(0.99), T(0.01), T(0.7), T(1e-6), a.data(), m.data(), v.data(), parameter.data());
+  k.adam(n, T(0.9), T(0.99), T(0.01), T(0.7), T(1e-6), a.data(), m.data(), v.data(), parameter.data());
   return {{loss / rows, T(k.sum_of_squares(rows * n, a.data()) / (rows * n))}, d, sums, m, v, parameter};
 }
 

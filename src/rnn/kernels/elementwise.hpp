@@ -8,12 +8,12 @@ namespace fastrnn {
 namespace FASTRNN_ISA {
 
 // Adam (Kingma and Ba 2015), in one pass:
-//   g = clip grad        m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
+//   m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
 //   param -= rate m / (sqrt(v) / root + eps)          rate = lr / (1 - b1^t),  root = sqrt(1 - b2^t)
 template <class T>
-void adam(long n, T clip, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param) {
+void adam(long n, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param) {
   for (long i = 0; i < n; ++i) {
-    const T g = clip * grad[i];
+    const T g = grad[i];
     m[i] = b1 * m[i] + (T(1) - b1) * g;
     v[i] = b2 * v[i] + (T(1) - b2) * g * g;
     if constexpr (sizeof(T) == 4) param[i] -= rate * m[i] / (__builtin_sqrtf(v[i]) / root + eps);

@@ -186,12 +186,7 @@ template <class T, bool General> struct GruResetBefore {
         }
     });
     sweep<T, 1, 1>(0, q.active(s), H, [&](const Tile<T, 1>& t) {
-      const T* a[kMaxRows];
-      for (int row = 0; row < t.rows; ++row) {
-        a[row] = q.dgates_at(s, t.row + row);
-        for (int v = 0; v < t.vectors; ++v) store(t.at(row, 0, v), Vec<T>{});
-      }
-      multiply(t.rows, t.vectors, a, H, q.w_second + t.unit * H, t.acc, t.ld());
+      product_alone(t, H, q.w_second, [&](long b) { return q.dgates_at(s, b); });
       for (int row = 0; row < t.rows; ++row)
         for (int v = 0; v < t.vectors; ++v) {
           const long b = t.row + row, unit = t.unit + v * L;

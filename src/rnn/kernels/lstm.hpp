@@ -89,12 +89,7 @@ template <class T, bool General> struct Lstm {
   // h = W_hr (o f2(c))
   static void project(const Sequence<T>& q, long s) {
     sweep<T, 1, 1>(0, q.active(s), q.P, [&](const Tile<T, 1>& t) {
-      const T* a[kMaxRows];
-      for (int r = 0; r < t.rows; ++r) {
-        a[r] = q.tape_at(s, t.row + r) + kUnprojected * q.H;
-        for (int v = 0; v < t.vectors; ++v) store(t.at(r, 0, v), Vec<T>{});
-      }
-      multiply(t.rows, t.vectors, a, q.H, q.w_second + t.unit * q.H, t.acc, t.ld());
+      product_alone(t, q.H, q.w_second, [&](long b) { return q.tape_at(s, b) + kUnprojected * q.H; });
       for (int r = 0; r < t.rows; ++r)
         for (int v = 0; v < t.vectors; ++v)
           store(q.y.at(s, t.row + r) + t.unit + v * L, t.get(r, 0, v), t.lanes_of(v));
@@ -133,12 +128,7 @@ template <class T, bool General> struct Lstm {
           store(q.dprojected_at(s, t.row + r) + t.unit + v * L, t.get(r, 0, v), t.lanes_of(v));
     });
     sweep<T, 1, 1>(0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
-      const T* a[kMaxRows];
-      for (int r = 0; r < t.rows; ++r) {
-        a[r] = q.dprojected_at(s, t.row + r);
-        for (int v = 0; v < t.vectors; ++v) store(t.at(r, 0, v), Vec<T>{});
-      }
-      multiply(t.rows, t.vectors, a, q.P, q.w_second + t.unit * q.P, t.acc, t.ld());
+      product_alone(t, q.P, q.w_second, [&](long b) { return q.dprojected_at(s, b); });
       backward_tile(q, s, t);
     });
   }

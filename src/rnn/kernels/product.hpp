@@ -177,6 +177,17 @@ template <class T, int A> struct Tile {
   int lanes_of(int v) const { return v + 1 == vectors ? lanes : kLanes<T>; }
 };
 
+// acc = a . panel for a tile of a product by itself, without bias or other terms; row(b) is the row of `a` for batch row b
+template <class T, class Row>
+FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, long K, const T* panels, Row row) {
+  const T* a[kMaxRows];
+  for (int r = 0; r < t.rows; ++r) {
+    a[r] = row(t.row + r);
+    for (int v = 0; v < t.vectors; ++v) store(t.at(r, 0, v), Vec<T>{});
+  }
+  multiply(t.rows, t.vectors, a, K, panels + t.unit * K, t.acc, t.ld());
+}
+
 // Calls body(tile) for all tiles of rows [row0, row1) and H units, A accumulators a unit.  The rows divide evenly, so
 // that no tile is much smaller than the others.
 template <class T, int G, int A, class Body> FASTRNN_INLINE void sweep(long row0, long row1, long H, Body body) {

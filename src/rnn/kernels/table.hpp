@@ -35,7 +35,7 @@ template <class T> struct Kernels {
   CellKernels<T> cells[kCellKinds];
   const CellKernels<T>* cell(int kind) const { return &cells[kind]; }
   double (*softmax_cross_entropy)(long rows, long K, const T* logits, const int64_t* targets, T scale, T* dlogits);
-  void (*adam)(long n, T clip, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param);
+  void (*adam)(long n, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param);
   double (*sum_of_squares)(long n, const T* x);
   void (*sum_rows)(long rows, long n, const T* a, long ld, T* out);
   void (*exp)(long n, const T* x, T* y);
