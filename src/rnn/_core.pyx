@@ -28,9 +28,13 @@ from posix.stdlib cimport posix_memalign
 
 from _blas cimport gemm, real, scipy_openblas_get_config, scipy_openblas_get_corename, scipy_openblas_set_num_threads
 
+cimport numpy as cnp
+
 import os
 
 import numpy as np
+
+cnp.import_array()
 
 cdef extern from "table.hpp" namespace "fastrnn" nogil:
     cppclass Rows[T]:
@@ -104,6 +108,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         SOURCE_H "fastrnn::GradientBlock::kH"
     cppclass CellKernels[T]:
         int gates, tape_width, dgates_width, rows_per_tile, n_blocks
+        cbool has_c
         GradientBlock blocks[3]
         void (*pack_forward)(Sequence[T]&, Arena[T]&)
         void (*pack_backward)(Sequence[T]&, Arena[T]&)
@@ -223,6 +228,18 @@ cdef void* address(object array, bint writable=False) except? NULL:
     cdef void* p = view.buf
     PyBuffer_Release(&view)
     return p
+
+
+def new_array(tuple shape, dtype, bint zero=False):
+    """np.empty or np.zeros whose elements start on a cache line, so that no vector of them lies across two."""
+    cdef int64_t size = np.dtype(dtype).itemsize, start
+    for n in shape:
+        size *= n
+    raw = (np.zeros if zero else np.empty)(size + 64, np.uint8)
+    start = -<int64_t>cnp.PyArray_DATA(<cnp.ndarray>raw) % 64
+    if start < 0:
+        start += 64
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 cdef int allocate(Arena[real]* arena) noexcept nogil:
@@ -534,10 +551,10 @@ cdef class Scan:
             set_call(&self.f32, call)
             width, H = self.f32.tape_width, self.f32.H
         dtype = weights[0].dtype
-        self.tape = np.empty(rows * width, dtype) if training else None
+        self.tape = new_array((rows * width,), dtype) if training else None
         self.c0 = call["c0"]
         if self.c0 is not None:
-            self.c = np.empty((rows, H), dtype) if training else self.c0.copy()
+            self.c = new_array((rows, H), dtype) if training else self.c0.copy()
         if is_double:
             self.f64.tape = <double*>address(self.tape)
             self.f64.c = <double*>address(self.c)
@@ -595,10 +612,6 @@ cdef void scan_backward(Sequence[real]* scan, int cell, dy, dx, dh, dc, gradient
 
 # ---------------------------------------------------------------- short calls
 
-SHORT_CALL_ROWS = UNPACKED_ROWS
-SHORT_CALL_LAYERS = MAX_SHORT_LAYERS
-
-
 cdef class ShortCalls:
     """Inference of a few rows through a stack of one direction, with nothing made in Python: for single steps, whose
     arithmetic takes less time than the making of a Scan. It reads the weights themselves, as every call does.
@@ -606,30 +619,104 @@ cdef class ShortCalls:
 
     cdef Sequence[float] f32[MAX_SHORT_LAYERS]
     cdef Sequence[double] f64[MAX_SHORT_LAYERS]
-    cdef int cell, layers
-    cdef bint is_double
+    cdef int cell, layers, typenum
+    cdef int64_t I, P, H
+    cdef bint is_double, batch_first, has_c
     cdef list alive
 
-    def __init__(self, int cell, bint is_double, list weights, dict options):
-        self.cell, self.is_double, self.layers, self.alive = cell, is_double, len(weights), weights
+    def __init__(self, int cell, bint is_double, bint batch_first, list weights, dict options):
+        self.cell, self.is_double, self.batch_first = cell, is_double, batch_first
+        self.layers, self.alive = len(weights), weights
+        self.typenum = cnp.NPY_FLOAT64 if is_double else cnp.NPY_FLOAT32
         for k in range(self.layers):
             if is_double:
                 set_cell(&self.f64[k], kernels.f64.cell(cell), weights[k], options)
             else:
                 set_cell(&self.f32[k], kernels.f32.cell(cell), weights[k], options)
+        self.I, self.P = weights[0][0].shape[1], weights[0][1].shape[1]
+        self.H = self.f64[0].H if is_double else self.f32[0].H
+        self.has_c = kernels.f32.cell(cell).has_c
 
-    def run(self, int64_t T, int64_t B, x, h0, c0, y, h, c):
-        """y (T, B, P), h (L, B, P) and c (L, B, H) from x (T, B, I), h0, c0: all C-contiguous, T * B <= SHORT_CALL_ROWS."""
-        if self.is_double:
-            failed = run_short(self.f64, self.layers, kernels.f64.cell(self.cell), T, B, <const double*>address(x),
-                               <const double*>address(h0), <const double*>address(c0), <double*>address(y, True),
-                               <double*>address(h, True), <double*>address(c, c is not None))
+    @staticmethod
+    def takes(int layers):
+        """Whether a stack of so many layers can be run."""
+        return layers <= MAX_SHORT_LAYERS
+
+    def run(self, x, state):
+        """What a layer returns for x (T, B, I) or (T, I) and state, if T * B is small and all is of just the right
+        kind; None for all else, wrong or merely longer."""
+        cdef int64_t T, B
+        cdef int rank, axis
+        cdef cnp.npy_intp shape[3]
+        if not self.fits(x, -1):
+            return None
+        rank = cnp.PyArray_NDIM(x)
+        for axis in range(rank):
+            shape[axis] = cnp.PyArray_DIM(x, axis)
+        T, B = shape[0], 1
+        if rank == 3:
+            B = shape[1]
+            if self.batch_first:
+                T, B = B, T
+                if T > 1 and B > 1:
+                    return None  # not in the order of time
+        elif rank != 2:
+            return None
+        if not 0 < T * B <= UNPACKED_ROWS or shape[rank - 1] != self.I:
+            return None
+
+        h0 = c0 = None
+        if state is None:
+            h0 = self.new_state(rank, B, self.P, True)
+            c0 = self.new_state(rank, B, self.H, True) if self.has_c else None
+        elif not self.has_c:
+            h0 = state
+        elif type(state) is tuple and len(<tuple>state) == 2:
+            h0, c0 = (<tuple>state)[0], (<tuple>state)[1]
         else:
-            failed = run_short(self.f32, self.layers, kernels.f32.cell(self.cell), T, B, <const float*>address(x),
-                               <const float*>address(h0), <const float*>address(c0), <float*>address(y, True),
-                               <float*>address(h, True), <float*>address(c, c is not None))
+            return None
+        if not self.is_state(h0, rank, B, self.P) or (self.has_c and not self.is_state(c0, rank, B, self.H)):
+            return None
+
+        shape[rank - 1] = self.P
+        y = cnp.PyArray_EMPTY(rank, shape, self.typenum, 0)
+        h = self.new_state(rank, B, self.P, False)
+        c = self.new_state(rank, B, self.H, False) if self.has_c else None
+        if self.is_double:
+            failed = run_short(self.f64, self.layers, kernels.f64.cell(self.cell), T, B, <const double*>data(x),
+                               <const double*>data(h0), <const double*>data(c0), <double*>data(y), <double*>data(h),
+                               <double*>data(c))
+        else:
+            failed = run_short(self.f32, self.layers, kernels.f32.cell(self.cell), T, B, <const float*>data(x),
+                               <const float*>data(h0), <const float*>data(c0), <float*>data(y), <float*>data(h),
+                               <float*>data(c))
         if failed:
             raise MemoryError("no memory for a step")
+        return y, (h, c) if self.has_c else h
+
+    cdef bint fits(self, array, int rank):
+        """Whether it is an array of our dtype in C order, and of so many axes (-1: any)"""
+        return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == self.typenum
+                and cnp.PyArray_ISCARRAY_RO(array) and (rank < 0 or cnp.PyArray_NDIM(array) == rank))
+
+    cdef bint is_state(self, array, int rank, int64_t B, int64_t width):
+        return (self.fits(array, rank) and cnp.PyArray_DIM(array, 0) == self.layers
+                and cnp.PyArray_DIM(array, rank - 1) == width and (rank == 2 or cnp.PyArray_DIM(array, 1) == B))
+
+    cdef object new_state(self, int rank, int64_t B, int64_t width, bint zero):
+        """(L, B, width), or (L, width) unbatched"""
+        cdef cnp.npy_intp shape[3]
+        shape[0] = self.layers
+        shape[1] = B
+        shape[rank - 1] = width
+        if zero:
+            return cnp.PyArray_ZEROS(rank, shape, self.typenum, 0)
+        return cnp.PyArray_EMPTY(rank, shape, self.typenum, 0)
+
+
+cdef inline void* data(array) noexcept:
+    """Where the elements of an array start; None is null."""
+    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
 cdef int run_short(

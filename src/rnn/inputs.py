@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _core
 from .module import checked_array
 
 Rows = tuple[
@@ -94,7 +95,7 @@ class Batch:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array for all steps, which the walks fill but for the padding: that is zero."""
-        return np.empty(shape, dtype) if self.lengths is None else np.zeros(shape, dtype)
+        return _core.new_array(shape, dtype, zero=self.lengths is not None)
 
     def last(self, y: np.ndarray, initial: np.ndarray, backwards: bool) -> np.ndarray:
         """The final h (B, P): y (T, B, P) at the end of the walk; the initial one where a sequence is empty."""

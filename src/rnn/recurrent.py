@@ -170,8 +170,10 @@ class Recurrent(Module):
         self._weights = [self._arrays(self._params, suffix) for suffix in suffixes]  # [layer * D + direction]
         self._gradients = [self._arrays(self._grads, suffix) for suffix in suffixes]
         self._short_calls = None
-        if self._directions == 1 and not self.reverse and self.num_layers <= _core.SHORT_CALL_LAYERS:
-            self._short_calls = _core.ShortCalls(self._kernel_index, self._is_double, self._weights, self._options)
+        if self._directions == 1 and not self.reverse and _core.ShortCalls.takes(self.num_layers):
+            self._short_calls = _core.ShortCalls(
+                self._kernel_index, self._is_double, self.batch_first, self._weights, self._options
+            )
 
     def _kernel(self) -> int:
         raise NotImplementedError
@@ -188,40 +190,13 @@ class Recurrent(Module):
 
     def __call__(self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None) -> tuple[Any, State]:
         """Inference: (y, state). Keeps nothing for a backward pass; dropout is off. Arguments as in `forward`."""
-        if lengths is None and reset is None:
-            done = self._short_call(x, state)
+        if lengths is None and reset is None and self._short_calls is not None:
+            done = self._short_calls.run(x, state)
             if done is not None:
                 return done
         batch = checked_batch(self, x, lengths, reset)
         y, final, _ = self._run(batch, state, training=False)
         return y, final
-
-    def _short_call(self, x: Any, state: State) -> tuple[np.ndarray, State] | None:
-        """What `__call__` returns for a few rows of just the right kind; None for all else, wrong or merely longer."""
-        calls, is_lstm = self._short_calls, self.cell == "lstm"
-        if calls is None or type(x) is not np.ndarray or x.dtype != self.dtype or x.ndim != 3:
-            return None
-        T, B = (x.shape[1], x.shape[0]) if self.batch_first else x.shape[:2]
-        is_time_major = not self.batch_first or T == 1 or B == 1
-        if not 0 < T * B <= _core.SHORT_CALL_ROWS or x.shape[2] != self.input_size or not is_time_major:
-            return None
-        if is_lstm and not (type(state) is tuple and len(state) == 2):
-            return None
-        states: tuple[Any, ...] = state if is_lstm else (state,)
-        final = []
-        for array, width in zip(states, self._state_widths, strict=True):
-            fits = (
-                type(array) is np.ndarray and array.dtype == self.dtype and array.shape == (self.num_layers, B, width)
-            )
-            if not fits or not _is_plain(array):
-                return None
-            final.append(np.empty_like(array))
-        if not _is_plain(x):
-            return None
-        y = np.empty((*x.shape[:2], self._output_size), self.dtype)
-        h, c = final[0], final[1] if is_lstm else None
-        calls.run(T, B, x, states[0], states[1] if is_lstm else None, y, h, c)
-        return y, (h, c) if is_lstm else h
 
     def forward(
         self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None
@@ -426,11 +401,6 @@ class Recurrent(Module):
         if batch.unbatched:
             state = tuple(array[:, 0] for array in state)
         return state if len(state) == 2 else state[0]
-
-
-def _is_plain(array: np.ndarray) -> bool:
-    flags = array.flags
-    return flags.c_contiguous and flags.aligned
 
 
 def _pair(states: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
