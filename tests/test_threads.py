@@ -54,6 +54,22 @@ def test_head_and_loss_give_the_same_bits_for_any_number_of_threads(restore_thre
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("classes", [90, 1500])
+def test_cross_entropy_gives_the_same_bits_for_any_number_of_threads(classes, restore_threads):
+    rng = np.random.default_rng(0)
+    head = fastrnn.Linear(130, classes, rng=rng)
+    h, mask = rng.normal(size=(3500, 130)).astype(np.float32), rng.random(3500) < 0.9
+    results = []
+    for count in (1, 2, 5):
+        fastrnn.set_num_threads(count)
+        head.zero_grad()
+        loss, dh = head.cross_entropy(h, np.arange(3500) % classes, mask=mask)
+        results.append([np.array(loss), dh, *(g.copy() for g in head.grads.values())])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_several_callers_at_once_share_a_layer(restore_threads):
     fastrnn.set_num_threads(2)
     layer = fastrnn.GRU(16, 128, rng=0)
