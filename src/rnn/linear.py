@@ -71,7 +71,7 @@ class Linear(Module):
         h = self._checked("h", h, self.in_features)
         rows = walkable_rows(h)  # (N, H), N = all leading axes
         o = np.empty((len(rows), self.out_features), self.dtype)
-        blocks = _blocks(len(rows), rows.size * self.out_features)
+        blocks = threads.blocks(len(rows), rows.size * self.out_features)
         threads.run([partial(self._affine, rows[b], o[b]) for b in blocks])
         return o.reshape(*h.shape[:-1], self.out_features), h
 
@@ -89,7 +89,7 @@ class Linear(Module):
         rows, do_rows = walkable_rows(h), walkable_rows(do)
         dh = np.empty(rows.shape, self.dtype)
         # dV by blocks of its longer side and dh by blocks of rows: no two tasks write to the same place
-        blocks = _blocks(len(rows), rows.size * self.out_features)
+        blocks = threads.blocks(len(rows), rows.size * self.out_features)
         threads.run(
             self._parameter_gradients(rows, do_rows)
             + [partial(gemm_rows, False, False, do_rows[b], self.params["weight"], 0.0, dh[b]) for b in blocks]
@@ -144,7 +144,7 @@ class Linear(Module):
                 gemm_rows(False, False, o[b], self.params["weight"], 0.0, dh[b])
             return total
 
-        losses = threads.run([partial(loss, b) for b in _blocks(len(h), 2 * h.size * self.out_features)])
+        losses = threads.run([partial(loss, b) for b in threads.blocks(len(h), 2 * h.size * self.out_features)])
         if dh is not None:
             threads.run(self._parameter_gradients(h, o))
         return sum(losses)
@@ -159,10 +159,10 @@ class Linear(Module):
         dweight, work = self.grads["weight"], h.size * self.out_features
         tasks: list[Callable[[], None]]
         if self.out_features > self.in_features:  # blocks of the longer side make the faster products
-            cuts = _blocks(self.out_features, work)
+            cuts = threads.blocks(self.out_features, work)
             tasks = [partial(gemm_rows, True, False, do[:, k], h, 1.0, dweight[k]) for k in cuts]
         else:
-            cuts = _blocks(self.in_features, work)
+            cuts = threads.blocks(self.in_features, work)
             tasks = [partial(gemm_rows, True, False, do, h[:, c], 1.0, dweight[:, c]) for c in cuts]
         if self.bias:
             tasks.append(partial(sum_rows, do, self.grads["bias"]))
@@ -180,9 +180,3 @@ class Linear(Module):
 def walkable_rows(array: np.ndarray) -> np.ndarray:
     """The array (..., N) as rows (R, N), contiguous and aligned; a copy only if it is not so already."""
     return np.require(array.reshape(math.prod(array.shape[:-1]), array.shape[-1]), requirements=["C", "A"])
-
-
-def _blocks(n: int, work: int) -> list[slice]:
-    """n rows or columns in four blocks if the work is worth it: cut by the problem, never by the threads."""
-    size = max(1, -(-n // (4 if work >= threads.WORTH_CUTTING else 1)))
-    return [slice(start, start + size) for start in range(0, n, size)]
