@@ -284,7 +284,7 @@ def test_indices_may_be_of_any_integer_type(dtype):
     assert_same(train(layer, ids.astype(dtype)), train(layer, ids), without=("dx",))
 
 
-@pytest.mark.parametrize("rubbish", [-1, I, 2**62, -(2**62)])
+@pytest.mark.parametrize("rubbish", [-1, I, 2**40, -(2**40)])
 def test_indices_in_the_padding_are_not_looked_at(rubbish):
     layer = make("lstm", bidirectional=True)
     lengths = np.array([4, 0, T, 2])
