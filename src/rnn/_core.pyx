@@ -268,6 +268,33 @@ cdef int64_t chunk_start(const Sequence[real]* q, long s1, int64_t rows) noexcep
     return s0
 
 
+# ---------------------------------------------------------------- one-hot inputs: a table of some columns of W_ih
+# Eight rows of W_ih at a time: of the other side, they are a cache line or half of one
+
+cdef void gather_columns(
+        int64_t width, int64_t I, const real* w, int64_t n, const int64_t* columns, real* table) noexcept nogil:
+    """table (n, width) := those columns of w (width, I), a row each"""
+    cdef int64_t i, j, first
+    for first in range(0, width, 8):
+        for i in range(n):
+            for j in range(first, min(first + 8, width)):
+                table[i * width + j] = w[j * I + columns[i]]
+
+
+def add_to_columns(const real[:, :] table, const int64_t[::1] columns, real[:, ::1] dw):
+    """Those columns of dw (width, I) += the rows of table (n, width), whose rows are contiguous; the other way."""
+    cdef int64_t n = table.shape[0], width = table.shape[1], I = dw.shape[1], ld, i, j, first
+    cdef const real* rows
+    cdef real* to
+    if n and width:
+        rows, ld, to = &table[0, 0], table.strides[0] // <int64_t>sizeof(real), &dw[0, 0]
+        with nogil:
+            for first in range(0, width, 8):
+                for i in range(n):
+                    for j in range(first, min(first + 8, width)):
+                        to[j * I + columns[i]] += rows[i * ld + j]
+
+
 # ---------------------------------------------------------------- forward
 
 cdef void lay_out_forward(
@@ -287,19 +314,21 @@ cdef void lay_out_forward(
     cell.pack_forward(q[0], arena[0])
 
 
-cdef int run_forward(Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
-    """y and, in training, the tape. Returns -1 if memory ran out, before anything was written."""
+cdef int run_forward(
+        Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns) noexcept nogil:
+    """y and, in training, the tape. Returns -1 if memory ran out, before anything was written.
+
+    columns (n_columns,) of W_ih: ids are places among them; null: ids are the columns themselves."""
     cdef Arena[real] arena
     cdef real* gathered = NULL
-    cdef int64_t width = cell.gates * q.H, ld = 0, product_rows = 0, i, j
+    cdef int64_t width = cell.gates * q.H, ld = 0, product_rows = 0
     cdef long s, chunk = q.steps
     cdef const real* x
     arena.block = NULL
     arena.used = 0
     q.packs = q.start[q.steps] > UNPACKED_ROWS
     if q.ids.base != NULL:
-        if q.start[q.steps] >= q.I:
-            product_rows = q.I  # a table: x is one-hot, so its product is a row of W_ih transposed
+        product_rows = n_columns  # a table: x is one-hot, so its product is a row of W_ih transposed
     elif q.packs and q.B < cell.rows_per_tile:
         # too few rows to fill a tile: the input products of many steps at once make better use of W_ih
         product_rows = min(q.start[q.steps], max(q.B, PRODUCT_CHUNK // (width * <int64_t>sizeof(real))))
@@ -309,9 +338,7 @@ cdef int run_forward(Sequence[real]* q, const CellKernels[real]* cell) noexcept 
         return -1
     lay_out_forward(q, cell, &arena, product_rows, &gathered)
     if q.ids.base != NULL and product_rows:
-        for j in range(width):
-            for i in range(q.I):
-                (<real*>q.products)[i * width + j] = q.weights.ih[j * q.I + i]
+        gather_columns(width, q.I, q.weights.ih, n_columns, columns, <real*>q.products)
 
     for s in range(q.steps):
         if s == chunk:
@@ -333,14 +360,12 @@ cdef struct BackwardMemory:
     void *h       # P: h(t-1) gathered
     void *dx      # I: dx before it is scattered
     void *sums    # dgates_width: sums of dgates over all rows
-    void *table   # (I, G*H): gradient of W_ih transposed, for one-hot x
 
 
 cdef void lay_out_backward(
         Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t rows,
         BackwardMemory* m) noexcept nogil:
     cdef real* zeros = arena.take(max(q.H, q.P))
-    cdef int64_t table = q.I * cell.gates * q.H
     q.zeros = zeros
     q.dgates = arena.take((rows + q.B) * q.dgates_width)
     if q.weights.hr != NULL:
@@ -349,12 +374,9 @@ cdef void lay_out_backward(
     m.h = arena.take(rows * q.P)
     m.dx = arena.take(rows * q.I) if q.dx.base != NULL else NULL
     m.sums = arena.take(q.dgates_width)
-    m.table = arena.take(table) if q.ids.base != NULL else NULL
     if arena.block != NULL:
         memset(zeros, 0, max(q.H, q.P) * sizeof(real))
         memset(m.sums, 0, q.dgates_width * sizeof(real))
-        if m.table != NULL:
-            memset(m.table, 0, table * sizeof(real))
     cell.pack_backward(q[0], arena[0])
 
 
@@ -384,7 +406,7 @@ cdef int run_backward(
         chunk_gradients(q, cell, k, g, &m, s0, s1)
         s1 = s0
     cell.backward(q[0], -1)
-    finish_gradients(q, cell, g, &m)
+    add_biases(q, cell, g, &m)
     free(arena.block)
     return 0
 
@@ -415,7 +437,7 @@ cdef void chunk_gradients(
         d = q.dgates + block.column * H
         if block.source == SOURCE_X:
             if x == NULL:
-                add_to_table(q, cell, <real*>m.table + block.gate * H, d, n, s0, s1)
+                add_to_table(q, cell, g.ih + block.gate * H, d, n, s0, s1)
             else:
                 gemm(True, False, n, q.I, rows, d, width, x, ldx, <real>1, g.ih + block.gate * H * q.I, q.I)
             if dx != NULL:
@@ -449,12 +471,11 @@ cdef void add_to_table(
             d += q.dgates_width
 
 
-cdef void finish_gradients(
+cdef void add_biases(
         Sequence[real]* q, const CellKernels[real]* cell, Gradients[real]* g, BackwardMemory* m) noexcept nogil:
-    """Biases from the sums of dgates; W_ih from the table of one-hot inputs."""
-    cdef int64_t H = q.H, width = cell.gates * H, i, j
+    """From the sums of dgates."""
+    cdef int64_t H = q.H, i, j
     cdef const real* sums
-    cdef const real* table = <const real*>m.table
     cdef real* bias
     cdef GradientBlock block
     for i in range(cell.n_blocks):
@@ -464,10 +485,6 @@ cdef void finish_gradients(
         if bias != NULL:
             for j in range(block.gates * H):
                 bias[block.gate * H + j] += sums[j]
-    if table != NULL:
-        for j in range(width):
-            for i in range(q.I):
-                g.ih[j * q.I + i] += table[i * width + j]
 
 
 # ---------------------------------------------------------------- one layer, one direction, one batch
@@ -525,7 +542,8 @@ cdef class Scan:
 
     All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip and coupled; of
     the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y. Arrays are of
-    the layer's dtype, and C-contiguous where they have no offsets. `c` holds the cell state: all steps (packed rows)
+    the layer's dtype, and C-contiguous where they have no offsets. With `columns` (int64, n), ids are places among
+    those columns of W_ih, without the columns themselves: inference only. `c` holds the cell state: all steps (packed rows)
     in training, else (B, H).
     """
 
@@ -533,6 +551,8 @@ cdef class Scan:
     cdef Sequence[double] f64
     cdef int cell
     cdef bint is_double, is_empty
+    cdef const int64_t* columns
+    cdef int64_t n_columns
     cdef tuple alive  # the arrays that the sequence points to
     cdef readonly object c, c0, tape
 
@@ -540,6 +560,8 @@ cdef class Scan:
         self.cell = cell
         self.is_double = is_double
         self.alive = weights, call
+        self.columns = <const int64_t*>address(call["columns"])
+        self.n_columns = 0 if call["columns"] is None else len(call["columns"])
         rows = int(call["start"][call["sizes"][0]])
         self.is_empty = rows == 0
         if is_double:
@@ -571,15 +593,16 @@ cdef class Scan:
             return
         with nogil:
             if self.is_double:
-                failed = run_forward(&self.f64, kernels.f64.cell(self.cell))
+                failed = run_forward(&self.f64, kernels.f64.cell(self.cell), self.n_columns, self.columns)
             else:
-                failed = run_forward(&self.f32, kernels.f32.cell(self.cell))
+                failed = run_forward(&self.f32, kernels.f32.cell(self.cell), self.n_columns, self.columns)
         if failed:
             raise MemoryError("no memory for the packed weights")
 
     def backward(self, dy, dx, dh, dc, gradients):
         """BPTT. dy, dx: rows or None. dh (B, P), dc (B, H): gradient of the final state, replaced by that of the
-        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to."""
+        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to; for ids, that of ih is (n, G*H), a row
+        for each of the columns."""
         if self.is_empty:
             return
         if self.is_double:
@@ -746,7 +769,7 @@ cdef int run_short(
         q.h0 = h0 + k * B * P
         if c0 != NULL:
             q.c0, q.c, q.c_in_place = c0 + k * B * H, c + k * B * H, True
-        failed = run_forward(&q, cell)
+        failed = run_forward(&q, cell, 0, NULL)
         if failed:
             break
         memcpy(h + k * B * P, q.y.base + (T - 1) * B * P, B * P * sizeof(real))

@@ -19,7 +19,7 @@ import numpy as np
 
 from . import _core, threads
 from .checks import boolean, float_dtype, positive_float, positive_int, probability
-from .inputs import Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
+from .inputs import FEW_INDICES, Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
 from .module import Module, checked_array
 
 State = Any  # h (L*D, B, H), or (h, c) for an LSTM
@@ -246,6 +246,8 @@ class Recurrent(Module):
         initial = checked_state(self, state, batch.B, batch.unbatched)
         final = tuple(np.empty_like(array) for array in initial)
         tape = Tape(self, batch)
+        if batch.one_hot and (training or batch.x.size > FEW_INDICES):
+            batch.number(self.input_size, self._gates * self.hidden_size)
         x = batch.x
         for k in range(self.num_layers):
             last = k == self.num_layers - 1
@@ -300,6 +302,7 @@ class Recurrent(Module):
             start=walk.start,
             x=rows if x.ndim == 3 else None,
             ids=rows if x.ndim == 2 else None,
+            columns=walk.columns if x.ndim == 2 else None,
             reset=None if batch.reset is None else walk.rows(batch.reset, backwards),
             h0=before[0],
             c0=before[1] if len(before) == 2 else None,
@@ -309,29 +312,32 @@ class Recurrent(Module):
     def _backward_layer(self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
         """BPTT through layer k: adds into the gradients, writes those of the initial states, returns dx."""
         batch, x, scans = tape.batch, tape.inputs[k], iter(tape.scans[k])
+        one_hot = x.ndim == 2
         tasks, finish = [], []
         d_inputs: list[np.ndarray | None] = []
         for d, part in enumerate(self._unmerge(dy, tape.outputs[k])):
             at, backwards = k * self._directions + d, self._backwards(d)
             dx = None
-            if x.ndim == 3:
+            if not one_hot:
                 dx = batch.empty(x.shape, self.dtype)
             d_inputs.append(dx)
             gradients = self._gradients[at]
             for index, walk in enumerate(batch.walks):
-                # the first walk adds into the gradients themselves, the others into arrays that are added in turn
-                own = gradients if index == 0 else tuple(None if g is None else np.zeros_like(g) for g in gradients)
+                own = _walk_gradients(gradients, index, walk.columns if one_hot else None)
                 states = [walk.take(array[at]) for array in final]
                 rows: Rows | None = None if dx is None else walk.rows(dx, backwards)
                 tasks.append(partial(next(scans).backward, walk.rows(part, backwards), rows, *_pair(states), own))
                 finish.append((at, walk, states, gradients, own))
         threads.run(tasks)
+        first = 1 if one_hot else 0  # tables of W_ih are added below
         for at, walk, states, gradients, own in finish:
             for array, value in zip(initial, states, strict=True):
                 walk.put(value, array[at])
-            for g, mine in zip(gradients, own, strict=True):
+            for g, mine in zip(gradients[first:], own[first:], strict=True):
                 if g is not None and g is not mine:
                     g += mine
+        if one_hot:
+            _add_tables([(own[0], walk.columns, gradients[0]) for _, walk, _, gradients, own in finish])
         if d_inputs[0] is None:
             return None
         return d_inputs[0] if len(d_inputs) == 1 else d_inputs[0] + d_inputs[1]
@@ -401,6 +407,33 @@ class Recurrent(Module):
         if batch.unbatched:
             state = tuple(array[:, 0] for array in state)
         return state if len(state) == 2 else state[0]
+
+
+def _walk_gradients(gradients: Any, index: int, columns: np.ndarray | None) -> tuple[Any, ...]:
+    """Where a walk adds: the first into the gradients themselves, the others into arrays that are added in turn.
+
+    With one-hot input, that of W_ih (G*H, I) is for every walk a table (n, G*H) of the columns that it needs.
+    """
+    ih, *others = gradients
+    if index > 0:
+        others = [None if g is None else np.zeros_like(g) for g in others]
+    if columns is not None:
+        ih = np.zeros((len(columns), len(ih)), ih.dtype)
+    elif index > 0:
+        ih = np.zeros_like(ih)
+    return ih, *others
+
+
+def _add_tables(tables: list[tuple[np.ndarray, Any, Any]]) -> None:
+    """For each (table (n, G*H), columns (n,), dW_ih (G*H, I)):  those columns of dW_ih += the rows of the table."""
+
+    def add(rows: slice) -> None:
+        for table, columns, dw in tables:
+            _core.add_to_columns(table[:, rows], columns, dw[rows])
+
+    # by blocks of rows of dW_ih, each in the order of the walks; a sum takes as long as some 32 multiply-adds
+    work = 32 * sum(table.size for table, _, _ in tables)
+    threads.run([partial(add, rows) for rows in threads.blocks(len(tables[0][2]), work)])
 
 
 def _pair(states: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:

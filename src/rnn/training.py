@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from .linear import Linear
-from .losses import softmax_cross_entropy
 from .optim import Adam, clip_grad_norm
 
 MAX_NORM = 1.0  # of the gradient
@@ -85,7 +84,7 @@ def bits_per_character(layer: Any, head: Linear, grid: np.ndarray, state: Any = 
     for start in range(0, length, chunk):
         stop = min(start + chunk, length)
         y, state = layer(grid[start:stop], state)
-        loss, _ = softmax_cross_entropy(head(y), grid[start + 1 : stop + 1])
+        loss, _ = head.cross_entropy(y, grid[start + 1 : stop + 1], gradients=False)
         nats += loss * (stop - start)
     return nats / length / math.log(2)
 
@@ -157,12 +156,11 @@ class Trainer:
         history = self.history
         x, targets, anew = next(self.batches)
         y, self.state, tape = self.layer.forward(x, None if anew else self.state)
-        logits, head_tape = self.head.forward(y)
-        loss, dlogits = softmax_cross_entropy(logits, targets)
-        self._require_finite("the loss", loss)
         for module in self.modules:
             module.zero_grad()
-        self.layer.backward(tape, self.head.backward(head_tape, dlogits))
+        loss, dy = self.head.cross_entropy(y, targets)
+        self._require_finite("the loss", loss)
+        self.layer.backward(tape, dy)
         norm = clip_grad_norm(self.modules, MAX_NORM)
         self._require_finite("the norm of the gradient", norm)
         lr = self.lr * 0.5 * (1 + math.cos(math.pi * history.steps / self.steps))
