@@ -45,7 +45,7 @@ class Module:
     shapes: the shape of each parameter by name, in torch's order.  dtype: float32 or float64.
     """
 
-    _views: tuple[str, ...] = ("_flat_params", "_flat_grads", "_params", "_grads")  # what `_allocate` makes anew
+    _views: tuple[str, ...] = ("_flat_params", "_flat_grads", "_slices", "_params", "_grads")  # `_allocate` makes them
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> None:
         self.dtype = np.dtype(dtype)
@@ -56,13 +56,19 @@ class Module:
         sizes = [-(-int(np.prod(shape)) // _ALIGN) * _ALIGN for shape in self._shapes.values()]
         self._flat_params = np.zeros(sum(sizes), self.dtype)
         self._flat_grads = np.zeros(sum(sizes), self.dtype)
-        self._params, self._grads = ParameterDict(), ParameterDict()
-        start = 0
-        for (name, shape), size in zip(self._shapes.items(), sizes, strict=True):
-            used = slice(start, start + int(np.prod(shape)))
-            dict.__setitem__(self._params, name, self._flat_params[used].reshape(shape))
-            dict.__setitem__(self._grads, name, self._flat_grads[used].reshape(shape))
-            start += size
+        ends = np.cumsum(sizes).tolist()
+        self._slices = {  # of each parameter in the flat arrays, the padding behind it included
+            name: slice(end - size, end) for name, size, end in zip(self._shapes, sizes, ends, strict=True)
+        }
+        self._params, self._grads = self._named(self._flat_params), self._named(self._flat_grads)
+
+    def _named(self, flat: np.ndarray) -> ParameterDict:
+        """Views of the parts of an array like `_flat_params`, by the names of the parameters."""
+        named = ParameterDict()
+        for name, shape in self._shapes.items():
+            start = self._slices[name].start
+            dict.__setitem__(named, name, flat[start : start + int(np.prod(shape))].reshape(shape))
+        return named
 
     @property
     def params(self) -> ParameterDict:
