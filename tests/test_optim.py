@@ -414,7 +414,7 @@ def test_state_of_another_optimizer_is_refused_and_changes_nothing(rng):
     adam.step()
     before = adam.state_dict()
     wrong = SGD(modules, momentum=0.5).state_dict()
-    with pytest.raises(KeyError, match=r"does not fit this Adam: missing .*exp_avg.*unknown .*momentum_buffer"):
+    with pytest.raises(KeyError, match=r"does not fit: missing .*exp_avg.*unknown .*momentum_buffer"):
         adam.load_state_dict(wrong)
     wrong = adam.state_dict()
     wrong["1.bias.exp_avg_sq"] = np.ones(4)

@@ -39,6 +39,17 @@ def checked_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype
     return array
 
 
+def checked_arrays(mapping: Mapping[str, Any], own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of `mapping`, if they have just the names, shapes and dtypes of `own`.
+
+    Raises KeyError when a name is missing or unknown, TypeError for another dtype, ValueError for another shape.
+    """
+    missing, unknown = own.keys() - mapping.keys(), mapping.keys() - own.keys()
+    if missing or unknown:
+        raise KeyError(f"state dict does not fit: missing {sorted(missing)}, unknown {sorted(unknown)}")
+    return {name: checked_array(name, mapping[name], array.shape, array.dtype) for name, array in own.items()}
+
+
 class Module:
     """Base of everything with parameters: flat storage, ``params``, ``grads`` and state dicts.
 
@@ -94,12 +105,7 @@ class Module:
         Raises KeyError when a name is missing or unknown, TypeError for another dtype, ValueError for another shape;
         nothing is changed then.
         """
-        missing, unknown = set(self._params) - set(mapping), set(mapping) - set(self._params)
-        if missing or unknown:
-            raise KeyError(f"state dict does not fit: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        checked = {
-            name: checked_array(name, mapping[name], array.shape, array.dtype) for name, array in self._params.items()
-        }
+        checked = checked_arrays(mapping, self._params)
         for name, array in self._params.items():
             array[...] = checked[name]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import _core, threads
 from .checks import finite_float
-from .module import Module, checked_array
+from .module import Module, checked_arrays
 from .schedules import Schedule, lr_at
 
 # Elements of a task: some 100 µs of work, twice what it costs to hand a task to another thread
@@ -109,17 +109,11 @@ class Optimizer:
 
         Raises KeyError, TypeError or ValueError where the names, dtypes or shapes are others; nothing is changed then.
         """
-        checked = self._checked_state(mapping)
-        self.steps = int(checked.pop("steps"))
-        for name, array in self._named_state().items():
+        own = self._named_state()
+        checked = checked_arrays(mapping, {"steps": np.array(self.steps, np.int64), **own})
+        self.steps = int(checked["steps"])
+        for name, array in own.items():
             array[...] = checked[name]
-
-    def _checked_state(self, mapping: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        own = self.state_dict()
-        if mapping.keys() != own.keys():
-            missing, unknown = sorted(own.keys() - mapping.keys()), sorted(mapping.keys() - own.keys())
-            raise KeyError(f"state dict does not fit this {type(self).__name__}: missing {missing}, unknown {unknown}")
-        return {name: checked_array(name, mapping[name], array.shape, array.dtype) for name, array in own.items()}
 
     def _named_state(self) -> dict[str, np.ndarray]:
         """Views of the parts of the state, by the names in `state_dict`."""

@@ -30,8 +30,8 @@ class Cosine:
         finite_float("lr", self.lr), positive_int("steps", self.steps), finite_float("end", self.end)
 
     def __call__(self, step: int) -> float:
-        done = min(step / self.steps, 1.0)
-        return self.end + (self.lr - self.end) * 0.5 * (1 + math.cos(math.pi * done))
+        angle = math.pi * min(step, self.steps) / self.steps
+        return self.end + (self.lr - self.end) * 0.5 * (1 + math.cos(angle))
 
 
 @dataclass(frozen=True)
