@@ -288,6 +288,7 @@ def test_a_buffer_that_only_a_group_needs_is_there(rng):
     [
         ({"biases": {"lr": 0}}, ValueError, r"that match a parameter \(0.weight, 0.bias, .*\), got 'biases'"),
         ({"2.*": {"lr": 0}}, ValueError, r"got '2\.\*'"),
+        ({"bias": 0.1}, TypeError, r"expected groups like \{'bias\*': .*\}, got \{'bias': 0.1\}"),
         ({"bias": {"decay": 0}}, TypeError, "expected options among lr, betas, eps, weight_decay, got 'decay'"),
         ({"bias": {"lr": -1}}, ValueError, "expected a finite lr >= 0, got -1"),
     ],

@@ -56,6 +56,7 @@ class Optimizer:
         self._options = self._checked(options)
         self._group_options: list[Options] = []  # what differs from the above; pieces name their place in this list
         self._tasks = _cut(self._ranges({} if groups is None else groups), UPDATED)
+        self._norm_tasks = _cut(_whole(self.modules), SUMMED)
         self._state = {
             name: [np.zeros_like(module._flat_params) for module in self.modules] for name in self._state_names()
         }
@@ -85,7 +86,7 @@ class Optimizer:
         factor, norm = finite_float("scale", scale), None
         options = [self._at_this_step(self._options | group) for group in self._group_options]
         if max_norm is not None:
-            norm = factor * _norm(self.modules)
+            norm = factor * _norm(self.modules, self._norm_tasks)
             factor *= _clipping(norm, max_norm)
             if not math.isfinite(norm):
                 return norm
@@ -135,6 +136,8 @@ class Optimizer:
 
     def _ranges(self, groups: Groups) -> Iterable[Piece]:
         """Every module's elements in runs of the same options, which are gathered on the way."""
+        if not isinstance(groups, Mapping) or not all(isinstance(options, Mapping) for options in groups.values()):
+            raise TypeError(f"expected groups like {{'bias*': {{'weight_decay': 0}}}}, got {groups!r}")
         checked = {pattern: self._checked(options) for pattern, options in groups.items()}
         unmatched = set(checked)
         ranges: list[Piece] = []
@@ -206,7 +209,7 @@ def clip_grad_norm(modules: Sequence[Module], max_norm: float) -> float:
     arXiv:1211.5063.
     """
     modules = _checked_modules(modules)
-    norm = _norm(modules)
+    norm = _norm(modules, _cut(_whole(modules), SUMMED))
     factor = _clipping(norm, max_norm)
     if factor < 1:
         for module in modules:
@@ -214,14 +217,18 @@ def clip_grad_norm(modules: Sequence[Module], max_norm: float) -> float:
     return norm
 
 
-def _norm(modules: Sequence[Module]) -> float:
+def _norm(modules: Sequence[Module], tasks: list[list[Piece]]) -> float:
     """The joint 2-norm of the gradients, in double."""
-    tasks = _cut([(index, slice(0, module._flat_grads.size), 0) for index, module in enumerate(modules)], SUMMED)
 
     def sum_of_squares(pieces: list[Piece]) -> float:
         return sum(_core.sum_of_squares(modules[index]._flat_grads[where]) for index, where, _ in pieces)
 
     return math.sqrt(sum(threads.run([partial(sum_of_squares, pieces) for pieces in tasks])))
+
+
+def _whole(modules: Sequence[Module]) -> list[Piece]:
+    """Every module as a whole, under no particular options."""
+    return [(index, slice(0, module._flat_grads.size), 0) for index, module in enumerate(modules)]
 
 
 def _clipping(norm: float, max_norm: float) -> float:

@@ -24,7 +24,8 @@ from .checkpoint import save_checkpoint as save_checkpoint
 from .history import History as History
 from .linear import Linear
 from .losses import softmax_cross_entropy
-from .optim import Adam, Cosine, Schedule
+from .optim import Adam, Cosine
+from .schedules import Schedule, lr_at
 
 MAX_NORM = 1.0  # of the gradient
 EVALUATIONS = 10  # of the held-out text, spread over the training
@@ -160,7 +161,7 @@ class Trainer:
                     self._evaluate()
 
     def _step(self) -> None:
-        history, lr = self.history, self.lr(self.history.steps)
+        history, lr = self.history, lr_at(self.lr, self.history.steps)
         x, targets, anew = next(self.batches)
         for module in self.modules:
             module.zero_grad()
@@ -253,7 +254,7 @@ class Trainer:
         from hashlib import sha256
 
         layer, every = self.layer, max(1, self.steps // 1000)
-        rates = np.array([self.lr(step) for step in range(0, self.steps, every)])
+        rates = np.array([self.lr(step) for step in range(0, self.steps, every)], float)
         return {
             "layer": f"{type(layer).__name__}({layer.input_size}, {layer.hidden_size}, {layer.num_layers})",
             "steps": self.steps,
