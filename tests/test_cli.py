@@ -142,7 +142,7 @@ def test_errors_are_one_line_and_exit_code_1(trained, tmp_path):
         (("train", "short"), "expected a text of which"),
         (("train", "latin"), "latin is not UTF-8 text: byte 0xf6 at 2"),
         (("train", "--save", "nowhere/model"), "there is no directory to save nowhere.model in"),
-        (("train", "--resume"), "No such file or directory: 'fastrnn-model.safetensors.checkpoint'"),
+        (("train", "--resume"), "no stopped training to go on with: fastrnn-model.*.checkpoint does not exist"),
         (("sample", "missing", "--prompt", "a"), "No such file or directory: 'missing'"),
         (("sample", "latin", "--prompt", "a"), "latin is not a whole safetensors file"),
         (("sample", model, "--prompt", "a stone Z"), "it has not learned 'Z'"),

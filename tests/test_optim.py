@@ -157,6 +157,16 @@ def test_padding_between_parameters_stays_zero(rng, kind, options):
             assert not (flat * padding).any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_centered_rmsprop_stands_gradients_without_variance(rng, dtype):
+    modules = make_modules(dtype)
+    fill_gradients(modules, rng)
+    optimizer = RMSprop(modules, lr=1e-6, alpha=0.5, centered=True)
+    for _ in range(100):
+        optimizer.step()
+        assert all(np.isfinite(module._flat_params).all() for module in modules)
+
+
 @every_kind
 def test_any_number_of_threads_gives_the_same_bits(rng, kind, options, monkeypatch):
     monkeypatch.setattr(optimizer_module, "UPDATED", 1 << 10)

@@ -112,6 +112,8 @@ def _train(options: argparse.Namespace) -> int:
         if path is not None and not path.absolute().parent.is_dir():  # better said now than after the training
             raise FileNotFoundError(f"there is no directory to save {path} in")
     checkpoint = Path(f"{options.save}.checkpoint")
+    if options.resume and not checkpoint.exists():
+        raise FileNotFoundError(f"there is no stopped training to go on with: {checkpoint} does not exist")
     model = LanguageModel(options.cell, options.hidden, options.layers, rng=options.seed)
     print(
         f"{options.file or 'the built-in text'}: {len(text):,} characters, {len(set(text))} distinct; "
