@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from fastrnn.noise import Noise
 from problems import as_pair, output_width, state_width
 
 
@@ -49,7 +50,8 @@ def run_autograd(torch, p):
     for b, length in enumerate(lengths):
         masks = [torch.from_numpy(mask[:length, b]) for mask in p.call.get("dropout_masks", [])]
         start = [s if unbatched else s[:, b] for s in initial]
-        y, final = run_row(torch, layer, params, by_row[b][:length], start, resets[b], masks)
+        noise = noise_of_row(torch, layer, p.call.get("noise"), b)
+        y, final = run_row(torch, layer, params, by_row[b][:length], start, resets[b], masks, noise)
         ys.append(torch.cat([y, y.new_zeros(T - length, output_width(layer))]))
         finals.append(final)
     y = ys[0] if unbatched else torch.stack(ys, 0 if batch_first else 1)
@@ -57,15 +59,37 @@ def run_autograd(torch, p):
     return differentiated(torch, p, y, state, None if one_hot else x, initial, params)
 
 
-def run_row(torch, layer, params, x, start, reset, masks):
+def noise_of_row(torch, layer, noise, b):
+    """[layer][direction]: the masks that row b meets, as tensors; without noise, ones, and the means of zoneout."""
+
+    def tensor(mask, otherwise):
+        return torch.tensor(otherwise if mask is None else mask, dtype=torch.float64)
+
+    def of(n):
+        n_b = {name: mask if mask is None or name == "weight_hh" else mask.swapaxes(0, -2)[b]
+               for name, mask in n._asdict().items()}  # fmt: skip
+        kept = [0.0, 0.0] if noise else [layer.zoneout, getattr(layer, "zoneout_cell", 0.0)]
+        return SimpleNamespace(
+            x=tensor(n_b["x"], 1.0), weight_hh=tensor(n_b["weight_hh"], 1.0), h=tensor(n_b["h"], 1.0),
+            keeps=[(lambda t, keeps=keeps, p=p: tensor(keeps if keeps is None else keeps[t], p))
+                   for keeps, p in zip((n_b["keeps_h"], n_b["keeps_c"]), kept, strict=True)],
+        )  # fmt: skip
+
+    directions = 2 if layer.bidirectional else 1
+    return [[of(n) for n in noises] for noises in noise or [[Noise()] * directions] * layer.num_layers]
+
+
+def run_row(torch, layer, params, x, start, reset, masks, noise):
     """All layers over one sequence x (T, I): its y (T, width), and its final states (L*D, H)."""
     finals = []
     for k in range(layer.num_layers):
         outputs = []
-        for suffix in ("", "_reverse") if layer.bidirectional else ("",):
-            row = len(finals)
+        x = x * noise[k][0].x
+        for d, suffix in enumerate(("", "_reverse") if layer.bidirectional else ("",)):
+            row, drawn = len(finals), noise[k][d]
             weights = {name: params.get(f"{name}_l{k}{suffix}") for name in
                        ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")}  # fmt: skip
+            weights["weight_hh"] = weights["weight_hh"] * drawn.weight_hh
             order = list(range(len(x)))
             if layer.reverse or suffix:
                 order.reverse()
@@ -73,7 +97,8 @@ def run_row(torch, layer, params, x, start, reset, masks):
             for t in order:
                 if reset[t]:
                     state = [torch.zeros_like(s) for s in state]
-                state = STEPS[layer.cell](torch, layer, x[t], state, **weights)
+                new = STEPS[layer.cell](torch, layer, x[t], state, drawn.h, **weights)
+                state = [keep(t) * old + (1 - keep(t)) * s for keep, old, s in zip(drawn.keeps, state, new, strict=False)]
                 y[t] = state[0]
             finals.append(state)
             outputs.append(torch.stack([y[t] for t in sorted(y)]) if y else x.new_zeros(0, state_width(layer)))
@@ -92,28 +117,28 @@ def merged(torch, layer, outputs):
     return total / 2 if layer.merge == "ave" else total
 
 
-def rnn_step(torch, layer, x, state, weight_ih, weight_hh, bias_ih, bias_hh, **_):
-    a = plus(weight_ih @ x, bias_ih) + plus(weight_hh @ state[0], bias_hh)
+def rnn_step(torch, layer, x, state, m, weight_ih, weight_hh, bias_ih, bias_hh, **_):
+    a = plus(weight_ih @ x, bias_ih) + plus(weight_hh @ (m * state[0]), bias_hh)
     return [activate(torch, layer.nonlinearity, layer.clip, a)]
 
 
-def gru_step(torch, layer, x, state, weight_ih, weight_hh, bias_ih, bias_hh, **_):
+def gru_step(torch, layer, x, state, m, weight_ih, weight_hh, bias_ih, bias_hh, **_):
     f, g = (lambda a, spec=spec: activate(torch, spec, layer.clip, a) for spec in layer.activations)
     (h,) = state
     W_r, W_z, W_n = weight_hh.chunk(3)
     x_r, x_z, x_n = plus(weight_ih @ x, bias_ih).chunk(3)
     b_r, b_z, b_n = (None,) * 3 if bias_hh is None else bias_hh.chunk(3)
-    r = f(x_r + plus(W_r @ h, b_r))
-    z = f(x_z + plus(W_z @ h, b_z))
-    n = g(x_n + (r * plus(W_n @ h, b_n) if layer.reset_after else plus(W_n @ (r * h), b_n)))
+    r = f(x_r + plus(W_r @ (m * h), b_r))
+    z = f(x_z + plus(W_z @ (m * h), b_z))
+    n = g(x_n + (r * plus(W_n @ (m * h), b_n) if layer.reset_after else plus(W_n @ (r * m * h), b_n)))
     return [(1 - z) * n + z * h]
 
 
-def lstm_step(torch, layer, x, state, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_peephole):
+def lstm_step(torch, layer, x, state, m, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_peephole):
     f, g = (lambda a, spec=spec: activate(torch, spec, layer.clip, a) for spec in layer.activations[:2])
     h, c = state
     p_i, p_f, p_o = (0, 0, 0) if weight_peephole is None else weight_peephole
-    a_i, a_f, a_g, a_o = (plus(weight_ih @ x, bias_ih) + plus(weight_hh @ h, bias_hh)).chunk(4)
+    a_i, a_f, a_g, a_o = (plus(weight_ih @ x, bias_ih) + plus(weight_hh @ (m * h), bias_hh)).chunk(4)
     i = f(a_i + p_i * c)
     c = (1 - i if layer.coupled else f(a_f + p_f * c)) * c + i * g(a_g)
     h = f(a_o + p_o * c) * activate(torch, layer.activations[2], None, c)

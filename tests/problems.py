@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 from fastrnn import reference
+from fastrnn.noise import Noise
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 DEFAULTS = {
     "rnn": {"nonlinearity": "tanh"},
     "gru": {"reset_after": True, "activations": ("sigmoid", "tanh")},
     "lstm": {
+        "zoneout_cell": 0.0,
         "proj_size": 0,
         "peephole": False,
         "coupled": False,
@@ -25,7 +27,8 @@ def stand_in(cell, input_size=I, hidden_size=H, *, rng, dtype="float64", **optio
     """What the reference reads of a fastrnn layer: attributes and parameters."""
     layer = SimpleNamespace(
         cell=cell, input_size=input_size, hidden_size=hidden_size, num_layers=1, bias=True, batch_first=False,
-        dropout=0.0, bidirectional=False, reverse=False, merge="concat", clip=None, dtype=np.dtype(dtype),
+        dropout=0.0, weight_dropout=0.0, input_dropout=0.0, recurrent_dropout=0.0, zoneout=0.0, bidirectional=False, reverse=False, merge="concat", clip=None,
+        dtype=np.dtype(dtype),
         **DEFAULTS[cell],
     )  # fmt: skip
     for name, value in options.items():
@@ -67,6 +70,29 @@ def random_state(layer, rng, *batch):
     return (h, rng.standard_normal((rows, *batch, layer.hidden_size)).astype(layer.dtype)) if is_lstm(layer) else h
 
 
+def random_noise(layer, k, rng):
+    """What a layer drops, drawn by other means: of layer k, for each direction."""
+    P = state_width(layer)
+
+    def dropped(p, *shape):
+        return (rng.random(shape) >= p) / (1 - p) if p else None
+
+    def kept(p, *shape):
+        return (rng.random(shape) < p).astype(np.uint8) if p else None
+
+    x = dropped(layer.input_dropout, B, layer.input_size if k == 0 else output_width(layer))
+    return [
+        Noise(
+            x=x,
+            weight_hh=dropped(layer.weight_dropout, GATES[layer.cell] * H, P),
+            h=dropped(layer.recurrent_dropout, B, P),
+            keeps_h=kept(layer.zoneout, T, B, P),
+            keeps_c=kept(getattr(layer, "zoneout_cell", 0.0), T, B, H),
+        )
+        for _ in range(2 if layer.bidirectional else 1)
+    ]
+
+
 def is_lstm(layer):
     return layer.cell == "lstm"
 
@@ -90,10 +116,39 @@ def problem(cell, options, how=()):
     if "dropout" in how:
         shape = (T, B, output_width(layer))
         call["dropout_masks"] = [(rng.random(shape) < 0.5) / 0.5 for _ in range(layer.num_layers - 1)]
+    if "noise" in how:
+        call["noise"] = [random_noise(layer, k, rng) for k in range(layer.num_layers)]
     state, dstate = random_state(layer, rng, *batch), random_state(layer, rng, *batch)
     dy = rng.standard_normal((*axes, output_width(layer)))
     return SimpleNamespace(layer=layer, x=x, state=state, call=call, dy=dy, dstate=dstate)
 
+
+TWO = {"num_layers": 2, "bidirectional": True}
+ALL = {"weight_dropout": 0.3, "input_dropout": 0.4, "recurrent_dropout": 0.3, "zoneout": 0.4}
+NOISY = {
+    "rnn-weight-dropout": ("rnn", {"weight_dropout": 0.5}, ("noise",)),
+    "gru-weight-dropout": ("gru", {"weight_dropout": 0.5}, ("noise",)),
+    "gru-before-weight-dropout": ("gru", {"weight_dropout": 0.5, "reset_after": False}, ("noise",)),
+    "lstm-weight-dropout-one-hot": ("lstm", {"weight_dropout": 0.5}, ("noise", "one_hot")),
+    "rnn-input-dropout-batch-first": ("rnn", {"input_dropout": 0.5, "batch_first": True}, ("noise", "lengths")),
+    "rnn-recurrent-dropout": ("rnn", {"recurrent_dropout": 0.5}, ("noise",)),
+    "gru-recurrent-dropout": ("gru", {"recurrent_dropout": 0.5}, ("noise",)),
+    "gru-before-recurrent-dropout": ("gru", {"recurrent_dropout": 0.5, "reset_after": False}, ("noise",)),
+    "lstm-recurrent-dropout": ("lstm", {"recurrent_dropout": 0.5}, ("noise",)),
+    "rnn-zoneout": ("rnn", {"zoneout": 0.5}, ("noise",)),
+    "gru-zoneout": ("gru", {"zoneout": 0.5}, ("noise",)),
+    "gru-before-zoneout": ("gru", {"zoneout": 0.5, "reset_after": False}, ("noise",)),
+    "lstm-zoneout": ("lstm", {"zoneout": 0.5}, ("noise",)),
+    "lstm-zoneout-cell": ("lstm", {"zoneout_cell": 0.5}, ("noise",)),
+    "rnn-all-noise": ("rnn", {**ALL, **TWO, "batch_first": True}, ("noise", "lengths", "reset")),
+    "rnn-clip-all-noise": ("rnn", {**ALL, "clip": 0.7, "reverse": True}, ("noise", "lengths", "reset")),
+    "gru-all-noise": ("gru", {**ALL, **TWO}, ("noise", "lengths", "reset")),
+    "gru-before-all-noise": ("gru", {**ALL, **TWO, "reset_after": False}, ("noise", "lengths", "reset")),
+    "lstm-all-noise": ("lstm", {**ALL, **TWO, "zoneout_cell": 0.3, "proj_size": 2}, ("noise", "lengths", "reset")),
+    "lstm-general-all-noise": (
+        "lstm", {**ALL, "zoneout_cell": 0.3, "peephole": True, "coupled": True, "clip": 0.9}, ("noise", "reset"),
+    ),
+}
 
 # What there is to hold: the cell, its options, and what else comes in.
 CASES = {
@@ -138,4 +193,4 @@ CASES = {
     f"rnn-{name}": ("rnn", {"nonlinearity": name})
     for name in reference.FORMULAS
     if name not in ("tanh", "relu")
-}  # fmt: skip
+} | NOISY  # fmt: skip

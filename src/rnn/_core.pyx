@@ -42,6 +42,9 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         const int64_t* offset
         int64_t step
         T* at(long, long)  # row (s, b)
+    cppclass Zoneout[T]:
+        T p
+        Rows[uint8_t] keeps
     struct Activation:
         int kind
         double alpha, beta
@@ -64,6 +67,11 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         const T* c0
         Rows[uint8_t] reset
         const T* zeros
+        const T* h_mask
+        T* h_masked
+        Zoneout[T] zoneout_h, zoneout_c
+        T* c_saved
+        T* dh_kept
         Weights[T] weights
         Activation activation[3]
         T clip
@@ -310,6 +318,10 @@ cdef void lay_out_forward(
         gathered[0] = arena.take(product_rows * q.I)
     if q.tape == NULL:
         q.scratch = arena.take(q.B * q.tape_width)
+    if q.h_mask != NULL:
+        q.h_masked = arena.take(q.B * q.P)
+    if q.zoneout_c.p > 0:
+        q.c_saved = arena.take(q.B * q.H)
     if arena.block != NULL:
         memset(zeros, 0, max(q.H, q.P) * sizeof(real))
         q.zeros = zeros
@@ -372,6 +384,8 @@ cdef void lay_out_backward(
     q.dgates = arena.take((rows + q.B) * q.dgates_width)
     if q.weights.hr != NULL:
         q.dprojected = arena.take(rows * q.P)
+    if q.zoneout_h.p > 0:
+        q.dh_kept = arena.take(q.B * q.P)
     m.x = arena.take(rows * q.I) if q.ids.base == NULL else NULL
     m.h = arena.take(rows * q.P)
     m.dx = arena.take(rows * q.I) if q.dx.base != NULL else NULL
@@ -500,6 +514,13 @@ cdef void set_rows(Rows[real]* rows, object given, bint writable=False) except *
         rows.step = given[2]
 
 
+cdef void set_bytes(Rows[uint8_t]* rows, object given) except *:
+    if given is not None:
+        rows.base = <uint8_t*>address(given[0])
+        rows.offset = <const int64_t*>address(given[1])
+        rows.step = given[2]
+
+
 cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, dict options) except *:
     """Start a sequence: all zero but for what a layer and direction has in every call."""
     cdef int i = 0
@@ -519,6 +540,7 @@ cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, di
         i += 1
     q.clip = options["clip"]
     q.coupled = options["coupled"]
+    q.zoneout_h.p, q.zoneout_c.p = options["zoneout"]
 
 
 cdef void set_call(Sequence[real]* q, dict a) except *:
@@ -530,10 +552,10 @@ cdef void set_call(Sequence[real]* q, dict a) except *:
         q.ids.base = <int64_t*>address(a["ids"][0])
         q.ids.offset = <const int64_t*>address(a["ids"][1])
         q.ids.step = a["ids"][2]
-    if a["reset"] is not None:
-        q.reset.base = <uint8_t*>address(a["reset"][0])
-        q.reset.offset = <const int64_t*>address(a["reset"][1])
-        q.reset.step = a["reset"][2]
+    set_bytes(<Rows[uint8_t]*>&q.reset, a["reset"])
+    set_bytes(<Rows[uint8_t]*>&q.zoneout_h.keeps, a.get("keeps_h"))
+    set_bytes(<Rows[uint8_t]*>&q.zoneout_c.keeps, a.get("keeps_c"))
+    q.h_mask = <const real*>address(a.get("h_mask"))
     q.h0 = <const real*>address(a["h0"])
     q.c0 = <const real*>address(a["c0"])
     set_rows(&q.y, a["y"], True)
@@ -543,8 +565,8 @@ cdef class Scan:
     """One layer in one direction over one batch: `forward`, then, if made for training, `backward`.
 
     All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip and coupled; of
-    the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y. Arrays are of
-    the layer's dtype, and C-contiguous where they have no offsets. With `columns` (int64, n), ids are places among
+    the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y; where there is
+    noise, h_mask, and as rows keeps_h and keeps_c. Arrays are of the layer's dtype, and C-contiguous where they have no offsets. With `columns` (int64, n), ids are places among
     those columns of W_ih, without the columns themselves: inference only. `c` holds the cell state: all steps (packed rows)
     in training, else (B, H).
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .activations import Activation, activation_code, activation_codes
-from .checks import boolean, non_negative_int, positive_int
+from .checks import boolean, non_negative_int, positive_int, probability
 from .recurrent import Recurrent
 
 # Rows of the table of kernels: CellKind in kernels/table.hpp
@@ -38,6 +38,10 @@ class RNN(Recurrent):
     bias: whether there are b_ih and b_hh.
     batch_first: x and y are (B, T, ...) in place of (T, B, ...); states are not affected.
     dropout: probability of a zero behind each layer but the last, in training.
+    weight_dropout, input_dropout, recurrent_dropout: likewise of a zero in weight_hh, in x of each layer, and in h(t-1)
+    where it enters the product; drawn once for a call (and sequence) and the same at all steps.
+    zoneout: probability that a unit of h keeps its value at a step, in training; in inference, h moves by the mean.
+    Sources of these four: fastrnn.noise. They work together, with all else but one: input_dropout needs x in vectors.
     bidirectional: a second direction runs from the end to the start.   reverse: the only direction does.
     merge: how two directions become one y: "concat" (as torch), "sum", "mul" or "ave" (as Keras).
     clip: pre-activations are held within +-clip, as ONNX's attribute says.
@@ -63,6 +67,10 @@ class RNN(Recurrent):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
         bidirectional: bool = False,
         reverse: bool = False,
         merge: str = "concat",
@@ -74,7 +82,8 @@ class RNN(Recurrent):
         activation_code(nonlinearity)
         super().__init__(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-            bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
+            weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     def _kernel(self) -> int:
@@ -120,6 +129,10 @@ class GRU(Recurrent):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
         bidirectional: bool = False,
         reverse: bool = False,
         merge: str = "concat",
@@ -132,7 +145,8 @@ class GRU(Recurrent):
         activation_codes(activations, 2)
         super().__init__(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-            bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
+            weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     def _kernel(self) -> int:
@@ -160,6 +174,7 @@ class LSTM(Recurrent):
     proj_size P: if not 0, h(t) = W_hr (o tanh(c(t))) of width P < H (weight_hr_l{k} (P, H)); y and h are then P wide.
     peephole: i and f also see c(t-1), o sees c(t), through weight_peephole_l{k} (3, H), rows i, f, o.
     coupled: f = 1 - i, as ONNX's input_forget says; the rows of f in the weights are then unused.
+    zoneout_cell: as `zoneout`, of c; the h of that step still sees the new c.
     activations: of the gates i, f, o, of g, and of c, see `RNN` for what one can be; all but the default run slower.
     The other arguments are those of `RNN`. Parameters as there with 4H rows, gates in the order i, f, g, o.
     Raises TypeError or ValueError for arguments out of range.
@@ -179,10 +194,15 @@ class LSTM(Recurrent):
         proj_size: int = 0,
         peephole: bool = False,
         coupled: bool = False,
+        zoneout_cell: float = 0.0,
         activations: tuple[Activation, Activation, Activation] = ("sigmoid", "tanh", "tanh"),
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
         bidirectional: bool = False,
         reverse: bool = False,
         merge: str = "concat",
@@ -195,11 +215,13 @@ class LSTM(Recurrent):
             raise ValueError(f"expected proj_size smaller than hidden_size = {hidden_size}, got {proj_size}")
         self.peephole = boolean("peephole", peephole)
         self.coupled = boolean("coupled", coupled)
+        self.zoneout_cell = probability("zoneout_cell", zoneout_cell)
         self.activations = activations
         activation_codes(activations, 3)
         super().__init__(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-            bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
+            weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     @property
@@ -209,6 +231,10 @@ class LSTM(Recurrent):
     @property
     def _state_widths(self) -> tuple[int, ...]:
         return (self._output_size, self.hidden_size)
+
+    @property
+    def _zoneout(self) -> tuple[float, float]:
+        return self.zoneout, self.zoneout_cell
 
     def _further_shapes(self, suffix: str) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}

@@ -21,6 +21,7 @@ from . import _core, threads
 from .checks import boolean, float_dtype, positive_float, positive_int, probability
 from .inputs import FEW_INDICES, Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
 from .module import Module, checked_array
+from .noise import Noise, draw, dropout_mask, masked
 
 State = Any  # h (L*D, B, H), or (h, c) for an LSTM
 
@@ -37,6 +38,7 @@ class Tape:
     inputs: list[np.ndarray] = field(default_factory=list)  # x of each layer, (T, B, ...)
     outputs: list[list[np.ndarray]] = field(default_factory=list)  # y of each direction, where merged by "mul"
     masks: list[np.ndarray | None] = field(default_factory=list)  # dropout behind each layer
+    noise: list[list[Noise]] = field(default_factory=list)  # [layer][direction]: what else was dropped
     y_shape: tuple[int, ...] = ()
 
     def gates(self, layer: int = 0, direction: int = 0) -> dict[str, np.ndarray]:
@@ -89,6 +91,10 @@ class Recurrent(Module):
         bias: bool,
         batch_first: bool,
         dropout: float,
+        weight_dropout: float,
+        input_dropout: float,
+        recurrent_dropout: float,
+        zoneout: float,
         bidirectional: bool,
         reverse: bool,
         merge: str,
@@ -102,6 +108,10 @@ class Recurrent(Module):
         self.bias = boolean("bias", bias)
         self.batch_first = boolean("batch_first", batch_first)
         self.dropout = probability("dropout", dropout)
+        self.weight_dropout = probability("weight_dropout", weight_dropout)
+        self.input_dropout = probability("input_dropout", input_dropout)
+        self.recurrent_dropout = probability("recurrent_dropout", recurrent_dropout)
+        self.zoneout = probability("zoneout", zoneout)
         self.bidirectional = boolean("bidirectional", bidirectional)
         self.reverse = boolean("reverse", reverse)
         self.merge = merge
@@ -115,6 +125,7 @@ class Recurrent(Module):
             "activations": self._activation_codes(),
             "clip": math.inf if clip is None else float(clip),
             "coupled": getattr(self, "coupled", False),
+            "zoneout": self._zoneout,
         }
         self._kernel_index = self._kernel()
         self._is_double = float_dtype(dtype) == np.float64
@@ -137,6 +148,11 @@ class Recurrent(Module):
     @property
     def _state_widths(self) -> tuple[int, ...]:
         return (self.hidden_size,)
+
+    @property
+    def _zoneout(self) -> tuple[float, float]:
+        """Probabilities that a unit of h, and of c, keeps its value."""
+        return self.zoneout, 0.0
 
     @property
     def _merged_size(self) -> int:
@@ -216,6 +232,8 @@ class Recurrent(Module):
         Raises TypeError for a wrong dtype and ValueError for a wrong shape or value.
         """
         batch = checked_batch(self, x, lengths, reset)
+        if batch.one_hot and self.input_dropout:
+            raise ValueError(f"expected x in vectors for input_dropout = {self.input_dropout}, got integer x")
         y, final, tape = self._run(batch, state, training=True)
         y.flags.writeable = False
         return y, final, tape
@@ -240,6 +258,8 @@ class Recurrent(Module):
             if tape.masks[k] is not None:
                 dy = dy * tape.masks[k]
             dy = self._backward_layer(tape, k, dy, final, initial)
+            if tape.noise[k][0].x is not None:
+                dy *= tape.noise[k][0].x
         return None if dy is None else self._user_layout(dy, batch), self._user_state(initial, batch)
 
     def _run(self, batch: Batch, state: State, training: bool) -> tuple[np.ndarray, State, Tape]:
@@ -253,25 +273,37 @@ class Recurrent(Module):
             last = k == self.num_layers - 1
             y = self._empty_output(batch, last)
             outputs = self._direction_views(y)
-            scans = self._forward_layer(batch, k, x, outputs, initial, final, training)
+            noise = draw(self, k, batch.T, batch.B) if training else [Noise()] * self._directions
+            x = masked(x, noise[0].x)
+            scans = self._forward_layer(batch, k, x, outputs, initial, final, training, noise)
             y = self._merge(y, outputs)
-            mask = self._dropout_mask(y) if training and not last else None
+            mask = dropout_mask(self, self.dropout, y.shape) if training and not last else None
             if training:
+                tape.noise.append(noise)
                 tape.scans.append(scans)
                 tape.inputs.append(x)
                 tape.outputs.append(outputs if self.merge == "mul" else [])
                 tape.masks.append(mask)
-            x = y = y if mask is None else y * mask
+            x = y = masked(y, mask)
         y = self._user_layout(y, batch)
         tape.y_shape = y.shape
         return y, self._user_state(final, batch), tape
 
     def _forward_layer(
-        self, batch: Batch, k: int, x: np.ndarray, outputs: list[np.ndarray], initial: Any, final: Any, training: bool
+        self,
+        batch: Batch,
+        k: int,
+        x: np.ndarray,
+        outputs: list[np.ndarray],
+        initial: Any,
+        final: Any,
+        training: bool,
+        noise: list[Noise],
     ) -> list[Any]:
         """All directions and walks of layer k: writes the outputs and the final states; returns the scans."""
+        weights = [self._masked_weights(k * self._directions + d, noise[d]) for d in range(self._directions)]
         scans = [
-            self._scan(batch, walk, k, d, x, y, initial, training)
+            self._scan(batch, walk, k, d, x, y, initial, training, weights[d], noise[d])
             for d, y in enumerate(outputs)
             for walk in batch.walks
         ]
@@ -285,7 +317,17 @@ class Recurrent(Module):
         return scans
 
     def _scan(
-        self, batch: Batch, walk: Walk, k: int, d: int, x: np.ndarray, y: np.ndarray, initial: Any, training: bool
+        self,
+        batch: Batch,
+        walk: Walk,
+        k: int,
+        d: int,
+        x: np.ndarray,
+        y: np.ndarray,
+        initial: Any,
+        training: bool,
+        weights: tuple[np.ndarray | None, ...],
+        noise: Noise,
     ) -> Any:
         """One walk through layer k in one direction."""
         backwards = self._backwards(d)
@@ -296,7 +338,7 @@ class Recurrent(Module):
             self._kernel_index,
             self._is_double,
             training,
-            self._weights[at],
+            weights,
             self._options,
             sizes=(walk.T, walk.n),
             start=walk.start,
@@ -304,10 +346,17 @@ class Recurrent(Module):
             ids=rows if x.ndim == 2 else None,
             columns=walk.columns if x.ndim == 2 else None,
             reset=None if batch.reset is None else walk.rows(batch.reset, backwards),
+            h_mask=None if noise.h is None else walk.take(noise.h),
+            keeps_h=None if noise.keeps_h is None else walk.rows(noise.keeps_h, backwards),
+            keeps_c=None if noise.keeps_c is None else walk.rows(noise.keeps_c, backwards),
             h0=before[0],
             c0=before[1] if len(before) == 2 else None,
             y=walk.rows(y, backwards),
         )
+
+    def _masked_weights(self, at: int, noise: Noise) -> tuple[np.ndarray | None, ...]:
+        ih, hh, *others = self._weights[at]
+        return ih, masked(hh, noise.weight_hh), *others
 
     def _backward_layer(self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
         """BPTT through layer k: adds into the gradients, writes those of the initial states, returns dx."""
@@ -321,23 +370,25 @@ class Recurrent(Module):
             if not one_hot:
                 dx = batch.empty(x.shape, self.dtype)
             d_inputs.append(dx)
-            gradients = self._gradients[at]
+            gradients, mask = self._gradients[at], tape.noise[k][d].weight_hh
             for index, walk in enumerate(batch.walks):
-                own = _walk_gradients(gradients, index, walk.columns if one_hot else None)
+                own = _walk_gradients(gradients, index, walk.columns if one_hot else None, mask is not None)
                 states = [walk.take(array[at]) for array in final]
                 rows: Rows | None = None if dx is None else walk.rows(dx, backwards)
                 tasks.append(partial(next(scans).backward, walk.rows(part, backwards), rows, *_pair(states), own))
-                finish.append((at, walk, states, gradients, own))
+                finish.append((at, walk, states, gradients, own, mask))
         threads.run(tasks)
         first = 1 if one_hot else 0  # tables of W_ih are added below
-        for at, walk, states, gradients, own in finish:
+        for at, walk, states, gradients, own, mask in finish:
             for array, value in zip(initial, states, strict=True):
                 walk.put(value, array[at])
+            if mask is not None:
+                own[1][...] *= mask
             for g, mine in zip(gradients[first:], own[first:], strict=True):
                 if g is not None and g is not mine:
                     g += mine
         if one_hot:
-            _add_tables([(own[0], walk.columns, gradients[0]) for _, walk, _, gradients, own in finish])
+            _add_tables([(own[0], walk.columns, gradients[0]) for _, walk, _, gradients, own, _ in finish])
         if d_inputs[0] is None:
             return None
         return d_inputs[0] if len(d_inputs) == 1 else d_inputs[0] + d_inputs[1]
@@ -389,15 +440,6 @@ class Recurrent(Module):
             return [dy * outputs[1], dy * outputs[0]]
         return [dy, dy] if self.merge == "sum" else [dy / 2] * 2
 
-    def _dropout_mask(self, y: np.ndarray) -> np.ndarray | None:
-        """Zero with probability p, else 1 / (1 - p)."""
-        if self.dropout == 0:
-            return None
-        if self.dropout == 1:
-            return np.zeros(y.shape, self.dtype)
-        keep = self._rng.random(y.shape, dtype=np.float32) >= self.dropout
-        return keep * self.dtype.type(1 / (1 - self.dropout))
-
     def _user_layout(self, array: np.ndarray, batch: Batch) -> np.ndarray:
         if batch.unbatched:
             return array[:, 0]
@@ -409,10 +451,10 @@ class Recurrent(Module):
         return state if len(state) == 2 else state[0]
 
 
-def _walk_gradients(gradients: Any, index: int, columns: np.ndarray | None) -> tuple[Any, ...]:
+def _walk_gradients(gradients: Any, index: int, columns: np.ndarray | None, masks_hh: bool) -> tuple[Any, ...]:
     """Where a walk adds: the first into the gradients themselves, the others into arrays that are added in turn.
 
-    With one-hot input, that of W_ih (G*H, I) is for every walk a table (n, G*H) of the columns that it needs.
+    So does the first where the gradient of W_hh is yet to be masked. With one-hot input, that of W_ih (G*H, I) is for every walk a table (n, G*H) of the columns that it needs.
     """
     ih, *others = gradients
     if index > 0:
@@ -421,6 +463,8 @@ def _walk_gradients(gradients: Any, index: int, columns: np.ndarray | None) -> t
         ih = np.zeros((len(columns), len(ih)), ih.dtype)
     elif index > 0:
         ih = np.zeros_like(ih)
+    if index == 0 and masks_hh:
+        others[0] = np.zeros_like(others[0])
     return ih, *others
 
 

@@ -53,7 +53,7 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, k
   const T *x[kMaxRows], *h[kMaxRows];
   for (int r = 0; r < t.rows; ++r) {
     x[r] = has_x ? q.x.at(s, t.row + r) : nullptr;
-    h[r] = q.h_before(s, t.row + r);
+    h[r] = q.h_in_product(s, t.row + r);
   }
   if (starts) start_accumulators<T, Cell>(q, s, t);
   if (q.packs)
@@ -68,13 +68,50 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, k
     }
 }
 
+// m of recurrent dropout, or one; k of zoneout, see noise.hpp
+template <class T> FASTRNN_INLINE Vec<T> h_mask(const Sequence<T>& q, long b, long unit, int lanes) {
+  return q.h_mask ? load(q.h_mask + b * q.P + unit, lanes) : splat(T(1));
+}
+
+template <class T> FASTRNN_INLINE Vec<T> kept(const Zoneout<T>& z, long s, long b, long unit, int lanes) {
+  return z.keeps.base ? load_bytes<T>(z.keeps.at(s, b) + unit, lanes) : splat(z.p);
+}
+
+// The products' gradients of h become those of h(s): through the mask, with what h(s) handed on unchanged
+template <class T, class Cell>
+void add_unmasked(const Sequence<T>& q, const Tile<T, 1>& t, int r) {
+  const long b = t.row + r;
+  for (int v = 0; v < t.vectors; ++v) {
+    const long unit = t.unit + v * kLanes<T>;
+    const int lanes = t.lanes_of(v);
+    Vec<T> dh = t.get(r, 0, v) * h_mask(q, b, unit, lanes);
+    if (Cell::kPassesThrough) dh += load(q.dh + b * q.P + unit, lanes);
+    if (q.zoneout_h.p > 0) dh += load(q.dh_kept + b * q.P + unit, lanes);
+    store(t.at(r, 0, v), dh);
+  }
+}
+
+// dh(s) becomes that of what the cell computed; the rest is kept for h(s-1)
+template <class T> void split_kept(const Sequence<T>& q, long s, const Tile<T, 1>& t, int r) {
+  const long b = t.row + r;
+  for (int v = 0; v < t.vectors; ++v) {
+    const long unit = t.unit + v * kLanes<T>;
+    const int lanes = t.lanes_of(v);
+    const Vec<T> dh = t.get(r, 0, v), k = kept(q.zoneout_h, s, b, unit, lanes);
+    store(q.dh_kept + b * q.P + unit, k * dh, lanes);
+    store(t.at(r, 0, v), (T(1) - k) * dh);
+  }
+}
+
 // Calls body(tile) with acc = dL/dh(s), for all rows that run at step s and all P units of h.  For s = -1: the gradient
 // of the initial state.
 //   rows that run at s+1:   dgates(s+1) . W_hh  +  what the cell passed straight through into q.dh, 0 if it was reset
 //   rows that end at s:     the gradient of the final state, q.dh
 //   all:                    + dy(s)
+// With noise, acc is the gradient of what the cell computed, before zoneout.
 template <class T, class Cell, class Body>
 FASTRNN_INLINE void sweep_state_gradient(const Sequence<T>& q, long s, Body body) {
+  const bool noisy = q.h_mask || q.zoneout_h.p > 0, zones = q.zoneout_h.p > 0 && s >= 0;
   const long continuing = s + 1 < q.T_ ? q.active(s + 1) : 0;
   const auto add_dy = [&](const Tile<T, 1>& t, int r) {
     if (s < 0 || !q.dy.base) return;
@@ -94,12 +131,14 @@ FASTRNN_INLINE void sweep_state_gradient(const Sequence<T>& q, long s, Body body
       if (s >= 0 && q.dy.base) wanted.add(q.dy.at(s, b) + t.unit);
       if (s >= 0) Cell::will_go_back(q, s, b, t.unit, wanted);
       a[r] = q.dgates_at(s + 1, b);
-      set(t, r, Cell::kPassesThrough ? q.dh + b * q.P : nullptr);
+      set(t, r, Cell::kPassesThrough && !noisy ? q.dh + b * q.P : nullptr);
     }
     multiply<T>(t.rows, t.vectors, {a, Cell::GS * q.H, q.w_state + t.unit * Cell::GS * q.H}, t.acc, t.ld(), wanted);
     for (int r = 0; r < t.rows; ++r) {
+      if (noisy) add_unmasked<T, Cell>(q, t, r);
       if (q.is_reset(s + 1, t.row + r)) set(t, r, nullptr);
       add_dy(t, r);
+      if (zones) split_kept(q, s, t, r);
     }
     body(t);
   });
@@ -108,6 +147,7 @@ FASTRNN_INLINE void sweep_state_gradient(const Sequence<T>& q, long s, Body body
     for (int r = 0; r < t.rows; ++r) {
       set(t, r, q.dh + (t.row + r) * q.P);
       add_dy(t, r);
+      if (zones) split_kept(q, s, t, r);
     }
     body(t);
   });

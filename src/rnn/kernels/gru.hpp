@@ -133,9 +133,9 @@ template <class T, bool General> struct GruResetBefore {
         Vec<T> slope_r, slope_z;
         const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 0, 0), &slope_r);
         const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_z);
-        const Vec<T> h_before = load(q.h_before(s, b) + t.unit, t.lanes);
+        const Vec<T> h_seen = load(q.h_in_product(s, b) + t.unit, t.lanes);
         T* tape = q.tape_at(s, b) + t.unit;
-        const Vec<T> kept[] = {r, z, t.get(row, 2, 0), r * h_before, slope_r, slope_z, Vec<T>{}};
+        const Vec<T> kept[] = {r, z, t.get(row, 2, 0), r * h_seen, slope_r, slope_z, Vec<T>{}};
         for (int k = 0; k < (General ? 7 : 4); ++k) store(tape + k * H, kept[k], t.lanes);
       }
     });
@@ -200,7 +200,7 @@ template <class T, bool General> struct GruResetBefore {
           const long b = t.row + row, unit = t.unit + v * L;
           const int lanes = t.lanes_of(v);
           const GruTape<T, General> k(q.tape_at(s, b) + unit, H, lanes);
-          const Vec<T> drh = t.get(row, 0, v), h_before = load(q.h_before(s, b) + unit, lanes);
+          const Vec<T> drh = t.get(row, 0, v) * h_mask(q, b, unit, lanes), h_before = load(q.h_before(s, b) + unit, lanes);
           store(q.dgates_at(s, b) + unit, drh * h_before * k.slope_r, lanes);
           T* dh = q.dh + b * H + unit;
           store(dh, load<T>(dh, lanes) + drh * k.r, lanes);

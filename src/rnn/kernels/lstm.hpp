@@ -162,18 +162,24 @@ template <class T, bool General> struct Lstm {
           slope[0] = Sigmoid<T>::slope(i), slope[1] = Sigmoid<T>::slope(f);
           slope[2] = Tanh<T>::slope(g), slope[3] = Sigmoid<T>::slope(o);
         }
-        const Vec<T> c_before = load(c_before_row + unit, lanes), c = load(c_row + unit, lanes);
+        const Vec<T> c_before = load(c_before_row + unit, lanes);
+        const Vec<T> c = q.zoneout_c.p > 0 ? f * c_before + i * g : load(c_row + unit, lanes);  // before zoneout
         const Vec<T> dh = t.get(r, 0, v);
         const Vec<T> dout = dh * output(q, c, &slope[4]) * slope[3];
         T* dc_row = dc_base + unit;
         Vec<T> dc = reset ? Vec<T>{} : load<T>(dc_row, lanes);
+        Vec<T> dc_kept{};
+        if (q.zoneout_c.p > 0) {
+          dc_kept = kept(q.zoneout_c, s, b, unit, lanes) * dc;
+          dc -= dc_kept;
+        }
         dc += dh * o * slope[4];
         if (General) dc += peephole(q, 2, unit, lanes, dout);
         Vec<T> di = dc * g, df = dc * c_before;
         if (General && q.coupled) di -= df;
         di *= slope[0];
         df *= slope[1];
-        Vec<T> dc_before = dc * f;
+        Vec<T> dc_before = dc * f + dc_kept;
         if (General) {
           dc_before += peephole(q, 0, unit, lanes, di) + peephole(q, 1, unit, lanes, df);
           if (q.weights.peephole) {

@@ -37,6 +37,13 @@ template <class T> struct Weights {
   const T* peephole;  // (3, H) rows i, f, o of an LSTM
 };
 
+// Which units keep their old value at a step: nonzero in `keeps`, (n,) a row, or, where its base is null, a share p of
+// each unit.  p = 0: none
+template <class T> struct Zoneout {
+  T p;
+  Rows<const uint8_t> keeps;
+};
+
 template <class T> struct Sequence {
   // sizes
   long T_, B, I, H, P;  // T_ is T, which names the type here
@@ -52,6 +59,13 @@ template <class T> struct Sequence {
   const T* c0;                // (B, H) initial cell state
   Rows<const uint8_t> reset;  // nonzero: the state is zeroed before this step; base null if absent
   const T* zeros;             // (max(H, P),)
+
+  // noise, see noise.hpp
+  const T* h_mask;  // (B, P) h(t-1) is multiplied by it where it enters a product; null: it is not
+  T* h_masked;      // (B, P) scratch: h(t-1) so multiplied
+  Zoneout<T> zoneout_h, zoneout_c;
+  T* c_saved;       // (B, H) scratch: c(t-1)
+  T* dh_kept;       // (B, P) scratch: the part of dh that h(t-1) gets by zoneout
 
   // the cell
   Weights<T> weights;
@@ -90,6 +104,8 @@ template <class T> struct Sequence {
     if (is_reset(s, b)) return zeros;
     return s == 0 ? h0 + b * P : y.at(s - 1, b);
   }
+  bool is_noisy() const { return h_mask || zoneout_h.p > 0 || zoneout_c.p > 0; }
+  const T* h_in_product(long s, long b) const { return h_mask ? h_masked + b * P : h_before(s, b); }
   T* c_at(long s, long b) const { return c + (c_in_place ? b : packed(s, b)) * H; }
   const T* c_before(long s, long b) const {
     if (is_reset(s, b)) return zeros;
@@ -151,13 +167,21 @@ template <class T> const T* gather_x(const Sequence<T>& q, long s0, long s1, T* 
   return gather(q, s0, s1, q.I, [&](long s, long b) { return q.x.at(s, b); }, scratch, ld);
 }
 
-// h(s-1) for each s; with a reset mask any row may be zero, so they are copied
+// out = a m, of n numbers
+template <class T> void times(long n, const T* a, const T* m, T* out) {
+  for (long i = 0; i < n; ++i) out[i] = a[i] * m[i];
+}
+
+// h(s-1) for each s, as the products saw it; with a reset mask any row may be zero, so they are copied
 template <class T> const T* gather_h_before(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
-  if (!q.reset.base) return gather(q, s0, s1, q.P, [&](long s, long b) { return q.h_before(s, b); }, scratch, ld);
+  if (!q.reset.base && !q.h_mask) return gather(q, s0, s1, q.P, [&](long s, long b) { return q.h_before(s, b); }, scratch, ld);
   *ld = q.P;
   T* to = scratch;
   for (long s = s0; s < s1; ++s)
-    for (long b = 0; b < q.active(s); ++b, to += q.P) __builtin_memcpy(to, q.h_before(s, b), q.P * sizeof(T));
+    for (long b = 0; b < q.active(s); ++b, to += q.P) {
+      if (q.h_mask) times(q.P, q.h_before(s, b), q.h_mask + b * q.P, to);
+      else __builtin_memcpy(to, q.h_before(s, b), q.P * sizeof(T));
+    }
   return scratch;
 }
 

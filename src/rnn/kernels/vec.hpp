@@ -50,6 +50,13 @@ template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v, int lanes) {
   for (int i = 0; i < lanes; ++i) p[i] = v[i];
 }
 
+// Bytes as numbers
+template <class T> FASTRNN_INLINE Vec<T> load_bytes(const uint8_t* p, int lanes) {
+  T v[kLanes<T>] = {};
+  for (int i = 0; i < lanes; ++i) v[i] = T(p[i]);
+  return load(v);
+}
+
 // x - 0 is x for every x, also -0: the compiler drops the subtraction and broadcasts.
 template <class T> FASTRNN_INLINE Vec<T> splat(T x) { return x - Vec<T>{}; }
 

@@ -8,6 +8,9 @@
 
 f is the sigmoid and g is tanh unless told otherwise.  The rows of weight_ih (3H, I), weight_hh (3H, H), bias_ih and
 bias_hh (3H,) are those of r, z, n in turn.
+
+In training there may be noise (see `fastrnn.noise`): masks onto the W_h. and onto the h that they multiply, not the h
+that z does; and zoneout, h(t) = k(t) h(t-1) + (1 - k(t)) ((1 - z) * n + z * h).
 """
 
 from __future__ import annotations
@@ -16,15 +19,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..noise import Noise
 from .activations import Activation, Spec
-from .steps import Steps, bias_gradient, input_gradients, input_product, weight_gradient
+from .steps import Steps, bias_gradient, input_gradients, input_product, masked, unzoned, weight_gradient, zoned
 
 
 class GRUTape(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
     x: np.ndarray  # (T, B, I) or (T, B) indices
-    h_before: np.ndarray  # (T, B, H)   h(t-1), as the products saw it
+    h_before: np.ndarray  # (T, B, H)   h(t-1)
+    h_seen: np.ndarray  # (T, B, H)   h(t-1), as the products saw it: masked
     a: np.ndarray  # (T, B, 3H)  pre-activations of r, z, n
     gates: np.ndarray  # (T, B, 3H)  r, z, n
     m: np.ndarray  # (T, B, H)   what W_hn is about: W_hn h + b_hn if reset_after, else r * h
@@ -33,8 +38,9 @@ class GRUTape(NamedTuple):
     reset_after: bool
     steps: Steps
     weight_ih: np.ndarray
-    weight_hh: np.ndarray
+    weight_hh: np.ndarray  # masked
     has_bias: bool
+    noise: Noise
 
 
 def gru_forward(
@@ -50,6 +56,7 @@ def gru_forward(
     clip: float | None = None,
     reset: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
+    noise: Noise = Noise(),  # noqa: B008
 ) -> tuple[np.ndarray, np.ndarray, GRUTape]:
     """One layer and one direction: x (T, B, I), h0 (B, H) -> y (T, B, H), h_n (B, H), tape.
 
@@ -61,28 +68,31 @@ def gru_forward(
     steps = Steps.of(len(x), lengths, reset)
     x = steps.without_padding(x)
     H = weight_hh.shape[1]
+    weight_hh = masked(weight_hh, noise.weight_hh)
     W_rz, W_n = weight_hh[: 2 * H], weight_hh[2 * H :]
     b_rz, b_n = (0, 0) if bias_hh is None else (bias_hh[: 2 * H], bias_hh[2 * H :])
 
     a = input_product(x, weight_ih, bias_ih)
     gates = np.empty_like(a)
-    h_before, m, h_after = (np.empty((*a.shape[:2], H), a.dtype) for _ in range(3))
+    h_before, h_seen, m, h_after = (np.empty((*a.shape[:2], H), a.dtype) for _ in range(4))
     h = h0
     for t in range(len(x)):
         h_before[t] = h = steps.restart(t, h)
-        a[t, :, : 2 * H] += h @ W_rz.T + b_rz
+        seen = h_seen[t] = masked(h, noise.h)
+        a[t, :, : 2 * H] += seen @ W_rz.T + b_rz
         gates[t, :, : 2 * H] = f(a[t, :, : 2 * H])
         r, z, n = by_gate(gates[t])
         if reset_after:
-            m[t] = h @ W_n.T + b_n
+            m[t] = seen @ W_n.T + b_n
             a[t, :, 2 * H :] += r * m[t]
         else:
-            m[t] = r * h
+            m[t] = r * seen
             a[t, :, 2 * H :] += m[t] @ W_n.T + b_n
         n[...] = g(a[t, :, 2 * H :])
-        h_after[t] = (1 - z) * n + z * h
+        h_after[t] = zoned(noise.keeps_h, t, (1 - z) * n + z * h, h)
         h = steps.advance(t, h_after[t], h)
-    tape = GRUTape(x, h_before, a, gates, m, f, g, reset_after, steps, weight_ih, weight_hh, bias_ih is not None)
+    weights = (weight_ih, weight_hh, bias_ih is not None)
+    tape = GRUTape(x, h_before, h_seen, a, gates, m, f, g, reset_after, steps, *weights, noise)
     return steps.without_padding(h_after), h.copy(), tape
 
 
@@ -102,15 +112,15 @@ def gru_backward(
 
         handed back: dh = dh(t) * z + W_hr^T da_r + W_hz^T da_z + (W_hn^T dm after, r * dm before)
     """
-    steps, reset_after = tape.steps, tape.reset_after
+    steps, reset_after, noise = tape.steps, tape.reset_after, tape.noise
     H = tape.h_before.shape[2]
     W_rz, W_n = tape.weight_hh[: 2 * H], tape.weight_hh[2 * H :]
     da = np.empty_like(tape.a)
     dh = dh_n
     for t in reversed(range(len(da))):
-        h, m = tape.h_before[t], tape.m[t]
+        h, seen, m = tape.h_before[t], tape.h_seen[t], tape.m[t]
         (a_r, a_z, a_n), (r, z, n), (da_r, da_z, da_n) = by_gate(tape.a[t]), by_gate(tape.gates[t]), by_gate(da[t])
-        dh_t = steps.only_running(t, dh + dy[t])
+        dh_t, dh_kept = unzoned(noise.keeps_h, t, steps.only_running(t, dh + dy[t]))
         da_n[...] = dh_t * (1 - z) * tape.g.slope(a_n, n)
         da_z[...] = dh_t * (h - n) * tape.f.slope(a_z, z)
         if reset_after:
@@ -118,17 +128,18 @@ def gru_backward(
             dh_through_n = (da_n * r) @ W_n
         else:
             dm = da_n @ W_n
-            da_r[...] = dm * h * tape.f.slope(a_r, r)
+            da_r[...] = dm * seen * tape.f.slope(a_r, r)
             dh_through_n = dm * r
-        dh_before = dh_t * z + da[t, :, : 2 * H] @ W_rz + dh_through_n
+        dh_seen = da[t, :, : 2 * H] @ W_rz + dh_through_n
+        dh_before = dh_t * z + masked(dh_seen, noise.h) + dh_kept
         dh = steps.restart(t, steps.advance(t, dh_before, dh))
 
     # The sums over the steps.  W_hn meets h before the reset gate in one form, m = r * h after it in the other.
     dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, da)
     da_rz, da_n, r = da[:, :, : 2 * H], da[:, :, 2 * H :], tape.gates[:, :, :H]
-    dproduct_n, factor_n = (da_n * r, tape.h_before) if reset_after else (da_n, tape.m)
-    dweight_hh = np.concatenate([weight_gradient(da_rz, tape.h_before), weight_gradient(dproduct_n, factor_n)])
-    grads = {"weight_ih": dweight_ih, "weight_hh": dweight_hh}
+    dproduct_n, factor_n = (da_n * r, tape.h_seen) if reset_after else (da_n, tape.m)
+    dweight_hh = np.concatenate([weight_gradient(da_rz, tape.h_seen), weight_gradient(dproduct_n, factor_n)])
+    grads = {"weight_ih": dweight_ih, "weight_hh": masked(dweight_hh, noise.weight_hh)}
     if tape.has_bias:
         dbias_hh = np.concatenate([bias_gradient(da_rz), bias_gradient(dproduct_n)])
         grads |= {"bias_ih": bias_gradient(da), "bias_hh": dbias_hh}

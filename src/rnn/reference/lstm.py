@@ -11,6 +11,9 @@ The activations f, g, h are sigmoid, tanh, tanh unless told otherwise; in the co
 `squash_out`.  The peepholes p (Gers and Schmidhuber 2000) are the rows i, f, o of weight_peephole (3, H), the
 projection (Sak et al. 2014) is weight_hr (P, H).  The rows of weight_ih (4H, I), weight_hh (4H, P), bias_ih and bias_hh
 (4H,) are those of i, f, g, o in turn; P = H without projection.
+
+In training there may be noise (see `fastrnn.noise`): masks onto the W_h. and onto the h that they multiply; and zoneout,
+by which a unit of c or of h may stay as it was.  h(t) and p_o see the c(t) of the equation above, whether it is kept or not.
 """
 
 from __future__ import annotations
@@ -19,28 +22,30 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..noise import Noise
 from .activations import Activation, Spec
-from .steps import Steps, bias_gradient, input_gradients, input_product, weight_gradient
+from .steps import Steps, bias_gradient, input_gradients, input_product, masked, unzoned, weight_gradient, zoned
 
 
 class LSTMTape(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
     x: np.ndarray  # (T, B, I) or (T, B) indices
-    h_before: np.ndarray  # (T, B, P)   h(t-1), as the product saw it
-    c_before: np.ndarray  # (T, B, H)   c(t-1), likewise
+    h_before: np.ndarray  # (T, B, P)   h(t-1), as the product saw it: masked
+    c_before: np.ndarray  # (T, B, H)   c(t-1)
     a: np.ndarray  # (T, B, 4H)  pre-activations of i, f, g, o
     gates: np.ndarray  # (T, B, 4H)  i, f, g, o
-    c: np.ndarray  # (T, B, H)   c(t)
+    c: np.ndarray  # (T, B, H)   c(t), before zoneout
     q: np.ndarray  # (T, B, H)   squash_out(c(t))
     activations: tuple[Activation, ...]
     coupled: bool
     steps: Steps
     weight_ih: np.ndarray
-    weight_hh: np.ndarray
+    weight_hh: np.ndarray  # masked
     weight_peephole: np.ndarray | None
     weight_hr: np.ndarray | None
     has_bias: bool
+    noise: Noise
 
 
 def lstm_forward(
@@ -59,6 +64,7 @@ def lstm_forward(
     clip: float | None = None,
     reset: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
+    noise: Noise = Noise(),  # noqa: B008
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, LSTMTape]:
     """One layer and one direction: x (T, B, I), h0 (B, P), c0 (B, H) -> y (T, B, P), h_n (B, P), c_n (B, H), tape.
 
@@ -78,11 +84,13 @@ def lstm_forward(
     gates = np.empty_like(a)
     h_before, h_after = (np.empty((*a.shape[:2], h0.shape[1]), a.dtype) for _ in range(2))
     c_before, c_after, q = (np.empty((*a.shape[:2], c0.shape[1]), a.dtype) for _ in range(3))
+    weight_hh = masked(weight_hh, noise.weight_hh)
     h, c = h0, c0
     for t in range(len(x)):
-        h_before[t] = h = steps.restart(t, h)
+        h = steps.restart(t, h)
+        h_before[t] = masked(h, noise.h)
         c_before[t] = c = steps.restart(t, c)
-        a[t] += h @ weight_hh.T
+        a[t] += h_before[t] @ weight_hh.T
         (a_i, a_f, a_g, a_o), (i, f, g, o) = by_gate(a[t]), by_gate(gates[t])
         if weight_peephole is not None:
             a_i += weight_peephole[0] * c
@@ -95,11 +103,12 @@ def lstm_forward(
             a_o += weight_peephole[2] * c_after[t]
         o[...] = gate(a_o)
         q[t] = squash_out(c_after[t])
-        h_after[t] = o * q[t] if weight_hr is None else (o * q[t]) @ weight_hr.T
+        h_new = o * q[t] if weight_hr is None else (o * q[t]) @ weight_hr.T
+        h_after[t] = zoned(noise.keeps_h, t, h_new, h)
         h = steps.advance(t, h_after[t], h)
-        c = steps.advance(t, c_after[t], c)
+        c = steps.advance(t, zoned(noise.keeps_c, t, c_after[t], c), c)
     squashes = (gate, squash_in, squash_out)
-    weights = (weight_ih, weight_hh, weight_peephole, weight_hr, bias_ih is not None)
+    weights = (weight_ih, weight_hh, weight_peephole, weight_hr, bias_ih is not None, noise)
     tape = LSTMTape(x, h_before, c_before, a, gates, c_after, q, squashes, coupled, steps, *weights)
     return steps.without_padding(h_after), h.copy(), c.copy(), tape
 
@@ -123,16 +132,18 @@ def lstm_backward(
     """
     gate, squash_in, squash_out = tape.activations
     steps, coupled, weight_peephole, weight_hr = tape.steps, tape.coupled, tape.weight_peephole, tape.weight_hr
+    noise = tape.noise
     da, dh_after = np.empty_like(tape.a), np.empty_like(tape.h_before)
     dh, dc = dh_n, dc_n
     for t in reversed(range(len(da))):
         c, c_after, q = tape.c_before[t], tape.c[t], tape.q[t]
         (a_i, a_f, a_g, a_o), (i, f, g, o) = by_gate(tape.a[t]), by_gate(tape.gates[t])
         da_i, da_f, da_g, da_o = by_gate(da[t])
-        dh_after[t] = steps.only_running(t, dh + dy[t])
+        dh_after[t], dh_kept = unzoned(noise.keeps_h, t, steps.only_running(t, dh + dy[t]))
+        dc_t, dc_kept = unzoned(noise.keeps_c, t, steps.only_running(t, dc))
         dm = dh_after[t] if weight_hr is None else dh_after[t] @ weight_hr
         da_o[...] = dm * q * gate.slope(a_o, o)
-        dc_t = steps.only_running(t, dc) + dm * o * squash_out.slope(c_after, q)
+        dc_t = dc_t + dm * o * squash_out.slope(c_after, q)
         if weight_peephole is not None:
             dc_t += weight_peephole[2] * da_o
 
@@ -140,14 +151,15 @@ def lstm_backward(
         da_f[...] = 0 if coupled else dc_t * c * gate.slope(a_f, f)
         da_g[...] = dc_t * i * squash_in.slope(a_g, g)
 
-        dc_before = dc_t * f
+        dc_before = dc_t * f + dc_kept
         if weight_peephole is not None:
             dc_before += weight_peephole[0] * da_i + weight_peephole[1] * da_f
-        dh = steps.restart(t, steps.advance(t, da[t] @ tape.weight_hh, dh))
+        dh_before = masked(da[t] @ tape.weight_hh, noise.h) + dh_kept
+        dh = steps.restart(t, steps.advance(t, dh_before, dh))
         dc = steps.restart(t, steps.advance(t, dc_before, dc))
 
     dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, da)
-    grads = {"weight_ih": dweight_ih, "weight_hh": weight_gradient(da, tape.h_before)}
+    grads = {"weight_ih": dweight_ih, "weight_hh": masked(weight_gradient(da, tape.h_before), noise.weight_hh)}
     if tape.has_bias:
         grads |= {"bias_ih": bias_gradient(da), "bias_hh": bias_gradient(da)}
     H = tape.c.shape[2]

@@ -3,6 +3,9 @@
     a(t) = b + W h(t-1) + U x(t)            (B, H)
     h(t) = f(a(t))                          f = tanh or relu, or any other activation
 
+In training there may be noise (see `fastrnn.noise`): masks onto W and onto h(t-1) in the product W h(t-1), and zoneout,
+h(t) = k(t) h(t-1) + (1 - k(t)) f(a(t)).
+
 U is weight_ih (H, I), W is weight_hh (H, H), b is bias_ih + bias_hh (H,) each.  A batch holds one sequence a row, so
 W h is written ``h @ W.T``.
 """
@@ -13,22 +16,24 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..noise import Noise
 from .activations import Activation, Spec
-from .steps import Steps, bias_gradient, input_gradients, input_product, weight_gradient
+from .steps import Steps, bias_gradient, input_gradients, input_product, masked, unzoned, weight_gradient, zoned
 
 
 class RNNTape(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
     x: np.ndarray  # (T, B, I) or (T, B) indices
-    h_before: np.ndarray  # (T, B, H)  h(t-1), as the product saw it
+    h_before: np.ndarray  # (T, B, H)  h(t-1), as the product saw it: masked
     a: np.ndarray  # (T, B, H)
-    h: np.ndarray  # (T, B, H)
+    h: np.ndarray  # (T, B, H)  f(a)
     f: Activation
     steps: Steps
     weight_ih: np.ndarray
-    weight_hh: np.ndarray
+    weight_hh: np.ndarray  # masked
     has_bias: bool
+    noise: Noise
 
 
 def rnn_forward(
@@ -43,6 +48,7 @@ def rnn_forward(
     clip: float | None = None,
     reset: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
+    noise: Noise = Noise(),  # noqa: B008
 ) -> tuple[np.ndarray, np.ndarray, RNNTape]:
     """One layer and one direction: x (T, B, I), h0 (B, H) -> y (T, B, H), h_n (B, H), tape.
 
@@ -54,14 +60,17 @@ def rnn_forward(
     steps = Steps.of(len(x), lengths, reset)
     x = steps.without_padding(x)
     a = input_product(x, weight_ih, bias_ih, bias_hh)  # b + U x(t) of every step
-    h_before, h_after = np.empty_like(a), np.empty_like(a)
+    h_before, f_of_a, h_after = (np.empty_like(a) for _ in range(3))
+    weight_hh = masked(weight_hh, noise.weight_hh)
     h = h0
     for t in range(len(x)):
-        h_before[t] = steps.restart(t, h)
+        h = steps.restart(t, h)
+        h_before[t] = masked(h, noise.h)
         a[t] += h_before[t] @ weight_hh.T
-        h_after[t] = f(a[t])
+        f_of_a[t] = f(a[t])
+        h_after[t] = zoned(noise.keeps_h, t, f_of_a[t], h)
         h = steps.advance(t, h_after[t], h)
-    tape = RNNTape(x, h_before, a, h_after, f, steps, weight_ih, weight_hh, bias_ih is not None)
+    tape = RNNTape(x, h_before, a, f_of_a, f, steps, weight_ih, weight_hh, bias_ih is not None, noise)
     return steps.without_padding(h_after), h.copy(), tape
 
 
@@ -79,16 +88,17 @@ def rnn_backward(
 
         dL/dW = sum da(t) h(t-1)^T      dL/dU = sum da(t) x(t)^T      dL/db = sum da(t)      dL/dx(t) = U^T da(t)
     """
-    steps = tape.steps
+    steps, noise = tape.steps, tape.noise
     da = np.empty_like(tape.a)
     dh = dh_n
     for t in reversed(range(len(da))):
-        dh_t = steps.only_running(t, dh + dy[t])
+        dh_t, dh_kept = unzoned(noise.keeps_h, t, steps.only_running(t, dh + dy[t]))
         da[t] = dh_t * tape.f.slope(tape.a[t], tape.h[t])
-        dh = steps.restart(t, steps.advance(t, da[t] @ tape.weight_hh, dh))
+        dh_before = masked(da[t] @ tape.weight_hh, noise.h) + dh_kept
+        dh = steps.restart(t, steps.advance(t, dh_before, dh))
 
     dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, da)
-    grads = {"weight_ih": dweight_ih, "weight_hh": weight_gradient(da, tape.h_before)}
+    grads = {"weight_ih": dweight_ih, "weight_hh": masked(weight_gradient(da, tape.h_before), noise.weight_hh)}
     if tape.has_bias:
         grads |= {"bias_ih": bias_gradient(da), "bias_hh": bias_gradient(da)}
     return dx, dh, grads

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..module import checked_array
+from ..noise import Noise, masked
 from .gru import gru_backward, gru_forward
 from .lstm import lstm_backward, lstm_forward
 from .rnn import rnn_backward, rnn_forward
@@ -40,6 +41,7 @@ class StackTape(NamedTuple):
     outputs: list[list[np.ndarray]]  # [layer][direction]: y of the cell in time order (T, B, H or P)
     lengths: np.ndarray | None
     dropout_masks: list[np.ndarray]
+    input_masks: list[np.ndarray | None]
     unbatched: bool
     y_shape: tuple[int, ...]
 
@@ -52,6 +54,7 @@ def forward(
     lengths: np.ndarray | None = None,
     reset: np.ndarray | None = None,
     dropout_masks: list[np.ndarray] | None = None,
+    noise: list[list[Noise]] | None = None,
 ) -> tuple[np.ndarray, State, StackTape]:
     """What `layer.forward` computes, in plain NumPy.
 
@@ -63,6 +66,8 @@ def forward(
     (L*D, H) unbatched; for the LSTM the pair (h, c).  lengths (B,) integers in [0, T].  reset bool, laid out as an
     integer x is: where True, the state is zeroed before that step, in the order in which a direction takes the steps.
     dropout_masks: L-1 arrays (T, B, width of y), each multiplied onto the output of a layer; None for no dropout.
+    noise: what else a training pass dropped, [layer][direction], as `tape.noise` of a layer has it.  None: nothing, as
+    in inference; zoneout then takes the mean.
 
     Returns y (T, B, width) laid out as x, where width is H or P, twice that for two concatenated directions; the
     final state, shaped as the initial one; and the tape for `backward`.
@@ -78,16 +83,19 @@ def forward(
     keywords = {name: getattr(layer, name) for name in options}
     masks = [] if dropout_masks is None else list(dropout_masks)
 
+    if noise is None:
+        noise = [[_expectation(layer, *x.shape[:2])] * (2 if layer.bidirectional else 1)] * layer.num_layers
     tapes: list[list[Any]] = []
     outputs: list[list[np.ndarray]] = []
     for k in range(layer.num_layers):
         tapes.append([])
         outputs.append([])
-        for row, names, turned in _directions(layer, k, lengths):
+        x = masked(x, noise[k][0].x)
+        for (row, names, turned), drawn in zip(_directions(layer, k, lengths), noise[k], strict=True):
             weights = {name: layer.params[full] for name, full in names.items()}
             resets = None if reset is None else turned(reset)
             before = (s[row] for s in initial)
-            y, *last, tape = run(turned(x), *before, **weights, **keywords, lengths=lengths, reset=resets)
+            y, *last, tape = run(turned(x), *before, **weights, **keywords, lengths=lengths, reset=resets, noise=_turned(drawn, turned))
             for s, value in zip(final, last, strict=True):
                 s[row] = value
             tapes[k].append(tape)
@@ -96,7 +104,8 @@ def forward(
         if masks and k < layer.num_layers - 1:
             x = x * masks[k]
     y = _user_layout(layer, x, unbatched)
-    tape = StackTape(tapes, outputs, lengths, masks, unbatched, y.shape)
+    input_masks = [drawn[0].x for drawn in noise]
+    tape = StackTape(tapes, outputs, lengths, masks, input_masks, unbatched, y.shape)
     return y, _user_state(final, unbatched), tape
 
 
@@ -131,8 +140,22 @@ def backward(
             d_inputs.append(None if d_input is None else turned(d_input))
             grads |= {full: d_weights[name] for name, full in names.items()}
         dx = d_inputs[0] if len(d_inputs) == 1 or d_inputs[0] is None else d_inputs[0] + d_inputs[1]
+        dx = masked(dx, tape.input_masks[k])
     grads = {name: grads[name] for name in layer.params}
     return None if dx is None else _user_layout(layer, dx, tape.unbatched), _user_state(initial, tape.unbatched), grads
+
+
+def _expectation(layer: Any, T: int, B: int) -> Noise:
+    """Zoneout in inference: the mean of the old and the new value."""
+    probabilities = (layer.zoneout, getattr(layer, "zoneout_cell", 0))
+    h, c = (np.full((T, B, 1), p, layer.dtype) if p else None for p in probabilities)
+    return Noise(keeps_h=h, keeps_c=c)
+
+
+def _turned(noise: Noise, turned: Callable[[np.ndarray], np.ndarray]) -> Noise:
+    """The noise in the order in which a direction takes the steps."""
+    h, c = (None if keeps is None else turned(keeps) for keeps in (noise.keeps_h, noise.keeps_c))
+    return noise._replace(keeps_h=h, keeps_c=c)
 
 
 def merged(outputs: list[np.ndarray], merge: str) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..noise import masked as masked
+
 
 class Steps(NamedTuple):
     """Which rows of the batch are still running at each step, and which start afresh there.
@@ -46,6 +48,16 @@ class Steps(NamedTuple):
         if self.running is None:
             return array.copy()
         return np.where(self.running if array.ndim == 3 else self.running[:, :, 0], array, 0)
+
+
+def zoned(keeps: np.ndarray | None, t: int, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Zoneout (Krueger et al. 2017): old where keeps (T, B, H) is 1 at step t, new where it is 0, their mean between."""
+    return new if keeps is None else keeps[t] * old + (1 - keeps[t]) * new
+
+
+def unzoned(keeps: np.ndarray | None, t: int, d: np.ndarray) -> tuple[np.ndarray, np.ndarray | int]:
+    """The gradients of `new` and `old` from that of `zoned`."""
+    return (d, 0) if keeps is None else ((1 - keeps[t]) * d, keeps[t] * d)
 
 
 def reverse_time(array: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
