@@ -12,6 +12,10 @@ from ..activations import Activation, activation_code
 from ..layers import GRU, LSTM, RNN
 from ..recurrent import Recurrent
 
+# What a layer drops in training, and what of it shows in inference
+ZONEOUT = {"zoneout": 0, "zoneout_cell": 0}
+NOISE = {"weight_dropout": 0, "input_dropout": 0, "recurrent_dropout": 0, **ZONEOUT}
+
 LAYERS: dict[str, type[RNN] | type[GRU] | type[LSTM]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..activations import Activation
-from .common import activations_of, build, checked_layer, refuse_unless, reorder, same_activation, suffixes
+from .common import NOISE, activations_of, build, checked_layer, refuse_unless, reorder, same_activation, suffixes
 
 if TYPE_CHECKING:
     import keras
@@ -84,12 +84,13 @@ def to_keras(layer: Any, *, return_sequences: bool = True, return_state: bool = 
     Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for what Keras has not: clip,
     peephole, coupled, proj_size, activations with other parameters or different ones around an LSTM's cell state,
     reverse with return_sequences, which Keras gives last step first, or in a stack, return_state of a stack, and
-    float64 where the backend has it switched off.
+    float64 where the backend has it switched off; and for weight_dropout, input_dropout, recurrent_dropout and zoneout.
     """
     import keras
 
     checked_layer(layer)
     refuse_unless(layer, "Keras", clip=None, peephole=False, coupled=False, proj_size=0)
+    refuse_unless(layer, "to_keras", **NOISE)
     if return_sequences:
         refuse_unless(layer, "Keras with return_sequences", reverse=False)
     if layer.num_layers == 1:

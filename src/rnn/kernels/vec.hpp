@@ -52,9 +52,11 @@ template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v, int lanes) {
 
 // Bytes as numbers
 template <class T> FASTRNN_INLINE Vec<T> load_bytes(const uint8_t* p, int lanes) {
-  T v[kLanes<T>] = {};
-  for (int i = 0; i < lanes; ++i) v[i] = T(p[i]);
-  return load(v);
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
+  Bytes bytes{};
+  if (__builtin_expect(lanes == kLanes<T>, 1)) __builtin_memcpy(&bytes, p, sizeof bytes);
+  else __builtin_memcpy(&bytes, p, lanes);
+  return __builtin_convertvector(bytes, Vec<T>);
 }
 
 // x - 0 is x for every x, also -0: the compiler drops the subtraction and broadcasts.

@@ -1,0 +1,283 @@
+"""What training drops at random: DropConnect, variational dropout, zoneout; against the reference and by what it is."""
+
+import copy
+
+import fastrnn
+import numpy as np
+import pytest
+from fastrnn import _core, interchange, reference
+
+CELLS = {
+    "rnn": (fastrnn.RNN, {}),
+    "rnn relu": (fastrnn.RNN, {"nonlinearity": "relu"}),
+    "rnn clip": (fastrnn.RNN, {"clip": 0.4}),
+    "gru": (fastrnn.GRU, {}),
+    "gru reset before": (fastrnn.GRU, {"reset_after": False}),
+    "gru reset before, clip": (fastrnn.GRU, {"reset_after": False, "clip": 0.4}),
+    "lstm": (fastrnn.LSTM, {}),
+    "lstm projected": (fastrnn.LSTM, {"proj_size": 5}),
+    "lstm peephole, coupled": (fastrnn.LSTM, {"peephole": True, "coupled": True}),
+}
+DROPOUTS = {"weight_dropout": 0.4, "input_dropout": 0.3, "recurrent_dropout": 0.35}
+ZONEOUT = {"zoneout": 0.25, "zoneout_cell": 0.4}
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
+
+every_cell = pytest.mark.parametrize("cell", CELLS)
+three_cells = pytest.mark.parametrize("kind", [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM])
+
+
+def layer_of(cell, *args, noise=(DROPOUTS, ZONEOUT), **options):
+    kind, own = CELLS[cell]
+    given = {name: p for each in noise for name, p in each.items() if kind is fastrnn.LSTM or name != "zoneout_cell"}
+    return kind(*args, **own, **given, **options)
+
+
+def as_tuple(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+def agree(name, ours, theirs, tolerance):
+    scale = max(1.0, float(np.abs(theirs).max(initial=0)))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale, err_msg=name)
+
+
+def call(layer, rng, T, B):
+    """x, state, and lengths and reset mask."""
+    shapes = [(layer.num_layers * layer._directions, B, width) for width in layer._state_widths]
+    state = tuple(rng.normal(size=shape).astype(layer.dtype) for shape in shapes)
+    lengths = rng.integers(0, T + 1, B)
+    lengths[0] = T
+    x = rng.normal(size=(T, B, layer.input_size)).astype(layer.dtype)
+    reset = rng.random((T, B)) < 0.15
+    return x, state if len(state) == 2 else state[0], {"lengths": lengths, "reset": reset}
+
+
+def assert_trains_as_the_reference(layer, x, state, keywords, rng):
+    tolerance = TOLERANCE[layer.dtype.name]
+    y, final, tape = layer.forward(x, state, **keywords)
+    y_ref, final_ref, tape_ref = reference.forward(
+        layer, x, state, **keywords, dropout_masks=tape.masks[:-1] if layer.dropout else None, noise=tape.noise
+    )
+    dy = rng.normal(size=y.shape).astype(layer.dtype)
+    dfinal = tuple(rng.normal(size=s.shape).astype(layer.dtype) for s in as_tuple(final))
+    dfinal = dfinal if len(dfinal) == 2 else dfinal[0]
+    layer.zero_grad()
+    dx, dinitial = layer.backward(tape, dy, dfinal)
+    dx_ref, dinitial_ref, grads_ref = reference.backward(layer, tape_ref, dy, dfinal)
+    agree("y", y, y_ref, tolerance)
+    agree("dx", dx, dx_ref, tolerance)
+    for name, a, b in (("state", final, final_ref), ("dstate", dinitial, dinitial_ref)):
+        for letter, ours, theirs in zip("hc", as_tuple(a), as_tuple(b), strict=False):
+            agree(f"{name} {letter}", ours, theirs, tolerance)
+    for name, grad in grads_ref.items():
+        agree(name, layer.grads[name], grad, 4 * tolerance)
+
+
+@pytest.mark.parametrize("instructions", _core.instruction_sets())
+@every_cell
+def test_training_with_all_noise_is_what_the_reference_is(cell, instructions):
+    used = _core.instruction_set()
+    rng = np.random.default_rng(3)
+    try:
+        _core.use_instruction_set(instructions)
+        for dtype in ("float32", "float64"):
+            layer = layer_of(cell, 6, 21, num_layers=2, bidirectional=True, dropout=0.2, dtype=dtype, rng=rng)
+            for B in (1, 5, 11):
+                assert_trains_as_the_reference(layer, *call(layer, rng, 7, B), rng)
+    finally:
+        _core.use_instruction_set(used)
+
+
+@every_cell
+def test_noise_is_right_in_batches_that_are_cut_and_over_many_chunks_of_steps(cell):
+    rng = np.random.default_rng(4)
+    layer = layer_of(cell, 5, 64, dtype="float64", rng=rng)
+    assert layer._parts(60, 70) > 1
+    assert_trains_as_the_reference(layer, *call(layer, rng, 60, 70), rng)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@every_cell
+def test_inference_drops_nothing_and_takes_the_mean_of_zoneout(cell, dtype):
+    rng = np.random.default_rng(5)
+    layer = layer_of(cell, 6, 21, num_layers=2, dtype=dtype, rng=rng)
+    for T, B in ((1, 1), (4, 1), (2, 5), (9, 3), (7, 40)):  # the first are short calls
+        x, state, ragged = call(layer, rng, T, B)
+        for keywords in ({}, ragged):
+            y, final = layer(x, state, **keywords)
+            y_ref, final_ref, _ = reference.forward(layer, x, state, **keywords)
+            agree("y", y, y_ref, TOLERANCE[dtype])
+            for ours, theirs in zip(as_tuple(final), as_tuple(final_ref), strict=True):
+                agree("state", ours, theirs, TOLERANCE[dtype])
+
+
+@every_cell
+def test_inference_with_dropout_is_that_of_a_plain_layer(cell):
+    noisy = layer_of(cell, 6, 21, noise=(DROPOUTS,), rng=0)
+    plain = layer_of(cell, 6, 21, noise=(), rng=0)
+    x = np.random.default_rng(1).standard_normal((9, 5, 6), dtype=np.float32)
+    np.testing.assert_array_equal(noisy(x)[0], plain(x)[0])
+
+
+@three_cells
+def test_each_pass_draws_anew_and_the_same_rng_draws_the_same(kind):
+    x = np.random.default_rng(1).standard_normal((9, 5, 6), dtype=np.float32)
+    for name, p in (*DROPOUTS.items(), ("zoneout", 0.25)):
+        a, b = (kind(6, 21, **{name: p}, rng=7) for _ in range(2))
+        first, second = (a.forward(x)[0] for _ in range(2))
+        assert not np.array_equal(first, second), name
+        np.testing.assert_array_equal(first, b.forward(x)[0])
+
+
+@three_cells
+def test_the_same_bits_for_any_number_of_threads(kind):
+    own = ZONEOUT if kind is fastrnn.LSTM else {"zoneout": 0.25}
+    layer = kind(24, 96, num_layers=2, bidirectional=True, **DROPOUTS, **own, rng=0)
+    x = np.random.default_rng(1).standard_normal((20, 67, 24), dtype=np.float32)
+    used, results = fastrnn.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            fastrnn.set_num_threads(count)
+            copied = copy.deepcopy(layer)
+            y, _, tape = copied.forward(x)
+            results.append([y, copied.backward(tape, y)[0], *copied.grads.values()])
+    finally:
+        fastrnn.set_num_threads(used)
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_tape_may_be_walked_twice():
+    layer = fastrnn.LSTM(6, 21, **DROPOUTS, **ZONEOUT, rng=0)
+    y, _, tape = layer.forward(np.ones((9, 5, 6), np.float32))
+    first, second = (layer.backward(tape, y)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# By what each is
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@three_cells
+def test_dropped_weights_get_no_gradient_and_what_was_there_stays(kind):
+    layer = kind(6, 40, weight_dropout=0.3, rng=0)
+    y, _, tape = layer.forward(np.random.default_rng(1).standard_normal((9, 5, 6), dtype=np.float32))
+    mask = tape.noise[0][0].weight_hh
+    assert 0.25 < (mask == 0).mean() < 0.35
+    np.testing.assert_allclose(mask[mask > 0], 1 / 0.7, rtol=1e-6)
+    layer.grads["weight_hh_l0"][...] = 2
+    layer.backward(tape, np.ones_like(y))
+    assert (layer.grads["weight_hh_l0"][mask == 0] == 2).all()
+    assert (layer.grads["weight_hh_l0"][mask > 0] != 2).mean() > 0.9
+
+
+@three_cells
+def test_a_dropped_input_gets_no_gradient_at_any_step(kind):
+    layer = kind(30, 8, bidirectional=True, input_dropout=0.4, batch_first=True, rng=0)
+    x = np.random.default_rng(1).standard_normal((5, 9, 30), dtype=np.float32)
+    before = x.copy()
+    y, _, tape = layer.forward(x)
+    dx, _ = layer.backward(tape, np.ones_like(y))
+    dropped = tape.noise[0][0].x == 0
+    assert 0.3 < dropped.mean() < 0.5
+    np.testing.assert_array_equal((dx == 0).all(axis=1), dropped)
+    np.testing.assert_array_equal((dx == 0).any(axis=1), dropped)
+    np.testing.assert_array_equal(x, before)
+
+
+@three_cells
+def test_without_any_of_the_state_each_step_is_a_first_one_but_for_what_is_no_product(kind):
+    layer, plain = (kind(6, 8, recurrent_dropout=p, dtype="float64", rng=0) for p in (1, 0))
+    x = np.random.default_rng(1).standard_normal((2, 5, 6))
+    y, _, _ = layer.forward(x)
+    first = plain(x[1:])[0][0]
+    if kind is fastrnn.RNN:
+        np.testing.assert_allclose(y[1], first, atol=1e-14)
+    elif kind is fastrnn.GRU:  # z h(t-1) is left
+        z = layer.forward(x)[2].gates()["z"][1]
+        np.testing.assert_allclose(y[1], first + z * y[0], atol=1e-14)
+    else:
+        gates = layer.forward(x)[2].gates()
+        np.testing.assert_allclose(gates["c"][1], gates["f"][1] * gates["c"][0] + gates["i"][1] * gates["g"][1])
+
+
+@three_cells
+def test_units_in_zoneout_keep_their_value_to_the_bit(kind):
+    layer = kind(6, 40, zoneout=0.3, rng=0)
+    y, _, tape = layer.forward(np.random.default_rng(1).standard_normal((50, 5, 6), dtype=np.float32))
+    kept = tape.noise[0][0].keeps_h.astype(bool)
+    assert 0.27 < kept.mean() < 0.33
+    before = np.concatenate([np.zeros_like(y[:1]), y[:-1]])
+    np.testing.assert_array_equal(y[kept], before[kept])
+    assert (y[~kept] != before[~kept]).all()
+
+
+def test_cells_in_zoneout_keep_their_value_and_h_sees_the_new_one():
+    layer = fastrnn.LSTM(6, 40, zoneout_cell=0.3, dtype="float64", rng=0)
+    y, _, tape = layer.forward(np.random.default_rng(1).standard_normal((50, 5, 6)))
+    gates, kept = tape.gates(), tape.noise[0][0].keeps_c.astype(bool)
+    before = np.concatenate([np.zeros_like(y[:1]), gates["c"][:-1]])
+    np.testing.assert_array_equal(gates["c"][kept], before[kept])
+    new = gates["f"] * before + gates["i"] * gates["g"]
+    np.testing.assert_allclose(gates["c"][~kept], new[~kept], atol=1e-14)
+    np.testing.assert_allclose(y, gates["o"] * np.tanh(new), atol=1e-14)
+
+
+@three_cells
+def test_all_units_in_zoneout_keep_the_initial_state_in_training_and_in_inference(kind):
+    layer = kind(6, 8, zoneout=1, **({"zoneout_cell": 1} if kind is fastrnn.LSTM else {}), rng=0)
+    x = np.random.default_rng(1).standard_normal((9, 5, 6), dtype=np.float32)
+    state = tuple(np.full((1, 5, 8), value, np.float32) for value in (0.5, 0.25)[: len(layer._state_widths)])
+    given = state if len(state) == 2 else state[0]
+    y, final, tape = layer.forward(x, given)
+    for each, end in ((y, final), layer(x, given)):
+        assert (each == 0.5).all()
+        for before, after in zip(state, as_tuple(end), strict=True):
+            np.testing.assert_array_equal(before, after)
+    dx, dstate = layer.backward(tape, np.ones_like(y))
+    assert not dx.any()
+    np.testing.assert_array_equal(as_tuple(dstate)[0], np.full((1, 5, 8), 9, np.float32))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What does not go together
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_indices_cannot_be_dropped_in_part():
+    layer = fastrnn.RNN(6, 8, input_dropout=0.5, rng=0)
+    ids = np.zeros((3, 2), int)
+    with pytest.raises(ValueError, match="expected x in vectors for input_dropout = 0.5, got integer x"):
+        layer.forward(ids)
+    assert layer(ids)[0].shape == (3, 2, 8)
+
+
+@pytest.mark.parametrize("name", [*DROPOUTS, "zoneout", "zoneout_cell"])
+@pytest.mark.parametrize(("bad", "error"), [(1.5, ValueError), (-0.1, ValueError), ("half", TypeError)])
+def test_a_probability_lies_between_zero_and_one(name, bad, error):
+    with pytest.raises(error, match=f"expected {name}"):
+        fastrnn.LSTM(6, 8, **{name: bad})
+
+
+@pytest.mark.parametrize("name", [*DROPOUTS, "zoneout", "zoneout_cell"])
+def test_a_saved_layer_has_its_noise(name, tmp_path):
+    layer = fastrnn.LSTM(6, 8, **{name: 0.25}, rng=0)
+    interchange.save_safetensors(tmp_path / "layer", layer)
+    assert getattr(interchange.load_safetensors(tmp_path / "layer"), name) == 0.25
+
+
+@pytest.mark.parametrize("name", [*DROPOUTS, "zoneout", "zoneout_cell"])
+def test_what_torch_cannot_train_it_does_not_get(name):
+    pytest.importorskip("torch", reason="torch is what the layer is to go to, and is not installed")
+    with pytest.raises(ValueError, match=f"torch cannot express {name}=0.25"):
+        interchange.to_torch(fastrnn.LSTM(6, 8, **{name: 0.25}, rng=0))
+
+
+@pytest.mark.parametrize("name", ["zoneout", "zoneout_cell"])
+def test_onnx_does_not_get_a_mean_that_it_cannot_express(name):
+    pytest.importorskip("onnx", reason="onnx is what the layer is to go to, and is not installed")
+    with pytest.raises(ValueError, match=f"ONNX cannot express {name}=0.25"):
+        interchange.to_onnx(fastrnn.LSTM(6, 8, **{name: 0.25}, rng=0))
+    interchange.to_onnx(fastrnn.LSTM(6, 8, **DROPOUTS, rng=0))
