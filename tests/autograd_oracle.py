@@ -9,8 +9,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-
 from fastrnn.noise import Noise
+
 from problems import as_pair, output_width, state_width
 
 
@@ -98,7 +98,8 @@ def run_row(torch, layer, params, x, start, reset, masks, noise):
                 if reset[t]:
                     state = [torch.zeros_like(s) for s in state]
                 new = STEPS[layer.cell](torch, layer, x[t], state, drawn.h, **weights)
-                state = [keep(t) * old + (1 - keep(t)) * s for keep, old, s in zip(drawn.keeps, state, new, strict=False)]
+                keeps = [keep(t) for keep in drawn.keeps]
+                state = [k * old + (1 - k) * s for k, old, s in zip(keeps, state, new, strict=False)]
                 y[t] = state[0]
             finals.append(state)
             outputs.append(torch.stack([y[t] for t in sorted(y)]) if y else x.new_zeros(0, state_width(layer)))

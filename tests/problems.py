@@ -27,7 +27,8 @@ def stand_in(cell, input_size=I, hidden_size=H, *, rng, dtype="float64", **optio
     """What the reference reads of a fastrnn layer: attributes and parameters."""
     layer = SimpleNamespace(
         cell=cell, input_size=input_size, hidden_size=hidden_size, num_layers=1, bias=True, batch_first=False,
-        dropout=0.0, weight_dropout=0.0, input_dropout=0.0, recurrent_dropout=0.0, zoneout=0.0, bidirectional=False, reverse=False, merge="concat", clip=None,
+        dropout=0.0, weight_dropout=0.0, input_dropout=0.0, recurrent_dropout=0.0, zoneout=0.0,
+        bidirectional=False, reverse=False, merge="concat", clip=None,
         dtype=np.dtype(dtype),
         **DEFAULTS[cell],
     )  # fmt: skip
@@ -146,7 +147,9 @@ NOISY = {
     "gru-before-all-noise": ("gru", {**ALL, **TWO, "reset_after": False}, ("noise", "lengths", "reset")),
     "lstm-all-noise": ("lstm", {**ALL, **TWO, "zoneout_cell": 0.3, "proj_size": 2}, ("noise", "lengths", "reset")),
     "lstm-general-all-noise": (
-        "lstm", {**ALL, "zoneout_cell": 0.3, "peephole": True, "coupled": True, "clip": 0.9}, ("noise", "reset"),
+        "lstm",
+        {**ALL, "zoneout_cell": 0.3, "peephole": True, "coupled": True, "clip": 0.9},
+        ("noise", "reset"),
     ),
 }
 

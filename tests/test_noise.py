@@ -249,7 +249,7 @@ def test_all_units_in_zoneout_keep_the_initial_state_in_training_and_in_inferenc
 def test_indices_cannot_be_dropped_in_part():
     layer = fastrnn.RNN(6, 8, input_dropout=0.5, rng=0)
     ids = np.zeros((3, 2), int)
-    with pytest.raises(ValueError, match="expected x in vectors for input_dropout = 0.5, got integer x"):
+    with pytest.raises(ValueError, match=r"expected x in vectors for input_dropout = 0\.5, got integer x"):
         layer.forward(ids)
     assert layer(ids)[0].shape == (3, 2, 8)
 

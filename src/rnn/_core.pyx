@@ -566,9 +566,9 @@ cdef class Scan:
 
     All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip and coupled; of
     the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y; where there is
-    noise, h_mask, and as rows keeps_h and keeps_c. Arrays are of the layer's dtype, and C-contiguous where they have no offsets. With `columns` (int64, n), ids are places among
-    those columns of W_ih, without the columns themselves: inference only. `c` holds the cell state: all steps (packed rows)
-    in training, else (B, H).
+    noise, h_mask, and as rows keeps_h and keeps_c. Arrays are of the layer's dtype, and C-contiguous where they have
+    no offsets. With `columns` (int64, n), ids are places among those columns of W_ih, without the columns themselves:
+    inference only. `c` holds the cell state: all steps (packed rows) in training, else (B, H).
     """
 
     cdef Sequence[float] f32

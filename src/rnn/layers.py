@@ -46,7 +46,7 @@ class RNN(Recurrent):
     merge: how two directions become one y: "concat" (as torch), "sum", "mul" or "ave" (as Keras).
     clip: pre-activations are held within +-clip, as ONNX's attribute says.
     dtype: float32 or float64, of parameters and all arrays.
-    rng: None, an int or a numpy Generator: initial values (torch's: uniform in +-1/sqrt(H)) and dropout.
+    rng: None, an int or a numpy Generator: initial values (torch's: uniform in +-1/sqrt(H)) and all that is dropped.
 
     Parameters (`params`, names and shapes of torch): weight_ih_l{k} (H, I or D*H), weight_hh_l{k} (H, H),
     bias_ih_l{k}, bias_hh_l{k} (H,); "_reverse" is appended for the second direction.

@@ -1,12 +1,12 @@
 """What a training pass draws at random: before any walk, so that threads and passes over a tape do not change it.
 
-    dropout                behind a layer, a mask for each step        N. Srivastava et al., JMLR 15 (2014)
-    weight_dropout         of W_hh, one mask for a call                L. Wan et al., ICML 2013 (DropConnect);
-                                                                       S. Merity et al., ICLR 2018 (AWD-LSTM)
-    input_dropout          of x(t), one mask for all steps             Y. Gal and Z. Ghahramani, NIPS 2016
-    recurrent_dropout      of h(t-1), one mask for all steps           the same
-    zoneout, zoneout_cell  which units of h, c stay as they were,      D. Krueger et al., ICLR 2017
-                           for each step
+dropout                behind a layer, a mask for each step        N. Srivastava et al., JMLR 15 (2014)
+weight_dropout         of W_hh, one mask for a call                L. Wan et al., ICML 2013 (DropConnect);
+                                                                   S. Merity et al., ICLR 2018 (AWD-LSTM)
+input_dropout          of x(t), one mask for all steps             Y. Gal and Z. Ghahramani, NIPS 2016
+recurrent_dropout      of h(t-1), one mask for all steps           the same
+zoneout, zoneout_cell  which units of h, c stay as they were,      D. Krueger et al., ICLR 2017
+                       for each step
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ class Noise(NamedTuple):
     h: np.ndarray | None = None  # (B, P)      onto h(t-1) where it enters a product
     keeps_h: np.ndarray | None = None  # (T, B, P)   uint8
     keeps_c: np.ndarray | None = None  # (T, B, H)   uint8
+
+
+NO_NOISE = Noise()
 
 
 def draw(layer: Any, k: int, T: int, B: int) -> list[Noise]:

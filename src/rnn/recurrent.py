@@ -21,7 +21,7 @@ from . import _core, threads
 from .checks import boolean, float_dtype, positive_float, positive_int, probability
 from .inputs import FEW_INDICES, Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
 from .module import Module, checked_array
-from .noise import Noise, draw, dropout_mask, masked
+from .noise import NO_NOISE, Noise, draw, dropout_mask, masked
 
 State = Any  # h (L*D, B, H), or (h, c) for an LSTM
 
@@ -273,7 +273,7 @@ class Recurrent(Module):
             last = k == self.num_layers - 1
             y = self._empty_output(batch, last)
             outputs = self._direction_views(y)
-            noise = draw(self, k, batch.T, batch.B) if training else [Noise()] * self._directions
+            noise = draw(self, k, batch.T, batch.B) if training else [NO_NOISE] * self._directions
             x = masked(x, noise[0].x)
             scans = self._forward_layer(batch, k, x, outputs, initial, final, training, noise)
             y = self._merge(y, outputs)
@@ -356,7 +356,7 @@ class Recurrent(Module):
 
     def _masked_weights(self, at: int, noise: Noise) -> tuple[np.ndarray | None, ...]:
         ih, hh, *others = self._weights[at]
-        return ih, masked(hh, noise.weight_hh), *others
+        return ih, hh if hh is None else masked(hh, noise.weight_hh), *others
 
     def _backward_layer(self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
         """BPTT through layer k: adds into the gradients, writes those of the initial states, returns dx."""
@@ -454,7 +454,8 @@ class Recurrent(Module):
 def _walk_gradients(gradients: Any, index: int, columns: np.ndarray | None, masks_hh: bool) -> tuple[Any, ...]:
     """Where a walk adds: the first into the gradients themselves, the others into arrays that are added in turn.
 
-    So does the first where the gradient of W_hh is yet to be masked. With one-hot input, that of W_ih (G*H, I) is for every walk a table (n, G*H) of the columns that it needs.
+    So does the first where the gradient of W_hh is yet to be masked. With one-hot input, that of W_ih (G*H, I) is for
+    every walk a table (n, G*H) of the columns that it needs.
     """
     ih, *others = gradients
     if index > 0:

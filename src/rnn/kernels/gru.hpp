@@ -200,7 +200,8 @@ template <class T, bool General> struct GruResetBefore {
           const long b = t.row + row, unit = t.unit + v * L;
           const int lanes = t.lanes_of(v);
           const GruTape<T, General> k(q.tape_at(s, b) + unit, H, lanes);
-          const Vec<T> drh = t.get(row, 0, v) * h_mask(q, b, unit, lanes), h_before = load(q.h_before(s, b) + unit, lanes);
+          const Vec<T> drh = t.get(row, 0, v) * h_mask(q, b, unit, lanes);  // of r h(t-1) with h(t-1) as it is
+          const Vec<T> h_before = load(q.h_before(s, b) + unit, lanes);
           store(q.dgates_at(s, b) + unit, drh * h_before * k.slope_r, lanes);
           T* dh = q.dh + b * H + unit;
           store(dh, load<T>(dh, lanes) + drh * k.r, lanes);

@@ -1,8 +1,8 @@
 // Dropout of the state and zoneout, around the step of any cell.
 //
 //   recurrent dropout   a product sees  m h(t-1)  in place of h(t-1); m (B, P) is the same at all steps
-//   zoneout             h(t) = k h(t-1) + (1 - k) h~(t), h~ what the cell computes; k is 1 or 0, or in inference their mean
-//                       c(t) alike; h~(t) sees c~(t)
+//   zoneout             h(t) = k h(t-1) + (1 - k) h~(t), h~ what the cell computes; k is 1 or 0, in inference their
+//                       mean; c(t) alike; h~(t) sees c~(t)
 //
 // A cell without either pays for one question a step and, in the backward sweep, one a row.
 #pragma once
@@ -27,7 +27,8 @@ template <class T, class Cell> void forward_step(const Sequence<T>& q, long s) {
   const long n = q.active(s);
   for (long b = 0; b < n; ++b) {
     if (q.h_mask) times(q.P, q.h_before(s, b), q.h_mask + b * q.P, q.h_masked + b * q.P);
-    if (q.zoneout_c.p > 0) __builtin_memcpy(q.c_saved + b * q.H, q.c_before(s, b), q.H * sizeof(T));  // c may be in place
+    if (q.zoneout_c.p > 0)  // c may be in place
+      __builtin_memcpy(q.c_saved + b * q.H, q.c_before(s, b), q.H * sizeof(T));
   }
   Cell::forward(q, s);
   for (long b = 0; b < n; ++b) {

@@ -174,7 +174,8 @@ template <class T> void times(long n, const T* a, const T* m, T* out) {
 
 // h(s-1) for each s, as the products saw it; with a reset mask any row may be zero, so they are copied
 template <class T> const T* gather_h_before(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
-  if (!q.reset.base && !q.h_mask) return gather(q, s0, s1, q.P, [&](long s, long b) { return q.h_before(s, b); }, scratch, ld);
+  if (!q.reset.base && !q.h_mask)
+    return gather(q, s0, s1, q.P, [&](long s, long b) { return q.h_before(s, b); }, scratch, ld);
   *ld = q.P;
   T* to = scratch;
   for (long s = s0; s < s1; ++s)

@@ -2,6 +2,7 @@
 //
 //   Vec<T>            kLanes<T> values of T; + - * / compare lane by lane
 //   load, store       whole vectors, unaligned; with a count of lanes, the first of them (the rest reads as zero)
+//   load_bytes        bytes as values of T
 //   splat             one value in every lane
 //   select(m, a, b)   lane by lane, m ? a : b
 //   shuffle(a, b, at)  lane l is lane at[l] of a and b laid end to end
@@ -50,13 +51,17 @@ template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v, int lanes) {
   for (int i = 0; i < lanes; ++i) p[i] = v[i];
 }
 
-// Bytes as numbers
+// Bytes as numbers; one doubling of the width at a time, which the compiler has instructions for
 template <class T> FASTRNN_INLINE Vec<T> load_bytes(const uint8_t* p, int lanes) {
   typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
+  typedef uint16_t Halves __attribute__((vector_size(2 * kLanes<T>)));
+  typedef int32_t Words __attribute__((vector_size(4 * kLanes<T>)));
   Bytes bytes{};
   if (__builtin_expect(lanes == kLanes<T>, 1)) __builtin_memcpy(&bytes, p, sizeof bytes);
   else __builtin_memcpy(&bytes, p, lanes);
-  return __builtin_convertvector(bytes, Vec<T>);
+  const Halves halves = __builtin_convertvector(bytes, Halves);
+  const Words words = __builtin_convertvector(halves, Words);
+  return __builtin_convertvector(words, Vec<T>);
 }
 
 // x - 0 is x for every x, also -0: the compiler drops the subtraction and broadcasts.

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..noise import Noise
+from ..noise import NO_NOISE, Noise
 from .activations import Activation, Spec
 from .steps import Steps, bias_gradient, input_gradients, input_product, masked, unzoned, weight_gradient, zoned
 
@@ -56,7 +56,7 @@ def gru_forward(
     clip: float | None = None,
     reset: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
-    noise: Noise = Noise(),  # noqa: B008
+    noise: Noise = NO_NOISE,
 ) -> tuple[np.ndarray, np.ndarray, GRUTape]:
     """One layer and one direction: x (T, B, I), h0 (B, H) -> y (T, B, H), h_n (B, H), tape.
 

@@ -12,8 +12,8 @@ The activations f, g, h are sigmoid, tanh, tanh unless told otherwise; in the co
 projection (Sak et al. 2014) is weight_hr (P, H).  The rows of weight_ih (4H, I), weight_hh (4H, P), bias_ih and bias_hh
 (4H,) are those of i, f, g, o in turn; P = H without projection.
 
-In training there may be noise (see `fastrnn.noise`): masks onto the W_h. and onto the h that they multiply; and zoneout,
-by which a unit of c or of h may stay as it was.  h(t) and p_o see the c(t) of the equation above, whether it is kept or not.
+In training there may be noise (see `fastrnn.noise`): masks onto the W_h. and onto the h that they multiply; and
+zoneout, by which a unit of c or of h may stay as it was.  h(t) and p_o see the new c(t) even where it is not kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..noise import Noise
+from ..noise import NO_NOISE, Noise
 from .activations import Activation, Spec
 from .steps import Steps, bias_gradient, input_gradients, input_product, masked, unzoned, weight_gradient, zoned
 
@@ -64,7 +64,7 @@ def lstm_forward(
     clip: float | None = None,
     reset: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
-    noise: Noise = Noise(),  # noqa: B008
+    noise: Noise = NO_NOISE,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, LSTMTape]:
     """One layer and one direction: x (T, B, I), h0 (B, P), c0 (B, H) -> y (T, B, P), h_n (B, P), c_n (B, H), tape.
 

@@ -95,7 +95,9 @@ def forward(
             weights = {name: layer.params[full] for name, full in names.items()}
             resets = None if reset is None else turned(reset)
             before = (s[row] for s in initial)
-            y, *last, tape = run(turned(x), *before, **weights, **keywords, lengths=lengths, reset=resets, noise=_turned(drawn, turned))
+            y, *last, tape = run(
+                turned(x), *before, **weights, **keywords, lengths=lengths, reset=resets, noise=_turned(drawn, turned)
+            )
             for s, value in zip(final, last, strict=True):
                 s[row] = value
             tapes[k].append(tape)

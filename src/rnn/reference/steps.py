@@ -51,7 +51,7 @@ class Steps(NamedTuple):
 
 
 def zoned(keeps: np.ndarray | None, t: int, new: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """Zoneout (Krueger et al. 2017): old where keeps (T, B, H) is 1 at step t, new where it is 0, their mean between."""
+    """Zoneout (Krueger et al. 2017): old where keeps (T, B, H) is 1 at step t, new where it is 0."""
     return new if keeps is None else keeps[t] * old + (1 - keeps[t]) * new
 
 
