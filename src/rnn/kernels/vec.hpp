@@ -17,10 +17,16 @@ template <class T> struct VecOf;
 template <> struct VecOf<float> {
   typedef float type __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
   typedef int32_t bits __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+  typedef uint8_t bytes __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 4)));
+  typedef uint16_t halves __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 2)));
+  typedef int32_t words __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
 };
 template <> struct VecOf<double> {
   typedef double type __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
   typedef int64_t bits __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+  typedef uint8_t bytes __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 8)));
+  typedef uint16_t halves __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 4)));
+  typedef int32_t words __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 2)));
 };
 
 template <class T> using Vec = typename VecOf<T>::type;
@@ -53,14 +59,11 @@ template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v, int lanes) {
 
 // Bytes as numbers; one doubling of the width at a time, which the compiler has instructions for
 template <class T> FASTRNN_INLINE Vec<T> load_bytes(const uint8_t* p, int lanes) {
-  typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
-  typedef uint16_t Halves __attribute__((vector_size(2 * kLanes<T>)));
-  typedef int32_t Words __attribute__((vector_size(4 * kLanes<T>)));
-  Bytes bytes{};
+  typename VecOf<T>::bytes bytes{};
   if (__builtin_expect(lanes == kLanes<T>, 1)) __builtin_memcpy(&bytes, p, sizeof bytes);
   else __builtin_memcpy(&bytes, p, lanes);
-  const Halves halves = __builtin_convertvector(bytes, Halves);
-  const Words words = __builtin_convertvector(halves, Words);
+  const auto halves = __builtin_convertvector(bytes, typename VecOf<T>::halves);
+  const auto words = __builtin_convertvector(halves, typename VecOf<T>::words);
   return __builtin_convertvector(words, Vec<T>);
 }
 
