@@ -81,7 +81,7 @@ def header(**changes):
         (header(cell="mlp"), "rnn, gru, lstm, got 'mlp'"),
         (header(cell=["rnn"]), "rnn, gru, lstm, got"),
         (header(options={"input_size": 3}), "hidden_size"),
-        (header(options={"input_size": 3, "hidden_size": 4, "zoneout": 0.1}), "zoneout"),
+        (header(options={"input_size": 3, "hidden_size": 4, "attention": 0.1}), "attention"),
         (header(options={"input_size": 3, "hidden_size": 4, "rng": 1}), "rng"),
         (header(options={"input_size": 3, "hidden_size": -4}), "hidden_size >= 1, got -4"),
         (header(options={"input_size": 3, "hidden_size": 5}), "weight_ih_l0 of shape"),
