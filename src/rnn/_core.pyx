@@ -1,12 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 # cython: freethreading_compatible=True
-"""The loops over time steps, and the BLAS calls around them.
+"""The loops over time steps, and the products around them.
 
     recurrent.py   checks every argument, then makes one Scan for each layer and direction of a call
       Scan         one layer, one direction, one batch: addresses of its arrays, and its two passes
         run_forward     for s in steps:            cell.forward(s)        [x . W_ih in advance for few rows]
         run_backward    for s in reversed steps:   cell.backward(s)
-                        after each chunk of steps: weight gradients and dx, by BLAS
+                        after each chunk of steps: weight gradients and dx
           kernels/      what happens inside one step, for each cell and instruction set
 
 (A) A cell is data to the loops: a row of function pointers and counts (kernels/table.hpp). No cell is named here.
@@ -96,9 +96,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T *b_hh
         T *hr
     const T* gather_x[T](const Sequence[T]&, long, long, T*, int64_t*)
-    const T* gather_h_before[T](const Sequence[T]&, long, long, T*, int64_t*)
-    T* dx_rows[T](const Sequence[T]&, long, long, T*, int64_t*)
-    void scatter_dx[T](const Sequence[T]&, long, long, const T*, const T*)
+    void list_rows[T](const Sequence[T]&, long, long, long, const T**, const T**, const T**, T**)
 
     cppclass GradientBlock:
         int weight, source, gate, gates, column, tape_column
@@ -106,6 +104,12 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         IH "fastrnn::GradientBlock::kIH"
         SOURCE_X "fastrnn::GradientBlock::kX"
         SOURCE_H "fastrnn::GradientBlock::kH"
+        SOURCE_TAPE "fastrnn::GradientBlock::kTape"
+    cppclass InputColumns[T]:
+        long K[2]
+        long column[2]
+        long row[2]
+    long GRADIENT_PANEL "fastrnn::kGradientPanel"
     cppclass CellKernels[T]:
         int gates, tape_width, dgates_width, rows_per_tile, n_blocks
         cbool has_c
@@ -116,6 +120,9 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         void (*backward)(const Sequence[T]&, long)
     cppclass Kernels[T]:
         const CellKernels[T]* cell(int)
+        void (*weight_gradient)(long, long, long, const T*, long, const T* const*, T*, T*)
+        long (*pack_input_gradient)(InputColumns[T]&, long, const T*, T*)
+        void (*input_gradient)(long, long, const InputColumns[T]&, const T*, long, const T*, T* const*)
         double (*softmax_cross_entropy)(long, long, const T*, const int64_t*, T, T*)
         void (*sgd)(long, T, T, T, T, T, cbool, const T*, T*, T*)
         void (*adam)(long, T, T, T, T, T, T, T, T, const T*, T*, T*, T*)
@@ -357,29 +364,45 @@ cdef int run_forward(
 # ---------------------------------------------------------------- backward
 
 cdef struct BackwardMemory:
-    # scratch of one backward pass, each (rows of a chunk, ...)
-    void *x       # I: x gathered
-    void *h       # P: h(t-1) gathered
-    void *dx      # I: dx before it is scattered
-    void *sums    # dgates_width: sums of dgates over all rows
+    # of one backward pass
+    void *x        # addresses of the rows of a chunk: of x,
+    void *h        # of h(t-1),
+    void *tape     # of the column of the tape that is a source of gradients,
+    void *dx       # and of dx
+    void *panel    # scratch of weight_gradient
+    void *panels   # W_ih packed for dx
+    void *sums     # (dgates_width,): sums of dgates over all rows
 
 
 cdef void lay_out_backward(
-        Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t rows,
-        BackwardMemory* m) noexcept nogil:
-    cdef real* zeros = arena.take(max(q.H, q.P))
+        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Arena[real]* arena, int64_t rows,
+        InputColumns[real]* c, BackwardMemory* m) noexcept nogil:
+    cdef int64_t pointers = rows * (sizeof(void*) // sizeof(real)), n_zeros = max(q.I, max(q.H, q.P))
+    cdef real* zeros = arena.take(n_zeros)
     q.zeros = zeros
     q.dgates = arena.take((rows + q.B) * q.dgates_width)
     if q.weights.hr != NULL:
         q.dprojected = arena.take(rows * q.P)
-    m.x = arena.take(rows * q.I) if q.ids.base == NULL else NULL
-    m.h = arena.take(rows * q.P)
-    m.dx = arena.take(rows * q.I) if q.dx.base != NULL else NULL
+    m.x, m.h, m.tape, m.dx = arena.take(pointers), arena.take(pointers), arena.take(pointers), arena.take(pointers)
+    m.panel = arena.take(GRADIENT_PANEL)
+    m.panels = arena.take(k.pack_input_gradient(c[0], q.I, NULL, NULL)) if q.dx.base != NULL else NULL
     m.sums = arena.take(q.dgates_width)
     if arena.block != NULL:
-        memset(zeros, 0, max(q.H, q.P) * sizeof(real))
+        memset(zeros, 0, n_zeros * sizeof(real))
         memset(m.sums, 0, q.dgates_width * sizeof(real))
+        if q.dx.base != NULL:
+            k.pack_input_gradient(c[0], q.I, q.weights.ih, <real*>m.panels)
     cell.pack_backward(q[0], arena[0])
+
+
+cdef void set_input_columns(const CellKernels[real]* cell, int64_t H, InputColumns[real]* c) noexcept nogil:
+    """Which columns of dgates reach x, from the cell's gradient blocks."""
+    cdef int i, n = 0
+    memset(c, 0, sizeof(InputColumns[real]))
+    for i in range(cell.n_blocks):
+        if cell.blocks[i].source == SOURCE_X:
+            c.K[n], c.column[n], c.row[n] = cell.blocks[i].gates * H, cell.blocks[i].column * H, cell.blocks[i].gate * H
+            n += 1
 
 
 cdef int run_backward(
@@ -388,15 +411,17 @@ cdef int run_backward(
     """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written."""
     cdef Arena[real] arena
     cdef BackwardMemory m
+    cdef InputColumns[real] c
     cdef int64_t width = q.dgates_width
     cdef int64_t rows = min(q.start[q.steps], max(q.B, GRADIENT_CHUNK // (width * <int64_t>sizeof(real))))
     cdef long s, s0, s1 = q.steps
     arena.block = NULL
     arena.used = 0
-    lay_out_backward(q, cell, &arena, rows, &m)
+    set_input_columns(cell, q.H, &c)
+    lay_out_backward(q, cell, k, &arena, rows, &c, &m)
     if allocate(&arena):
         return -1
-    lay_out_backward(q, cell, &arena, rows, &m)
+    lay_out_backward(q, cell, k, &arena, rows, &c, &m)
 
     while s1 > 0:
         s0 = chunk_start(q, s1, rows)
@@ -405,7 +430,7 @@ cdef int run_backward(
         q.dgates_from = s0
         for s in range(s1 - 1, s0 - 1, -1):
             cell.backward(q[0], s)
-        chunk_gradients(q, cell, k, g, &m, s0, s1)
+        chunk_gradients(q, cell, k, g, &c, &m, s0, s1)
         s1 = s0
     cell.backward(q[0], -1)
     add_biases(q, cell, g, &m)
@@ -415,47 +440,36 @@ cdef int run_backward(
 
 cdef void chunk_gradients(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Gradients[real]* g,
-        BackwardMemory* m, long s0, long s1) noexcept nogil:
+        const InputColumns[real]* c, BackwardMemory* m, long s0, long s1) noexcept nogil:
     """Weight gradients and dx of steps [s0, s1):  dW += dgates^T . source  and  dx = dgates . W_ih"""
-    cdef int64_t rows = q.start[s1] - q.start[s0], width = q.dgates_width, H = q.H, ldx = 0, ldh = 0, lddx = 0, n
-    cdef const real* x = NULL
-    cdef const real* h
-    cdef real* dx = NULL
+    cdef int64_t rows = q.start[s1] - q.start[s0], width = q.dgates_width, H = q.H, n
+    cdef real* panel = <real*>m.panel
     cdef real* d
+    cdef long tape_column = q.tape_width - H  # W_hr saw the unprojected h, the last H columns of the tape
     cdef GradientBlock block
     cdef int i
-    cdef bint first = True
     if rows == 0:
         return
-    if q.ids.base == NULL:
-        x = gather_x(q[0], s0, s1, <real*>m.x, &ldx)
-    if q.dx.base != NULL:
-        dx = dx_rows(q[0], s0, s1, <real*>m.dx, &lddx)
-    h = gather_h_before(q[0], s0, s1, <real*>m.h, &ldh)
+    for i in range(cell.n_blocks):
+        if cell.blocks[i].source == SOURCE_TAPE:
+            tape_column = cell.blocks[i].tape_column * H
+    list_rows(q[0], s0, s1, tape_column, <const real**>m.x, <const real**>m.h, <const real**>m.tape, <real**>m.dx)
     k.sum_rows(rows, width, q.dgates, width, <real*>m.sums)
     for i in range(cell.n_blocks):
         block = cell.blocks[i]
-        n = block.gates * H
-        d = q.dgates + block.column * H
-        if block.source == SOURCE_X:
-            if x == NULL:
-                add_to_table(q, cell, g.ih + block.gate * H, d, n, s0, s1)
-            else:
-                gemm(True, False, n, q.I, rows, d, width, x, ldx, <real>1, g.ih + block.gate * H * q.I, q.I)
-            if dx != NULL:
-                gemm(False, False, rows, q.I, n, d, width, q.weights.ih + block.gate * H * q.I, q.I,
-                     <real>(0 if first else 1), dx, lddx)
-            first = False
+        n, d = block.gates * H, q.dgates + block.column * H
+        if block.source == SOURCE_X and q.ids.base != NULL:
+            add_to_table(q, cell, g.ih + block.gate * H, d, n, s0, s1)
+        elif block.source == SOURCE_X:
+            k.weight_gradient(rows, n, q.I, d, width, <const real* const*>m.x, panel, g.ih + block.gate * H * q.I)
         elif block.source == SOURCE_H:
-            gemm(True, False, n, q.P, rows, d, width, h, ldh, <real>1, g.hh + block.gate * H * q.P, q.P)
+            k.weight_gradient(rows, n, q.P, d, width, <const real* const*>m.h, panel, g.hh + block.gate * H * q.P)
         else:
-            gemm(True, False, n, q.P, rows, d, width, q.tape_at(s0, 0) + block.tape_column * H, q.tape_width,
-                 <real>1, g.hh + block.gate * H * q.P, q.P)
-    if q.weights.hr != NULL:  # W_hr saw the unprojected h, the last H columns of the tape
-        gemm(True, False, q.P, H, rows, q.dprojected, q.P, q.tape_at(s0, 0) + q.tape_width - H, q.tape_width,
-             <real>1, g.hr, H)
-    if dx != NULL:
-        scatter_dx(q[0], s0, s1, dx, <real*>m.dx)
+            k.weight_gradient(rows, n, q.P, d, width, <const real* const*>m.tape, panel, g.hh + block.gate * H * q.P)
+    if q.weights.hr != NULL:
+        k.weight_gradient(rows, q.P, H, q.dprojected, q.P, <const real* const*>m.tape, panel, g.hr)
+    if q.dx.base != NULL:
+        k.input_gradient(rows, q.I, c[0], q.dgates, width, q.zeros, <real* const*>m.dx)
 
 
 cdef void add_to_table(

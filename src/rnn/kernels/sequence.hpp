@@ -133,32 +133,21 @@ const T* gather(const Sequence<T>& q, long s0, long s1, long width, Row row, T* 
   return scratch;
 }
 
-// The other way: where BLAS is to write the rows of dx, and the copy home if that is scratch.
-template <class T> T* dx_rows(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
-  const auto row = [&](long s, long b) { return q.dx.at(s, b); };
-  if (q.active(s0) > 0 && uniform(q, s0, s1, q.I, row, ld)) return row(s0, 0);
-  *ld = q.I;
-  return scratch;
-}
-
-template <class T> void scatter_dx(const Sequence<T>& q, long s0, long s1, const T* from, const T* scratch) {
-  if (from != scratch) return;
-  for (long s = s0; s < s1; ++s)
-    for (long b = 0; b < q.active(s); ++b, from += q.I) __builtin_memcpy(q.dx.at(s, b), from, q.I * sizeof(T));
-}
-
 template <class T> const T* gather_x(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
   return gather(q, s0, s1, q.I, [&](long s, long b) { return q.x.at(s, b); }, scratch, ld);
 }
 
-// h(s-1) for each s; with a reset mask any row may be zero, so they are copied
-template <class T> const T* gather_h_before(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
-  if (!q.reset.base) return gather(q, s0, s1, q.P, [&](long s, long b) { return q.h_before(s, b); }, scratch, ld);
-  *ld = q.P;
-  T* to = scratch;
+// Addresses of the rows of steps [s0, s1), in packed order; null where q has none.  `from_tape` is a column of the tape.
+template <class T>
+void list_rows(const Sequence<T>& q, long s0, long s1, long from_tape, const T** x, const T** h_before, const T** tape,
+               T** dx) {
   for (long s = s0; s < s1; ++s)
-    for (long b = 0; b < q.active(s); ++b, to += q.P) __builtin_memcpy(to, q.h_before(s, b), q.P * sizeof(T));
-  return scratch;
+    for (long b = 0; b < q.active(s); ++b) {
+      if (q.x.base) *x++ = q.x.at(s, b);
+      *h_before++ = q.h_before(s, b);
+      if (q.tape_width) *tape++ = q.tape_at(s, b) + from_tape;
+      if (q.dx.base) *dx++ = q.dx.at(s, b);
+    }
 }
 
 // Hands out parts of one block of memory; with a null block it only counts what is needed.
