@@ -57,7 +57,7 @@ template <class T, bool General> struct Gru {
       preactivations<T, Gru>(q, s, t, wanted);
       // The gates of all rows, then the candidates of all rows: n waits for r, so a row by itself would wait too.
       for (int row = 0; row < t.rows; ++row) {
-        Vec<T> slope_r, slope_z;
+        Vec<T> slope_r{}, slope_z{};
         const Vec<T> hn = t.get(row, 2, 0);
         const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 0, 0), &slope_r);
         const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_z);
@@ -70,7 +70,7 @@ template <class T, bool General> struct Gru {
       }
       for (int row = 0; row < t.rows; ++row) {
         const long b = t.row + row;
-        Vec<T> slope_n;
+        Vec<T> slope_n{};
         const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(row, 3, 0), &slope_n);
         const Vec<T> h_before = load(q.h_before(s, b) + t.unit, t.lanes);
         store(q.y.at(s, b) + t.unit, n + t.get(row, 1, 0) * (h_before - n), t.lanes);
@@ -130,7 +130,7 @@ template <class T, bool General> struct GruResetBefore {
       preactivations<T, GruResetBefore>(q, s, t, wanted);
       for (int row = 0; row < t.rows; ++row) {
         const long b = t.row + row;
-        Vec<T> slope_r, slope_z;
+        Vec<T> slope_r{}, slope_z{};
         const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 0, 0), &slope_r);
         const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_z);
         const Vec<T> h_before = load(q.h_before(s, b) + t.unit, t.lanes);
@@ -153,7 +153,7 @@ template <class T, bool General> struct GruResetBefore {
           const long b = t.row + row, unit = t.unit + v * L;
           const int lanes = t.lanes_of(v);
           T* tape = q.tape_at(s, b) + unit;
-          Vec<T> slope_n;
+          Vec<T> slope_n{};
           const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(row, 0, v), &slope_n);
           const Vec<T> z = load<T>(tape + H, lanes), h_before = load(q.h_before(s, b) + unit, lanes);
           store(q.y.at(s, b) + unit, n + z * (h_before - n), lanes);
