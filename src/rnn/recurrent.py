@@ -11,13 +11,16 @@ between layers, the directions are merged and dropout is applied.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 
 from . import _core, threads
+from .checkpoint import Checkpoint
 from .checks import boolean, float_dtype, positive_float, positive_int, probability
 from .inputs import Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
 from .module import Module, checked_array
@@ -63,12 +66,20 @@ class Tape:
             found["c"] = np.zeros(shape, self.layer.dtype)
         for walk, scan in zip(walks, scans, strict=True):
             steps, rows = walk.where(backwards)
-            kept = scan.tape.reshape(len(steps), -1) if len(steps) else np.empty((0, len(columns) * H))
-            for column, name in enumerate(columns):
-                found[name][steps, rows] = kept[:, column * H : (column + 1) * H]
-            if "c" in found:
-                found["c"][steps, rows] = scan.c
+            for packed, kept, c in pieces(walk, scan):
+                at = steps[packed], rows[packed]
+                for column, name in enumerate(columns):
+                    found[name][at] = kept[:, column * H : (column + 1) * H]
+                if c is not None:
+                    found["c"][at] = c
         return {name: found[name] for name in ("r", "z", "n", "i", "f", "g", "o", "c") if name in found}
+
+
+def pieces(walk: Walk, scan: Any) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
+    """(packed rows, their tape, their c) of a scan: all at once, or where there are segments, one after the other."""
+    begin = (0, walk.T) if scan.begin is None else scan.begin
+    for i, (first, end) in enumerate(pairwise(walk.start[np.array(begin)])):
+        yield slice(first, end), *scan.replayed(i)
 
 
 class Recurrent(Module):
@@ -193,7 +204,7 @@ class Recurrent(Module):
             if done is not None:
                 return done
         batch = checked_batch(self, x, lengths, reset)
-        y, final, _ = self._run(batch, state, training=False)
+        y, final, _ = self._run(batch, state)
         return y, final
 
     def _short_call(self, x: Any, state: State) -> tuple[np.ndarray, State] | None:
@@ -224,7 +235,14 @@ class Recurrent(Module):
         return y, (h, c) if is_lstm else h
 
     def forward(
-        self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None
+        self,
+        x: Any,
+        state: State = None,
+        *,
+        lengths: Any = None,
+        reset: Any = None,
+        checkpoint: int | str | None = None,
+        memory_limit: int | None = None,
     ) -> tuple[Any, State, Tape]:
         """Training: (y, state, tape), the tape for `backward`.
 
@@ -235,13 +253,17 @@ class Recurrent(Module):
         direction starts at them.
         reset: bool, x's shape without I: where True, the state is zeroed before that step, in the order in which a
         direction walks: of two directions, the second then still hands x(t) on to step t-1.
+        checkpoint: None keeps the tape of every step; a number of segments, or "auto", only states at their borders,
+        and `backward` runs forward again, a segment at a time: the same gradients to the bit, in a part of the memory.
+        memory_limit: bytes for the tape, in place of a number of segments: as few of them as keep it below, none if
+        all of it fits. Neither counts x, y, dx, and between layers y and the mask of dropout.
 
         Returns y (T, B, D*H), laid out as x is and read-only, since the tape refers to it (so does the tape to x:
         leave it unchanged until `backward`), and the final state at the true end of each sequence.
         Raises TypeError for a wrong dtype and ValueError for a wrong shape or value.
         """
         batch = checked_batch(self, x, lengths, reset)
-        y, final, tape = self._run(batch, state, training=True)
+        y, final, tape = self._run(batch, state, Checkpoint.checked(checkpoint, memory_limit))
         y.flags.writeable = False
         return y, final, tape
 
@@ -267,7 +289,9 @@ class Recurrent(Module):
             dy = self._backward_layer(tape, k, dy, final, initial)
         return None if dy is None else self._user_layout(dy, batch), self._user_state(initial, batch)
 
-    def _run(self, batch: Batch, state: State, training: bool) -> tuple[np.ndarray, State, Tape]:
+    def _run(self, batch: Batch, state: State, keep: Checkpoint | None = None) -> tuple[np.ndarray, State, Tape]:
+        """All layers; for training, where `keep` says what is kept."""
+        training = keep is not None
         initial = checked_state(self, state, batch.B, batch.unbatched)
         final = tuple(np.empty_like(array) for array in initial)
         tape = Tape(self, batch)
@@ -276,7 +300,7 @@ class Recurrent(Module):
             last = k == self.num_layers - 1
             y = self._empty_output(batch, last)
             outputs = self._direction_views(y)
-            scans = self._forward_layer(batch, k, x, outputs, initial, final, training)
+            scans = self._forward_layer(batch, k, x, outputs, initial, final, keep)
             y = self._merge(y, outputs)
             mask = self._dropout_mask(y) if training and not last else None
             if training:
@@ -290,26 +314,31 @@ class Recurrent(Module):
         return y, self._user_state(final, batch), tape
 
     def _forward_layer(
-        self, batch: Batch, k: int, x: np.ndarray, outputs: list[np.ndarray], initial: Any, final: Any, training: bool
+        self,
+        batch: Batch,
+        k: int,
+        x: np.ndarray,
+        outputs: list[np.ndarray],
+        initial: Any,
+        final: Any,
+        keep: Checkpoint | None,
     ) -> list[Any]:
         """All directions and walks of layer k: writes the outputs and the final states; returns the scans."""
-        scans = [
-            self._scan(batch, walk, k, d, x, y, initial, training)
-            for d, y in enumerate(outputs)
-            for walk in batch.walks
-        ]
+        scans = [self._scan(batch, walk, k, d, x, y, initial) for d, y in enumerate(outputs) for walk in batch.walks]
+        if keep is not None:
+            for scan in scans:
+                scan.keep(keep.segments(scan, len(scans) * self.num_layers))
         threads.run([scan.forward for scan in scans])
         for d, y in enumerate(outputs):
             at = k * self._directions + d
             final[0][at] = batch.last(y, initial[0][at], self._backwards(d))
             for scan, walk in zip(scans[d * len(batch.walks) :], batch.walks, strict=False):
                 if len(final) == 2:
-                    walk.put(walk.final_cell_state(scan.c, scan.c0) if training else scan.c, final[1][at])
+                    c = scan.c if scan.tape is None else walk.final_cell_state(scan.c, scan.c0)
+                    walk.put(c, final[1][at])
         return scans
 
-    def _scan(
-        self, batch: Batch, walk: Walk, k: int, d: int, x: np.ndarray, y: np.ndarray, initial: Any, training: bool
-    ) -> Any:
+    def _scan(self, batch: Batch, walk: Walk, k: int, d: int, x: np.ndarray, y: np.ndarray, initial: Any) -> Any:
         """One walk through layer k in one direction."""
         backwards = self._backwards(d)
         rows = walk.rows(x, backwards)
@@ -318,7 +347,6 @@ class Recurrent(Module):
         return _core.Scan(
             self._kernel_index,
             self._is_double,
-            training,
             self._weights[at],
             self._options,
             sizes=(walk.T, walk.n),
