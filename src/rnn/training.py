@@ -1,7 +1,7 @@
 """Training of a recurrent layer and its head on one long text: truncated back-propagation through time.
 
 The text is cut into B streams of equal length that are read side by side, T characters a step.  The state at the end of
-one step is the start of the next; gradients stop there.
+one step is the start of the next; gradients stop there.  `tbptt` is the loop for networks of one's own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from .linear import Linear
 from .losses import softmax_cross_entropy
 from .optim import Adam, clip_grad_norm
+from .truncated import tbptt as tbptt
 
 MAX_NORM = 1.0  # of the gradient
 EVALUATIONS = 10  # of the held-out text, spread over the training
