@@ -108,7 +108,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         SOURCE_H "fastrnn::GradientBlock::kH"
     cppclass CellKernels[T]:
         int gates, tape_width, dgates_width, rows_per_tile, n_blocks
-        GradientBlock blocks[4]
+        GradientBlock blocks[3]
         void (*pack_forward)(Sequence[T]&, Arena[T]&)
         void (*pack_backward)(Sequence[T]&, Arena[T]&)
         void (*forward)(const Sequence[T]&, long)

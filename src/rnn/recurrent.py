@@ -59,7 +59,7 @@ class Tape:
         if not scans:
             raise IndexError(f"expected a direction below {self.layer._directions}, got {direction}")
         H, backwards = self.layer.hidden_size, self.layer._backwards(direction)
-        columns = {"rnn": "", "gru": "nrz", "lstm": "ifgo"}[self.layer.cell]
+        columns = {"rnn": "", "gru": "rzn", "lstm": "ifgo"}[self.layer.cell]
         shape = (self.batch.T, self.batch.B, H)
         found = {name: np.zeros(shape, self.layer.dtype) for name in columns}
         if self.layer.cell == "lstm":

@@ -1,9 +1,13 @@
 // What the cells share: the products before the pointwise maths of a step, forward and backward, and their packing.
 //
-// A cell has G gates and A accumulators a unit.  Accumulators [0, G) take the input product, in the order
-// `kInputOrder` of torch's gates; accumulators [kStateFirst, kStateFirst + GS) take the product with h(t-1), in torch's
-// own order.  For the RNN and LSTM both are all gates.  The GRU's candidate keeps the two apart: its accumulators are
-// n, r, z, hn, so that the input product fills the first three and the state product the last three.
+// A cell has G gates, GS of which see h(t-1), in torch's order.  The two products of the first kShared gates are added
+// up; those of the others stay apart.  So a unit has A = GS + G - kShared accumulators, first those that h(t-1) goes to:
+//
+//                            G  GS  kShared    accumulators
+//   RNN                      1   1     1       a
+//   LSTM                     4   4     4       i f g o
+//   GRU                      3   3     2       r z hn nx      (the reset gate acts on hn alone)
+//   GRU, reset before        3   2     2       r z nx         (its hn is a second product)
 #pragma once
 
 #include "activations.hpp"
@@ -12,52 +16,56 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-template <int G> struct TorchOrder {
-  int gate[G];
-  constexpr TorchOrder() : gate() {
-    for (int g = 0; g < G; ++g) gate[g] = g;
+template <class Cell> constexpr int kAccumulatorsOf = Cell::GS + Cell::G - Cell::kShared;
+template <class Cell> constexpr int input_slot(int gate) {
+  return gate < Cell::kShared ? gate : Cell::GS + gate - Cell::kShared;
+}
+
+// acc = bias, and what of the input product there is already: made in advance, or to be picked from W_ih (one-hot x)
+template <class T, class Cell>
+FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t) {
+  for (int r = 0; r < t.rows; ++r) {
+    const long b = t.row + r;
+    for (int i = 0; i < t.ld(); i += kLanes<T>)
+      store(t.acc + r * t.ld() + i, load(q.bias + t.unit * kAccumulatorsOf<Cell> + i));
+    if (q.products) {
+      const long row = q.one_hot() ? *q.ids.at(s, b) : q.packed(s, b) - q.start[q.products_from];
+      const T* product = q.products + row * Cell::G * q.H + t.unit;
+      for (int g = 0; g < Cell::G; ++g)
+        for (int v = 0; v < t.vectors; ++v) {
+          T* to = t.at(r, input_slot<Cell>(g), v);
+          store(to, load<T>(to) + load(product + g * q.H + v * kLanes<T>, t.lanes_of(v)));
+        }
+    } else if (q.one_hot()) {
+      const T* column = q.weights.ih + *q.ids.at(s, b);
+      for (int g = 0; g < Cell::G; ++g)
+        for (int u = 0; u < t.units(); ++u) t.at(r, input_slot<Cell>(g), 0)[u] += column[(g * q.H + t.unit + u) * q.I];
+    }
   }
-};
-template <int G> constexpr TorchOrder<G> kTorchOrder{};
+}
 
 // acc = bias + W_ih x(t) + W_hh h(t-1) for the units and rows of a tile
 template <class T, class Cell>
-FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, Cell::A>& t) {
-  constexpr int G = Cell::G, GS = Cell::GS;
-  const long ld = t.ld();
-  const T* a[kMaxRows];
-  for (int r = 0; r < t.rows; ++r)
-    for (int i = 0; i < ld; i += kLanes<T>) store(t.acc + r * ld + i, load(q.bias + t.unit * Cell::A + i));
-  if (q.products)
-    for (int r = 0; r < t.rows; ++r) {
-      const long b = t.row + r;
-      const long row = q.one_hot() ? *q.ids.at(s, b) : q.packed(s, b) - q.start[q.products_from];
-      const T* product = q.products + row * G * q.H + t.unit;
-      for (int g = 0; g < G; ++g)
-        for (int v = 0; v < t.vectors; ++v) {
-          const T* p = product + Cell::kInputOrder[g] * q.H + v * kLanes<T>;
-          store(t.at(r, g, v), t.get(r, g, v) + load(p, t.lanes_of(v)));
-        }
-    }
-  else if (q.one_hot()) {
-    for (int r = 0; r < t.rows; ++r)
-      for (int g = 0; g < G; ++g)
-        for (int u = 0; u < t.units(); ++u)
-          t.at(r, g, 0)[u] += q.weights.ih[(Cell::kInputOrder[g] * q.H + t.unit + u) * q.I + *q.ids.at(s, t.row + r)];
-  } else {
-    for (int r = 0; r < t.rows; ++r) a[r] = q.x.at(s, t.row + r);
-    if (q.packs)
-      multiply(t.rows, G * t.vectors, a, q.I, q.w_input + t.unit * G * q.I, t.acc, ld);
-    else
-      multiply_unpacked<T, G>(t.rows, t.units(), a, q.I, q.weights.ih + t.unit * q.I, Cell::kInputOrder, q.H, t.acc, ld,
-                              t.vectors * kLanes<T>);
+FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
+                                   Wanted<T>& wanted) {
+  constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
+  const bool has_x = !q.products && !q.one_hot(), starts = !has_x || !q.packs;
+  const T *x[kMaxRows], *h[kMaxRows];
+  for (int r = 0; r < t.rows; ++r) {
+    x[r] = has_x ? q.x.at(s, t.row + r) : nullptr;
+    h[r] = q.h_before(s, t.row + r);
   }
-  for (int r = 0; r < t.rows; ++r) a[r] = q.h_before(s, t.row + r);
+  if (starts) start_accumulators<T, Cell>(q, s, t);
   if (q.packs)
-    multiply(t.rows, GS * t.vectors, a, q.P, q.w_state + t.unit * GS * q.P, t.at(0, Cell::kStateFirst, 0), ld);
-  else
-    multiply_unpacked<T, GS>(t.rows, t.units(), a, q.P, q.weights.hh + t.unit * q.P, kTorchOrder<GS>.gate, q.H,
-                             t.at(0, Cell::kStateFirst, 0), ld, t.vectors * kLanes<T>);
+    return multiply<T, G, GS, Cell::kShared>(
+        t.rows, t.vectors, starts ? t.acc : q.bias + t.unit * A, starts ? t.ld() : 0,
+        {x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {h, q.P, q.w_state + t.unit * GS * q.P}, t.acc, t.ld(), wanted);
+  for (int r = 0; r < t.rows; ++r)
+    for (int v = 0; v < t.vectors; ++v) {
+      const long unit = t.unit + v * kLanes<T>;
+      multiply_unpacked<T, G, GS, Cell::kShared>(t.lanes_of(v), q.H, x[r], q.I, q.weights.ih + unit * q.I, h[r], q.P,
+                                                 q.weights.hh + unit * q.P, t.at(r, 0, v), t.vectors * kLanes<T>);
+    }
 }
 
 // Calls body(tile) with acc = dL/dh(s), for all rows that run at step s and all P units of h.  For s = -1: the gradient
@@ -80,15 +88,15 @@ FASTRNN_INLINE void sweep_state_gradient(const Sequence<T>& q, long s, Body body
   };
   sweep<T, 1, 1>(0, continuing, q.P, [&](const Tile<T, 1>& t) {
     const T* a[kMaxRows];
-    for (int r = 0; r < t.rows && s >= 0; ++r) {
-      if (q.dy.base) will_read(q.dy.at(s, t.row + r) + t.unit);
-      Cell::will_go_back(q, s, t.row + r, t.unit);
-    }
+    Wanted<T> wanted;
     for (int r = 0; r < t.rows; ++r) {
-      a[r] = q.dgates_at(s + 1, t.row + r) + Cell::kStateFirst * q.H;
-      set(t, r, Cell::kPassesThrough ? q.dh + (t.row + r) * q.P : nullptr);
+      const long b = t.row + r;
+      if (s >= 0 && q.dy.base) wanted.add(q.dy.at(s, b) + t.unit);
+      if (s >= 0) Cell::will_go_back(q, s, b, t.unit, wanted);
+      a[r] = q.dgates_at(s + 1, b);
+      set(t, r, Cell::kPassesThrough ? q.dh + b * q.P : nullptr);
     }
-    multiply(t.rows, t.vectors, a, Cell::GS * q.H, q.w_state + t.unit * Cell::GS * q.H, t.acc, t.ld());
+    multiply<T>(t.rows, t.vectors, {a, Cell::GS * q.H, q.w_state + t.unit * Cell::GS * q.H}, t.acc, t.ld(), wanted);
     for (int r = 0; r < t.rows; ++r) {
       if (q.is_reset(s + 1, t.row + r)) set(t, r, nullptr);
       add_dy(t, r);
@@ -114,29 +122,30 @@ template <class T, class Cell> FASTRNN_INLINE void initial_state_gradient(const 
   });
 }
 
-// Panels of W_ih and W_hh and, in the layout of the accumulators, the biases: `from_ih` and `from_hh` say which of
-// torch's gates each accumulator's bias comes from (-1: from none).
-template <class T, class Cell>
-void pack_products(Sequence<T>& q, Arena<T>& arena, const int (&from_ih)[Cell::A], const int (&from_hh)[Cell::A]) {
-  constexpr int G = Cell::G, GS = Cell::GS, A = Cell::A;
+// Panels of W_ih and W_hh and, in the layout of the accumulators, the biases: each gate's b_ih goes where its input
+// product goes, and b_hh where its state product goes, if it has one in this sweep.
+template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& arena) {
+  constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
   const Panels<T, G> panels{q.H};
   const Weights<T>& w = q.weights;
   T* bias = arena.take(A * panels.padded());
   T* input = q.products || q.one_hot() || !q.packs ? nullptr : arena.take(G * q.I * panels.padded());
   T* state = q.packs ? arena.take(GS * q.P * panels.padded()) : nullptr;
   if (!arena.block) return;
-  if (input) pack_rows<T, G>(w.ih, q.I, Cell::kInputOrder, q.H, q.I, input);
-  if (state) pack_rows<T, GS>(w.hh, q.P, kTorchOrder<GS>.gate, q.H, q.P, state);
+  if (input) pack_rows<T, G>(w.ih, q.I, q.H, q.I, input);
+  if (state) pack_rows<T, GS>(w.hh, q.P, q.H, q.P, state);
   q.w_input = input, q.w_state = state, q.bias = bias;
-  for (long p = 0; p < panels.count(); ++p)
-    for (int g = 0; g < A; ++g)
-      for (int u = 0; u < panels.vectors(p) * kLanes<T>; ++u, ++bias) {
-        const long unit = p * panels.kUnits + u;
-        *bias = T(0);
-        if (unit >= q.H) continue;
-        if (w.b_ih && from_ih[g] >= 0) *bias += w.b_ih[from_ih[g] * q.H + unit];
-        if (w.b_hh && from_hh[g] >= 0) *bias += w.b_hh[from_hh[g] * q.H + unit];
+  for (long p = 0; p < panels.count(); ++p) {
+    const int width = panels.vectors(p) * kLanes<T>;
+    for (int i = 0; i < A * width; ++i) bias[i] = T(0);
+    for (int g = 0; g < G; ++g)
+      for (long u = 0; u < width && p * panels.kUnits + u < q.H; ++u) {
+        const long row = g * q.H + p * panels.kUnits + u;
+        if (w.b_ih) bias[input_slot<Cell>(g) * width + u] += w.b_ih[row];
+        if (w.b_hh) bias[(g < GS ? g : input_slot<Cell>(g)) * width + u] += w.b_hh[row];
       }
+    bias += A * width;
+  }
 }
 
 // Panels of W_hh for dgates . W_hh: rows of the GS gates that see h(t-1)

@@ -7,11 +7,10 @@
 //     n = f1(b_in + b_hn + W_in x(t) + W_hn (r h(t-1)))
 //   h(t) = (1 - z) n + z h(t-1)
 //
-// f0 = sigmoid, f1 = tanh.  General: any activations, and the clip.  The order of rows inside is n r z, not torch's
-// r z n, see cell.hpp.
+// f0 = sigmoid, f1 = tanh.  General: any activations, and the clip.
 //
-// tape: n r z hn (hn = b_hn + W_hn h(t-1); reset before: r h(t-1)) | General: slopes of n r z.
-// dgates: dn dr dz dhn (reset before: the first three), gradients of the pre-activations.
+// tape: r z n hn (hn = b_hn + W_hn h(t-1); reset before: r h(t-1)) | General: slopes of r z n.
+// dgates, gradients of the pre-activations: dr dz dhn dn (the first three go back to h(t-1); reset before: dr dz dn).
 #pragma once
 
 #include "cell.hpp"
@@ -21,64 +20,72 @@ namespace FASTRNN_ISA {
 
 // What both kinds share: loads of one vector of the tape
 template <class T, bool General> struct GruTape {
-  Vec<T> n, r, z, last, slope_n, slope_r, slope_z;
+  Vec<T> r, z, n, last, slope_r, slope_z, slope_n;
 
   GruTape(const T* tape, long H, int lanes) {
-    n = load(tape, lanes), r = load(tape + H, lanes), z = load(tape + 2 * H, lanes), last = load(tape + 3 * H, lanes);
+    r = load(tape, lanes), z = load(tape + H, lanes), n = load(tape + 2 * H, lanes), last = load(tape + 3 * H, lanes);
     if constexpr (General) {
-      slope_n = load(tape + 4 * H, lanes), slope_r = load(tape + 5 * H, lanes), slope_z = load(tape + 6 * H, lanes);
+      slope_r = load(tape + 4 * H, lanes), slope_z = load(tape + 5 * H, lanes), slope_n = load(tape + 6 * H, lanes);
     } else {
-      slope_n = Tanh<T>::slope(n), slope_r = Sigmoid<T>::slope(r), slope_z = Sigmoid<T>::slope(z);
+      slope_r = Sigmoid<T>::slope(r), slope_z = Sigmoid<T>::slope(z), slope_n = Tanh<T>::slope(n);
     }
   }
 };
 
-template <class T> FASTRNN_INLINE void gru_will_go_back(const Sequence<T>& q, long s, long b, long unit) {
-  for (int k = 0; k < 4; ++k) will_read(q.tape_at(s, b) + k * q.H + unit);
-  for (int k = 0; k < q.dgates_width / q.H; ++k) will_write(q.dgates_at(s, b) + k * q.H + unit);
-  will_read(q.h_before(s, b) + unit);
+template <class T>
+FASTRNN_INLINE void gru_will_go_back(const Sequence<T>& q, long s, long b, long unit, Wanted<T>& wanted) {
+  for (int k = 0; k < 4; ++k) wanted.add(q.tape_at(s, b) + k * q.H + unit);
+  for (int k = 0; k < q.dgates_width / q.H; ++k) wanted.add(q.dgates_at(s, b) + k * q.H + unit);
+  wanted.add(q.h_before(s, b) + unit);
 }
 
 template <class T, bool General> struct Gru {
-  static constexpr int G = 3, GS = 3, A = 4, kStateFirst = 1;
-  static constexpr int kInputOrder[G] = {2, 0, 1};
+  static constexpr int G = 3, GS = 3, kShared = 2;
   static constexpr bool kPassesThrough = true;
   static constexpr int L = kLanes<T>;
 
-  static void pack_forward(Sequence<T>& q, Arena<T>& arena) {
-    pack_products<T, Gru>(q, arena, {2, 0, 1, -1}, {-1, 0, 1, 2});
-  }
+  static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Gru>(q, arena); }
 
   static void forward(const Sequence<T>& q, long s) {
     const long H = q.H;
-    sweep<T, G, A>(0, q.active(s), H, [&](const Tile<T, A>& t) {
+    sweep<T, G, 4>(0, q.active(s), H, [&](const Tile<T, 4>& t) {
+      Wanted<T> wanted;
       for (int row = 0; row < t.rows; ++row) {
-        will_write(q.y.at(s, t.row + row) + t.unit);
-        for (int k = 0; q.tape && k < 4; ++k) will_write(q.tape_at(s, t.row + row) + k * H + t.unit);
+        wanted.add(q.y.at(s, t.row + row) + t.unit);
+        for (int k = 0; q.tape && k < 4; ++k) wanted.add(q.tape_at(s, t.row + row) + k * H + t.unit);
       }
-      preactivations<T, Gru>(q, s, t);
+      preactivations<T, Gru>(q, s, t, wanted);
+      // The gates of all rows, then the candidates of all rows: n waits for r, so a row by itself would wait too.
+      for (int row = 0; row < t.rows; ++row) {
+        Vec<T> slope_r, slope_z;
+        const Vec<T> hn = t.get(row, 2, 0);
+        const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 0, 0), &slope_r);
+        const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_z);
+        store(t.at(row, 1, 0), z);
+        store(t.at(row, 3, 0), t.get(row, 3, 0) + r * hn);
+        if (!q.tape) continue;
+        T* tape = q.tape_at(s, t.row + row) + t.unit;
+        store(tape, r, t.lanes), store(tape + H, z, t.lanes), store(tape + 3 * H, hn, t.lanes);
+        if (General) store(tape + 4 * H, slope_r, t.lanes), store(tape + 5 * H, slope_z, t.lanes);
+      }
       for (int row = 0; row < t.rows; ++row) {
         const long b = t.row + row;
-        const int lanes = t.lanes;
-        Vec<T> slope_n, slope_r, slope_z;
-        const Vec<T> hn = t.get(row, 3, 0);
-        const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_r);
-        const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 2, 0), &slope_z);
-        const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(row, 0, 0) + r * hn, &slope_n);
-        const Vec<T> h_before = load(q.h_before(s, b) + t.unit, lanes);
-        store(q.y.at(s, b) + t.unit, n + z * (h_before - n), lanes);
+        Vec<T> slope_n;
+        const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(row, 3, 0), &slope_n);
+        const Vec<T> h_before = load(q.h_before(s, b) + t.unit, t.lanes);
+        store(q.y.at(s, b) + t.unit, n + t.get(row, 1, 0) * (h_before - n), t.lanes);
         if (!q.tape) continue;
         T* tape = q.tape_at(s, b) + t.unit;
-        const Vec<T> kept[] = {n, r, z, hn, slope_n, slope_r, slope_z};
-        for (int k = 0; k < (General ? 7 : 4); ++k) store(tape + k * H, kept[k], lanes);
+        store(tape + 2 * H, n, t.lanes);
+        if (General) store(tape + 6 * H, slope_n, t.lanes);
       }
     });
   }
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Gru>(q, arena); }
 
-  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit) {
-    gru_will_go_back(q, s, b, unit);
+  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit, Wanted<T>& wanted) {
+    gru_will_go_back(q, s, b, unit, wanted);
   }
 
   //   dz = dh (h(t-1) - n) f0'     dn = dh (1 - z) f1'     dr = dn hn f0'     dhn = dn r     dh(t-1) gets dh z
@@ -93,7 +100,7 @@ template <class T, bool General> struct Gru {
           const GruTape<T, General> k(q.tape_at(s, b) + unit, H, lanes);
           const Vec<T> dh = t.get(row, 0, v), h_before = load(q.h_before(s, b) + unit, lanes);
           const Vec<T> dn = dh * (T(1) - k.z) * k.slope_n;
-          const Vec<T> out[] = {dn, dn * k.last * k.slope_r, dh * (h_before - k.n) * k.slope_z, dn * k.r};
+          const Vec<T> out[] = {dn * k.last * k.slope_r, dh * (h_before - k.n) * k.slope_z, dn * k.r, dn};
           T* dgates = q.dgates_at(s, b) + unit;
           for (int i = 0; i < 4; ++i) store(dgates + i * H, out[i], lanes);
           store(q.dh + b * H + unit, dh * k.z, lanes);
@@ -103,43 +110,44 @@ template <class T, bool General> struct Gru {
 };
 
 template <class T, bool General> struct GruResetBefore {
-  static constexpr int G = 3, GS = 2, A = 3, kStateFirst = 1;
-  static constexpr int kInputOrder[G] = {2, 0, 1};
+  static constexpr int G = 3, GS = 2, kShared = 2;
   static constexpr bool kPassesThrough = true;
   static constexpr int L = kLanes<T>;
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) {
-    pack_products<T, GruResetBefore>(q, arena, {2, 0, 1}, {2, 0, 1});
+    pack_products<T, GruResetBefore>(q, arena);
     T* candidate = arena.take(q.H * Panels<T, 1>{q.H}.padded());
     if (!arena.block) return;
-    pack_rows<T, 1>(q.weights.hh, q.H, {2}, q.H, q.H, candidate);
+    pack_rows<T, 1>(q.weights.hh + 2 * q.H * q.H, q.H, q.H, q.H, candidate);
     q.w_second = candidate;
   }
 
   // Two products a step: r and z first, then n from r h(t-1).  The tape row holds what is on its way between them.
   static void forward(const Sequence<T>& q, long s) {
     const long H = q.H;
-    sweep<T, G, A>(0, q.active(s), H, [&](const Tile<T, A>& t) {
-      preactivations<T, GruResetBefore>(q, s, t);
+    sweep<T, G, 3>(0, q.active(s), H, [&](const Tile<T, 3>& t) {
+      Wanted<T> wanted;
+      preactivations<T, GruResetBefore>(q, s, t, wanted);
       for (int row = 0; row < t.rows; ++row) {
         const long b = t.row + row;
         Vec<T> slope_r, slope_z;
-        const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_r);
-        const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 2, 0), &slope_z);
+        const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 0, 0), &slope_r);
+        const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_z);
         const Vec<T> h_before = load(q.h_before(s, b) + t.unit, t.lanes);
         T* tape = q.tape_at(s, b) + t.unit;
-        const Vec<T> kept[] = {t.get(row, 0, 0), r, z, r * h_before, Vec<T>{}, slope_r, slope_z};
+        const Vec<T> kept[] = {r, z, t.get(row, 2, 0), r * h_before, slope_r, slope_z, Vec<T>{}};
         for (int k = 0; k < (General ? 7 : 4); ++k) store(tape + k * H, kept[k], t.lanes);
       }
     });
     sweep<T, 1, 1>(0, q.active(s), H, [&](const Tile<T, 1>& t) {
       const T* a[kMaxRows];
+      Wanted<T> wanted;
       for (int row = 0; row < t.rows; ++row) {
         const T* tape = q.tape_at(s, t.row + row);
         a[row] = tape + 3 * H;
-        for (int v = 0; v < t.vectors; ++v) store(t.at(row, 0, v), load(tape + t.unit + v * L, t.lanes_of(v)));
+        for (int v = 0; v < t.vectors; ++v) store(t.at(row, 0, v), load(tape + 2 * H + t.unit + v * L, t.lanes_of(v)));
       }
-      multiply(t.rows, t.vectors, a, H, q.w_second + t.unit * H, t.acc, t.ld());
+      multiply<T>(t.rows, t.vectors, {a, H, q.w_second + t.unit * H}, t.acc, t.ld(), wanted);
       for (int row = 0; row < t.rows; ++row)
         for (int v = 0; v < t.vectors; ++v) {
           const long b = t.row + row, unit = t.unit + v * L;
@@ -147,10 +155,10 @@ template <class T, bool General> struct GruResetBefore {
           T* tape = q.tape_at(s, b) + unit;
           Vec<T> slope_n;
           const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(row, 0, v), &slope_n);
-          const Vec<T> z = load<T>(tape + 2 * H, lanes), h_before = load(q.h_before(s, b) + unit, lanes);
+          const Vec<T> z = load<T>(tape + H, lanes), h_before = load(q.h_before(s, b) + unit, lanes);
           store(q.y.at(s, b) + unit, n + z * (h_before - n), lanes);
-          store(tape, n, lanes);
-          if (General) store(tape + 4 * H, slope_n, lanes);
+          store(tape + 2 * H, n, lanes);
+          if (General) store(tape + 6 * H, slope_n, lanes);
         }
     });
   }
@@ -163,8 +171,8 @@ template <class T, bool General> struct GruResetBefore {
     q.w_second = candidate;
   }
 
-  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit) {
-    gru_will_go_back(q, s, b, unit);
+  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit, Wanted<T>& wanted) {
+    gru_will_go_back(q, s, b, unit, wanted);
   }
 
   //   dz = dh (h(t-1) - n) f0'     dn = dh (1 - z) f1'     drh = dn . W_hn     dr = drh h(t-1) f0'
@@ -180,20 +188,20 @@ template <class T, bool General> struct GruResetBefore {
           const GruTape<T, General> k(q.tape_at(s, b) + unit, H, lanes);
           const Vec<T> dh = t.get(row, 0, v), h_before = load(q.h_before(s, b) + unit, lanes);
           T* dgates = q.dgates_at(s, b) + unit;
-          store(dgates, dh * (T(1) - k.z) * k.slope_n, lanes);
-          store(dgates + 2 * H, dh * (h_before - k.n) * k.slope_z, lanes);
+          store(dgates + H, dh * (h_before - k.n) * k.slope_z, lanes);
+          store(dgates + 2 * H, dh * (T(1) - k.z) * k.slope_n, lanes);
           store(q.dh + b * H + unit, dh * k.z, lanes);
         }
     });
     sweep<T, 1, 1>(0, q.active(s), H, [&](const Tile<T, 1>& t) {
-      product_alone(t, H, q.w_second, [&](long b) { return q.dgates_at(s, b); });
+      product_alone(t, H, q.w_second, [&](long b) { return q.dgates_at(s, b) + 2 * H; });
       for (int row = 0; row < t.rows; ++row)
         for (int v = 0; v < t.vectors; ++v) {
           const long b = t.row + row, unit = t.unit + v * L;
           const int lanes = t.lanes_of(v);
           const GruTape<T, General> k(q.tape_at(s, b) + unit, H, lanes);
           const Vec<T> drh = t.get(row, 0, v), h_before = load(q.h_before(s, b) + unit, lanes);
-          store(q.dgates_at(s, b) + H + unit, drh * h_before * k.slope_r, lanes);
+          store(q.dgates_at(s, b) + unit, drh * h_before * k.slope_r, lanes);
           T* dh = q.dh + b * H + unit;
           store(dh, load<T>(dh, lanes) + drh * k.r, lanes);
         }

@@ -14,9 +14,9 @@ namespace FASTRNN_ISA {
 
 template <class T, class Cell>
 constexpr CellKernels<T> kernels_of(int tape_width, int dgates_width, int n_blocks,
-                                    GradientBlock b0, GradientBlock b1, GradientBlock b2 = {}, GradientBlock b3 = {}) {
+                                    GradientBlock b0, GradientBlock b1, GradientBlock b2 = {}) {
   return {Cell::G, tape_width, dgates_width, tile_rows(Cell::G * panel_vectors(Cell::G)), n_blocks,
-          {b0, b1, b2, b3}, Cell::pack_forward, Cell::pack_backward, Cell::forward, Cell::backward};
+          {b0, b1, b2}, Cell::pack_forward, Cell::pack_backward, Cell::forward, Cell::backward};
 }
 
 using B = GradientBlock;
@@ -25,15 +25,14 @@ template <class T, class F, bool General> constexpr CellKernels<T> rnn() {
   return kernels_of<T, Rnn<T, F, General>>(General, 1, 2, {B::kIH, B::kX, 0, 1, 0, 0}, {B::kHH, B::kH, 0, 1, 0, 0});
 }
 
-template <class T, bool General> constexpr CellKernels<T> gru() {  // dgates: n r z hn
-  return kernels_of<T, Gru<T, General>>(General ? 7 : 4, 4, 3, {B::kIH, B::kX, 0, 2, 1, 0},
-                                        {B::kIH, B::kX, 2, 1, 0, 0}, {B::kHH, B::kH, 0, 3, 1, 0});
+template <class T, bool General> constexpr CellKernels<T> gru() {  // dgates: r z hn n
+  return kernels_of<T, Gru<T, General>>(General ? 7 : 4, 4, 3, {B::kIH, B::kX, 0, 2, 0, 0},
+                                        {B::kIH, B::kX, 2, 1, 3, 0}, {B::kHH, B::kH, 0, 3, 0, 0});
 }
 
-template <class T, bool General> constexpr CellKernels<T> gru_before() {  // dgates: n r z; tape column 3: r h(t-1)
-  return kernels_of<T, GruResetBefore<T, General>>(General ? 7 : 4, 3, 4, {B::kIH, B::kX, 0, 2, 1, 0},
-                                                   {B::kIH, B::kX, 2, 1, 0, 0}, {B::kHH, B::kH, 0, 2, 1, 0},
-                                                   {B::kHH, B::kTape, 2, 1, 0, 3});
+template <class T, bool General> constexpr CellKernels<T> gru_before() {  // dgates: r z n; tape column 3: r h(t-1)
+  return kernels_of<T, GruResetBefore<T, General>>(General ? 7 : 4, 3, 3, {B::kIH, B::kX, 0, 3, 0, 0},
+                                                   {B::kHH, B::kH, 0, 2, 0, 0}, {B::kHH, B::kTape, 2, 1, 2, 3});
 }
 
 template <class T, bool General> constexpr CellKernels<T> lstm() {

@@ -17,18 +17,17 @@ namespace fastrnn {
 namespace FASTRNN_ISA {
 
 template <class T, bool General> struct Lstm {
-  static constexpr int G = 4, GS = 4, A = 4, kStateFirst = 0;
-  static constexpr int kInputOrder[G] = {0, 1, 2, 3};
+  static constexpr int G = 4, GS = 4, kShared = 4;
   static constexpr bool kPassesThrough = false;
   static constexpr int L = kLanes<T>;
   static constexpr int kUnprojected = General ? 8 : 4;  // column of o f2(c) on the tape, in H
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) {
-    pack_products<T, Lstm>(q, arena, {0, 1, 2, 3}, {0, 1, 2, 3});
+    pack_products<T, Lstm>(q, arena);
     if (!q.weights.hr) return;
     T* projection = arena.take(q.H * Panels<T, 1>{q.P}.padded());
     if (!arena.block) return;
-    pack_rows<T, 1>(q.weights.hr, q.H, {0}, q.P, q.H, projection);
+    pack_rows<T, 1>(q.weights.hr, q.H, q.P, q.H, projection);
     q.w_second = projection;
   }
 
@@ -38,23 +37,32 @@ template <class T, bool General> struct Lstm {
   }
 
   static void forward(const Sequence<T>& q, long s) {
-    sweep<T, G, A>(0, q.active(s), q.H, [&](const Tile<T, A>& t) {
+    sweep<T, G, 4>(0, q.active(s), q.H, [&](const Tile<T, 4>& t) {
+      Wanted<T> wanted;
       for (int r = 0; r < t.rows; ++r) {
-        will_read(q.c_before(s, t.row + r) + t.unit);
-        will_write(q.y.at(s, t.row + r) + (q.weights.hr ? 0 : t.unit));
-        for (int k = 0; q.tape && k < 4; ++k) will_write(q.tape_at(s, t.row + r) + k * q.H + t.unit);
+        wanted.add(q.c_before(s, t.row + r) + t.unit);
+        wanted.add(q.y.at(s, t.row + r) + (q.weights.hr ? 0 : t.unit));
+        for (int k = 0; q.tape && k < 4; ++k) wanted.add(q.tape_at(s, t.row + r) + k * q.H + t.unit);
       }
-      preactivations<T, Lstm>(q, s, t);
-      for (int r = 0; r < t.rows; ++r) forward_row(q, s, t, r);
+      preactivations<T, Lstm>(q, s, t, wanted);
+      // The gates and c of all rows, then h of all rows: h waits for c, so a row by itself would wait too.
+      for (int r = 0; r < t.rows; ++r) gates_and_c(q, s, t, r);
+      for (int r = 0; r < t.rows; ++r) {
+        const long b = t.row + r;
+        Vec<T> slope;
+        const Vec<T> h = t.get(r, 3, 0) * output(q, load<T>(q.c_at(s, b) + t.unit, t.lanes), &slope);
+        store((q.weights.hr ? q.tape_at(s, b) + kUnprojected * q.H : q.y.at(s, b)) + t.unit, h, t.lanes);
+      }
     });
     if (q.weights.hr) project(q, s);
   }
 
-  static FASTRNN_INLINE void forward_row(const Sequence<T>& q, long s, const Tile<T, A>& t, int r) {
+  // o stays in its accumulator
+  static FASTRNN_INLINE void gates_and_c(const Sequence<T>& q, long s, const Tile<T, 4>& t, int r) {
     const long b = t.row + r, H = q.H;
     const int lanes = t.lanes;
     const Vec<T> c_before = load(q.c_before(s, b) + t.unit, lanes);
-    Vec<T> ai = t.get(r, 0, 0), af = t.get(r, 1, 0), ag = t.get(r, 2, 0), ao = t.get(r, 3, 0), slope[5];
+    Vec<T> ai = t.get(r, 0, 0), af = t.get(r, 1, 0), ag = t.get(r, 2, 0), ao = t.get(r, 3, 0), slope[4];
     if (General) {
       ai += peephole(q, 0, t.unit, lanes, c_before);
       af += peephole(q, 1, t.unit, lanes, c_before);
@@ -66,16 +74,13 @@ template <class T, bool General> struct Lstm {
     const Vec<T> c = f * c_before + i * g;
     if (General) ao += peephole(q, 2, t.unit, lanes, c);
     const Vec<T> o = gate<T, General, Sigmoid<T>>(q, 0, ao, &slope[3]);
-    const Vec<T> h = o * output(q, c, &slope[4]);
     store(q.c_at(s, b) + t.unit, c, lanes);
-    if (q.tape) {
-      T* tape = q.tape_at(s, b) + t.unit;
-      const Vec<T> gates[] = {i, f, g, o};
-      for (int k = 0; k < 4; ++k) store(tape + k * H, gates[k], lanes);
-      for (int k = 0; General && k < 4; ++k) store(tape + (4 + k) * H, slope[k], lanes);
-    }
-    T* to = q.weights.hr ? q.tape_at(s, b) + kUnprojected * H : q.y.at(s, b);
-    store(to + t.unit, h, lanes);
+    store(t.at(r, 3, 0), o);
+    if (!q.tape) return;
+    T* tape = q.tape_at(s, b) + t.unit;
+    const Vec<T> gates[] = {i, f, g, o};
+    for (int k = 0; k < 4; ++k) store(tape + k * H, gates[k], lanes);
+    for (int k = 0; General && k < 4; ++k) store(tape + (4 + k) * H, slope[k], lanes);
   }
 
   // f2(c); not clipped
@@ -105,13 +110,13 @@ template <class T, bool General> struct Lstm {
     q.w_second = projection;
   }
 
-  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit) {
+  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit, Wanted<T>& wanted) {
     if (q.weights.hr) return;  // units are those of the projection then
     for (int k = 0; k < 4; ++k) {
-      will_read(q.tape_at(s, b) + k * q.H + unit);
-      will_write(q.dgates_at(s, b) + k * q.H + unit);
+      wanted.add(q.tape_at(s, b) + k * q.H + unit);
+      wanted.add(q.dgates_at(s, b) + k * q.H + unit);
     }
-    will_read(q.c_before(s, b) + unit);
+    wanted.add(q.c_before(s, b) + unit);
   }
 
   static void backward(const Sequence<T>& q, long s) {

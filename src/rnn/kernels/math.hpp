@@ -50,7 +50,7 @@ template <> struct ExpConstants<double> {
 template <class T, int N> FASTRNN_INLINE Vec<T> polynomial(const T (&c)[N], Vec<T> x, Vec<T> x2) {
   constexpr int last = (N - 1) / 2 * 2;
   Vec<T> y = last + 1 < N ? x * c[N - 1] + c[last] : splat(c[last]);
-#pragma GCC unroll 16
+  FASTRNN_UNROLL
   for (int i = last - 2; i >= 0; i -= 2) y = y * x2 + (x * c[i + 1] + c[i]);
   return y;
 }

@@ -49,9 +49,8 @@ template <class T, int G> struct Panels {
   }
 };
 
-// out: for each panel (K, G, units), units of G*H x K weights w (row-major, ld); gate g of the panel is gate order[g].
-template <class T, int G>
-void pack_rows(const T* w, long ld, const int (&order)[G], long H, long K, T* out) {
+// out: for each panel (K, G, units), units of G*H x K weights w (row-major, ld)
+template <class T, int G> void pack_rows(const T* w, long ld, long H, long K, T* out) {
   Panels<T, G> panels{H};
   for (long p = 0; p < panels.count(); ++p) {
     const int width = panels.vectors(p) * kLanes<T>;
@@ -60,7 +59,7 @@ void pack_rows(const T* w, long ld, const int (&order)[G], long H, long K, T* ou
       for (int g = 0; g < G; ++g)
         for (int u = 0; u < width; ++u) {
           const long unit = p * panels.kUnits + u;
-          const T* row = w + (order[g] * H + unit) * ld;
+          const T* row = w + (g * H + unit) * ld;
           for (long k = k0; k < k1; ++k) out[(k * G + g) * width + u] = unit < H ? row[k] : T(0);
         }
     }
@@ -81,84 +80,184 @@ template <class T> void pack_columns(const T* w, long ld, long K, long H, T* out
   }
 }
 
-// acc (MR, ld) += a (MR, K) . panel (K, NV vectors).  Tiles of few accumulators sum S interleaved parts of k, so that
-// enough independent multiply-adds are in flight.
-template <class T, int MR, int NV>
-__attribute__((noinline)) void tile_product(const T* const* a, long K, const T* panel, T* acc, long ld) {
+// Cache lines that the pointwise maths after a product reads or writes.  The product asks for them as it runs: all at
+// once they would wait for each other.
+template <class T> struct Wanted {
+  const T* at[kMaxRows * 12];
+  int n = 0;
+  void add(const T* p) { at[n++] = p; }
+};
+
+// The left side of a product, a pointer for each row of the tile, and its panel
+template <class T> struct Factors {
+  const T* const* a;
+  long K;
+  const T* panel;
+};
+
+// c (MR, NV vectors) += a (MR, K) . panel (K, NV vectors).  Tiles of few accumulators sum S interleaved parts of k, so
+// that enough independent multiply-adds are in flight.
+template <class T, int NV, int MR, int N>
+FASTRNN_INLINE void accumulate(Vec<T> (&c)[MR][N], const Factors<T>& f, Wanted<T>& wanted) {
   constexpr int L = kLanes<T>;
   constexpr int S = MR * NV >= 8 ? 1 : (8 + MR * NV - 1) / (MR * NV);
-  Vec<T> c[S][MR][NV];
-  const T* row[MR];
+  constexpr int kStride = S == 1 ? 2 : S;
+  Vec<T> more[S][MR][NV];  // [0] is not used
+  const T *row[MR], *panel = f.panel;
+  FASTRNN_UNROLL
   for (int r = 0; r < MR; ++r) {
-    row[r] = a[r];
-    for (int v = 0; v < NV; ++v) {
-      c[0][r][v] = load(acc + r * ld + v * L);
-      for (int s = 1; s < S; ++s) c[s][r][v] = Vec<T>{};
-    }
+    if (f.K) row[r] = f.a[r];
+    FASTRNN_UNROLL
+    for (int s = 1; s < S; ++s)
+      FASTRNN_UNROLL
+      for (int v = 0; v < NV; ++v) more[s][r][v] = Vec<T>{};
   }
   long k = 0;
-  for (; k + S <= K; k += S)
-#pragma GCC unroll 8
-    for (int s = 0; s < S; ++s, panel += NV * L) {
+  int n = wanted.n;
+  for (; k + kStride <= f.K; k += kStride) {
+    if (n) {
+      const T* line = wanted.at[--n];
+      FASTRNN_UNROLL
+      for (int v = 0; v < NV; ++v) __builtin_prefetch(line + v * L);
+    }
+    FASTRNN_UNROLL
+    for (int s = 0; s < kStride; ++s, panel += NV * L) {
       Vec<T> w[NV];
+      FASTRNN_UNROLL
       for (int v = 0; v < NV; ++v) w[v] = load(panel + v * L);
+      FASTRNN_UNROLL
       for (int r = 0; r < MR; ++r) {
         const Vec<T> x = splat(row[r][k + s]);
-        for (int v = 0; v < NV; ++v) c[s][r][v] += x * w[v];
+        FASTRNN_UNROLL
+        for (int v = 0; v < NV; ++v)
+          if (S == 1 || s == 0) c[r][v] += x * w[v];
+          else more[s][r][v] += x * w[v];
       }
     }
-  for (; k < K; ++k, panel += NV * L)
+  }
+  wanted.n = n;
+  for (; k < f.K; ++k, panel += NV * L)
+    FASTRNN_UNROLL
     for (int r = 0; r < MR; ++r)
-      for (int v = 0; v < NV; ++v) c[0][r][v] += splat(row[r][k]) * load(panel + v * L);
-  for (int r = 0; r < MR; ++r)
-    for (int v = 0; v < NV; ++v) {
-      for (int s = 1; s < S; ++s) c[0][r][v] += c[s][r][v];
-      store(acc + r * ld + v * L, c[0][r][v]);
-    }
+      FASTRNN_UNROLL
+      for (int v = 0; v < NV; ++v) c[r][v] += splat(row[r][k]) * load(panel + v * L);
+  FASTRNN_UNROLL
+  for (int s = 1; s < S; ++s)
+    FASTRNN_UNROLL
+    for (int r = 0; r < MR; ++r)
+      FASTRNN_UNROLL
+      for (int v = 0; v < NV; ++v) c[r][v] += more[s][r][v];
 }
 
-template <class T, int NV, int MR = tile_rows(NV)>
-FASTRNN_INLINE void multiply_rows(int rows, const T* const* a, long K, const T* panel, T* acc, long ld) {
-  if (rows == MR) return tile_product<T, MR, NV>(a, K, panel, acc, ld);
-  if constexpr (MR > 1) multiply_rows<T, NV, MR - 1>(rows, a, K, panel, acc, ld);
+// Two products into the accumulators of one tile, whose first NS vectors both go to:
+//
+//   acc[0, NS)   = init + x . panel + h . panel
+//   acc[NS, NH)  = init + h . panel               (the last vectors of h's panel)
+//   acc[NH, A)   = init + x . panel               (the last vectors of x's panel)
+//
+// init has rows of A vectors, init_ld apart: biases (init_ld = 0) or acc itself.  With x.K = 0 it is one product.
+template <class T, int NX, int NH, int NS, int MR>
+__attribute__((noinline)) void tile_products(const T* init, long init_ld, const Factors<T>& x, const Factors<T>& h,
+                                             T* acc, long ld, Wanted<T>& wanted) {
+  constexpr int L = kLanes<T>;
+  constexpr auto x_slot = [](int v) { return v < NS ? v : NH + v - NS; };
+  Vec<T> c[MR][NX > NH ? NX : NH];
+  FASTRNN_UNROLL
+  for (int r = 0; r < MR; ++r)
+    FASTRNN_UNROLL
+    for (int v = 0; v < NX; ++v) c[r][v] = load(init + r * init_ld + x_slot(v) * L);
+  accumulate<T, NX>(c, x, wanted);
+  FASTRNN_UNROLL
+  for (int r = 0; r < MR; ++r) {
+    FASTRNN_UNROLL
+    for (int v = NS; v < NX; ++v) store(acc + r * ld + x_slot(v) * L, c[r][v]);
+    FASTRNN_UNROLL
+    for (int v = NS; v < NH; ++v) c[r][v] = load(init + r * init_ld + v * L);
+  }
+  accumulate<T, NH>(c, h, wanted);
+  FASTRNN_UNROLL
+  for (int r = 0; r < MR; ++r)
+    FASTRNN_UNROLL
+    for (int v = 0; v < NH; ++v) store(acc + r * ld + v * L, c[r][v]);
+  for (; wanted.n; --wanted.n)  // more than there were steps of k
+    FASTRNN_UNROLL
+    for (int v = 0; v < NH; ++v) __builtin_prefetch(wanted.at[wanted.n - 1] + v * L);
+}
+
+template <class T, int NX, int NH, int NS, int MR = tile_rows(NX > NH ? NX : NH)>
+FASTRNN_INLINE void products_of_rows(int rows, const T* init, long init_ld, const Factors<T>& x, const Factors<T>& h,
+                                     T* acc, long ld, Wanted<T>& wanted) {
+  if (rows == MR) return tile_products<T, NX, NH, NS, MR>(init, init_ld, x, h, acc, ld, wanted);
+  if constexpr (MR > 1) products_of_rows<T, NX, NH, NS, MR - 1>(rows, init, init_ld, x, h, acc, ld, wanted);
+}
+
+// Both products of a tile of `vectors` vectors of units: G gates of x, GS of h, the first `Shared` of them summed
+template <class T, int G, int GS, int Shared, int V = panel_vectors(G)>
+FASTRNN_INLINE void multiply(int rows, int vectors, const T* init, long init_ld, const Factors<T>& x,
+                             const Factors<T>& h, T* acc, long ld, Wanted<T>& wanted) {
+  if (vectors == V)
+    return products_of_rows<T, G * V, GS * V, Shared * V>(rows, init, init_ld, x, h, acc, ld, wanted);
+  if constexpr (V > 1) multiply<T, G, GS, Shared, V - 1>(rows, vectors, init, init_ld, x, h, acc, ld, wanted);
 }
 
 // acc (rows, ld) += a (rows, K) . panel (K, vectors)
-template <class T, int NV = kMaxVectors>
-FASTRNN_INLINE void multiply(int rows, int vectors, const T* const* a, long K, const T* panel, T* acc, long ld) {
-  if (vectors == NV) return multiply_rows<T, NV>(rows, a, K, panel, acc, ld);
-  if constexpr (NV > 1) multiply<T, NV - 1>(rows, vectors, a, K, panel, acc, ld);
+template <class T>
+FASTRNN_INLINE void multiply(int rows, int vectors, const Factors<T>& f, T* acc, long ld, Wanted<T>& wanted) {
+  multiply<T, 1, 1, 1>(rows, vectors, acc, ld, {nullptr, 0, nullptr}, f, acc, ld, wanted);
 }
 
-// The same product with weights as torch stores them, for calls too short to pay for packing: acc (rows, G, ld_gate)
-// += a (rows, K) . w^T, where gate g of unit u is row order[g] * H + u of w (G*H, K).  Eight units at a time: as many
-// independent sums, and a row of `a` is read once for all of them.
-template <class T, int G>
-__attribute__((noinline)) void multiply_unpacked(int rows, int units, const T* const* a, long K, const T* w,
-                                                 const int (&order)[G], long H, T* acc, long ld, long ld_gate) {
-  constexpr int L = kLanes<T>, N = 8;
-  for (int g = 0; g < G; ++g)
-    for (int u0 = 0; u0 < units; u0 += N) {
-      const T* row[N];
-      for (int i = 0; i < N; ++i) row[i] = w + (order[g] * H + (u0 + i < units ? u0 + i : u0)) * K;
-      for (int r = 0; r < rows; ++r) {
-        const T* x = a[r];
-        Vec<T> sum[N] = {};
-        long k = 0;
-        for (; k + L <= K; k += L) {
-          const Vec<T> xk = load(x + k);
-          for (int i = 0; i < N; ++i) sum[i] += xk * load(row[i] + k);
-        }
-        for (int i = 0; i < N && u0 + i < units; ++i) {
-          T part[L];
-          store(part, sum[i]);
-          for (int half = L / 2; half > 0; half /= 2)
-            for (int j = 0; j < half; ++j) part[j] += part[j + half];
-          for (long rest = k; rest < K; ++rest) part[0] += x[rest] * row[i][rest];
-          acc[r * ld + g * ld_gate + u0 + i] += part[0];
-        }
-      }
+// ---------------------------------------------------------------- weights as torch stores them
+
+// Lane i of the result: the sum of all lanes of v[i].  Each round halves the vectors: of a pair (i, i + m), the lanes of
+// blocks of 2m become m partial sums of one and m of the other.
+template <class T> FASTRNN_INLINE Vec<T> sums_of_lanes(Vec<T> (&v)[kLanes<T>]) {
+  constexpr int L = kLanes<T>;
+  FASTRNN_UNROLL
+  for (int m = L / 2; m > 0; m /= 2) {
+    Bits<T> first, second;
+    for (int l = 0; l < L; ++l) {
+      const int from = l / (2 * m) * (2 * m) + l % m + (l % (2 * m) < m ? 0 : L);
+      first[l] = from, second[l] = from + m;
     }
+    FASTRNN_UNROLL
+    for (int i = 0; i < m; ++i)
+      v[i] = shuffle<T>(v[i], v[i + m], first) + shuffle<T>(v[i], v[i + m], second);
+  }
+  return v[0];
+}
+
+// sum[i] += x (K,) . row i of w (units, K), lane by lane, for as many rows as lanes; rows beyond `units` repeat the last
+template <class T>
+FASTRNN_INLINE void add_dot_products(Vec<T> (&sum)[kLanes<T>], const T* x, long K, const T* w, int units) {
+  constexpr int L = kLanes<T>;
+  const T* row[L];
+  for (int i = 0; i < L; ++i) row[i] = w + (i < units ? i : units - 1) * K;
+  long k = 0;
+  for (; k + L <= K; k += L) {
+    const Vec<T> xk = load(x + k);
+    for (int i = 0; i < L; ++i) {
+      __builtin_prefetch(row[i] + k + L * K);  // the same place of the next rows
+      sum[i] += xk * load(row[i] + k);
+    }
+  }
+  if (k == K) return;
+  const Vec<T> xk = load(x + k, int(K - k));
+  for (int i = 0; i < L; ++i) sum[i] += xk * load(row[i] + k, int(K - k));
+}
+
+// The products of `multiply` for one row and one vector of units from the weights as torch stores them, (G*H, K): for
+// calls too short to pay for packing.  acc, and w_ih and w_hh from the first unit on, are as above.
+template <class T, int G, int GS, int Shared>
+__attribute__((noinline)) void multiply_unpacked(int units, long H, const T* x, long I, const T* w_ih, const T* h,
+                                                 long P, const T* w_hh, T* acc, long ld_gate) {
+  constexpr int L = kLanes<T>;
+  for (int slot = 0; slot < GS + G - Shared; ++slot) {
+    const int x_gate = slot < Shared ? slot : slot < GS ? -1 : slot - GS + Shared;
+    Vec<T> sum[L] = {};
+    if (x && x_gate >= 0) add_dot_products<T>(sum, x, I, w_ih + x_gate * H * I, units);
+    if (slot < GS) add_dot_products<T>(sum, h, P, w_hh + slot * H * P, units);
+    store(acc + slot * ld_gate, load(acc + slot * ld_gate) + sums_of_lanes<T>(sum));
+  }
 }
 
 // Some rows of the batch by some units, with A accumulators a unit: acc (rows, A, vectors of units)
@@ -181,11 +280,12 @@ template <class T, int A> struct Tile {
 template <class T, class Row>
 FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, long K, const T* panels, Row row) {
   const T* a[kMaxRows];
+  Wanted<T> wanted;
   for (int r = 0; r < t.rows; ++r) {
     a[r] = row(t.row + r);
     for (int v = 0; v < t.vectors; ++v) store(t.at(r, 0, v), Vec<T>{});
   }
-  multiply(t.rows, t.vectors, a, K, panels + t.unit * K, t.acc, t.ld());
+  multiply<T>(t.rows, t.vectors, {a, K, panels + t.unit * K}, t.acc, t.ld(), wanted);
 }
 
 // Calls body(tile) for all tiles of rows [row0, row1) and H units, A accumulators a unit.  The rows divide evenly, so

@@ -11,17 +11,17 @@ namespace fastrnn {
 namespace FASTRNN_ISA {
 
 template <class T, class F, bool General> struct Rnn {
-  static constexpr int G = 1, GS = 1, A = 1, kStateFirst = 0;
-  static constexpr int kInputOrder[G] = {0};
+  static constexpr int G = 1, GS = 1, kShared = 1;
   static constexpr bool kPassesThrough = false;
   static constexpr int L = kLanes<T>;
 
-  static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Rnn>(q, arena, {0}, {0}); }
+  static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Rnn>(q, arena); }
 
   static void forward(const Sequence<T>& q, long s) {
-    sweep<T, G, A>(0, q.active(s), q.H, [&](const Tile<T, A>& t) {
-      for (int r = 0; r < t.rows; ++r) will_write(q.y.at(s, t.row + r) + t.unit);
-      preactivations<T, Rnn>(q, s, t);
+    sweep<T, G, 1>(0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
+      Wanted<T> wanted;
+      for (int r = 0; r < t.rows; ++r) wanted.add(q.y.at(s, t.row + r) + t.unit);
+      preactivations<T, Rnn>(q, s, t, wanted);
       for (int r = 0; r < t.rows; ++r) {
         T* h = q.y.at(s, t.row + r) + t.unit;
         for (int v = 0; v < t.vectors; ++v) {
@@ -39,9 +39,9 @@ template <class T, class F, bool General> struct Rnn {
     return General ? q.tape_at(s, b) : q.y.at(s, b);
   }
 
-  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit) {
-    will_read(slopes_or_h(q, s, b) + unit);
-    will_write(q.dgates_at(s, b) + unit);
+  static FASTRNN_INLINE void will_go_back(const Sequence<T>& q, long s, long b, long unit, Wanted<T>& wanted) {
+    wanted.add(slopes_or_h(q, s, b) + unit);
+    wanted.add(q.dgates_at(s, b) + unit);
   }
 
   // da = dh f'(a)

@@ -24,7 +24,7 @@ template <class T> struct CellKernels {
   int dgates_width;            // in H
   int rows_per_tile;
   int n_blocks;
-  GradientBlock blocks[4];
+  GradientBlock blocks[3];
   void (*pack_forward)(Sequence<T>&, Arena<T>&);
   void (*pack_backward)(Sequence<T>&, Arena<T>&);
   void (*forward)(const Sequence<T>&, long s);

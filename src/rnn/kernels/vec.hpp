@@ -4,7 +4,7 @@
 //   load, store       whole vectors, unaligned; with a count of lanes, the first of them (the rest reads as zero)
 //   splat             one value in every lane
 //   select(m, a, b)   lane by lane, m ? a : b
-//   will_read, will_write   prefetch
+//   shuffle(a, b, at)  lane l is lane at[l] of a and b laid end to end
 #pragma once
 
 #include <cstdint>
@@ -27,6 +27,8 @@ template <class T> using Bits = typename VecOf<T>::bits;  // integer lanes of th
 template <class T> constexpr int kLanes = FASTRNN_VECTOR_BYTES / int(sizeof(T));
 
 #define FASTRNN_INLINE inline __attribute__((always_inline))
+// Before a loop over an array that is to live in registers: it is unrolled early enough for that
+#define FASTRNN_UNROLL _Pragma("GCC unroll 16")
 
 template <class T> FASTRNN_INLINE Vec<T> load(const T* p) {
   Vec<T> v;
@@ -48,15 +50,21 @@ template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v, int lanes) {
   for (int i = 0; i < lanes; ++i) p[i] = v[i];
 }
 
-// Asks for the cache line of p, to be read or written once the product that comes before is done
-template <class T> FASTRNN_INLINE void will_read(const T* p) { __builtin_prefetch(p, 0); }
-template <class T> FASTRNN_INLINE void will_write(const T* p) { __builtin_prefetch(p, 1); }
-
 // x - 0 is x for every x, also -0: the compiler drops the subtraction and broadcasts.
 template <class T> FASTRNN_INLINE Vec<T> splat(T x) { return x - Vec<T>{}; }
 
 template <class T> FASTRNN_INLINE Vec<T> select(Bits<T> mask, Vec<T> a, Vec<T> b) {
   return mask ? a : b;
+}
+
+template <class T> FASTRNN_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, Bits<T> at) {
+#if defined(__clang__)
+  Vec<T> out;
+  for (int l = 0; l < kLanes<T>; ++l) out[l] = at[l] < kLanes<T> ? a[at[l]] : b[at[l] - kLanes<T>];
+  return out;
+#else
+  return __builtin_shuffle(a, b, at);
+#endif
 }
 
 }  // namespace FASTRNN_ISA
