@@ -20,10 +20,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import _core, threads
-from .checkpoint import Checkpoint
 from .checks import boolean, float_dtype, positive_float, positive_int, probability
 from .inputs import Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
 from .module import Module, checked_array
+from .segments import Kept
 
 State = Any  # h (L*D, B, H), or (h, c) for an LSTM
 
@@ -263,7 +263,7 @@ class Recurrent(Module):
         Raises TypeError for a wrong dtype and ValueError for a wrong shape or value.
         """
         batch = checked_batch(self, x, lengths, reset)
-        y, final, tape = self._run(batch, state, Checkpoint.checked(checkpoint, memory_limit))
+        y, final, tape = self._run(batch, state, Kept.checked(checkpoint, memory_limit))
         y.flags.writeable = False
         return y, final, tape
 
@@ -289,7 +289,7 @@ class Recurrent(Module):
             dy = self._backward_layer(tape, k, dy, final, initial)
         return None if dy is None else self._user_layout(dy, batch), self._user_state(initial, batch)
 
-    def _run(self, batch: Batch, state: State, keep: Checkpoint | None = None) -> tuple[np.ndarray, State, Tape]:
+    def _run(self, batch: Batch, state: State, keep: Kept | None = None) -> tuple[np.ndarray, State, Tape]:
         """All layers; for training, where `keep` says what is kept."""
         training = keep is not None
         initial = checked_state(self, state, batch.B, batch.unbatched)
@@ -321,7 +321,7 @@ class Recurrent(Module):
         outputs: list[np.ndarray],
         initial: Any,
         final: Any,
-        keep: Checkpoint | None,
+        keep: Kept | None,
     ) -> list[Any]:
         """All directions and walks of layer k: writes the outputs and the final states; returns the scans."""
         scans = [self._scan(batch, walk, k, d, x, y, initial) for d, y in enumerate(outputs) for walk in batch.walks]

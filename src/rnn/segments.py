@@ -20,14 +20,14 @@ from .checks import positive_int
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Kept:
     """What the caller asked for, checked."""
 
     count: int | None  # of segments: 0, one tape of all steps; None: "auto"
     limit: int | None  # bytes of all scans together, which then decides in place of the count
 
     @classmethod
-    def checked(cls, checkpoint: Any, memory_limit: Any) -> Checkpoint:
+    def checked(cls, checkpoint: Any, memory_limit: Any) -> Kept:
         """Raises TypeError or ValueError for anything but the arguments of `forward`."""
         if isinstance(checkpoint, str) and checkpoint != "auto":
             raise ValueError(f"expected checkpoint to be a number of segments, 'auto' or None, got {checkpoint!r}")
