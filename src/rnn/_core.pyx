@@ -388,6 +388,29 @@ cdef void lay_out_backward(
     cell.pack_backward(q[0], arena[0])
 
 
+cdef struct NonFinite:
+    # where the walk back comes upon the first gradient of a pre-activation that is NaN or infinite
+    int64_t step, row  # of the walk; step -1: nowhere
+    int blocks         # a bit for each block of H columns of dgates
+
+
+cdef bint found_nonfinite(const Sequence[real]* q, long s0, long s1, NonFinite* found) noexcept nogil:
+    """Whether one is in steps [s0, s1)."""
+    cdef long s, b
+    cdef int64_t j
+    cdef const real* d
+    for s in range(s1 - 1, s0 - 1, -1):
+        for b in range(q.active(s)):
+            d = q.dgates + (q.start[s] + b - q.start[s0]) * q.dgates_width
+            for j in range(q.dgates_width):
+                if d[j] - d[j] != 0:
+                    found.step, found.row = s, b
+                    found.blocks |= 1 << (j // q.H)
+            if found.step >= 0:
+                return True
+    return False
+
+
 cdef int64_t gradient_rows(const Sequence[real]* q) noexcept nogil:
     """How many rows of pre-activation gradients are worked on at a time."""
     return min(q.start[q.steps], max(q.B, GRADIENT_CHUNK // (q.dgates_width * <int64_t>sizeof(real))))
@@ -395,8 +418,9 @@ cdef int64_t gradient_rows(const Sequence[real]* q) noexcept nogil:
 
 cdef int run_backward(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k,
-        Gradients[real]* g, const Segments* kept) noexcept nogil:
+        Gradients[real]* g, const Segments* kept, NonFinite* found) noexcept nogil:
     """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written.
+    With `found`, which is null but for a search, it stops there.
     With segments, q's tape and c are room for any one and the rows of a chunk: one may begin before the other ends."""
     cdef Arena[real] arena
     cdef BackwardMemory m
@@ -430,10 +454,13 @@ cdef int run_backward(
             q.kept_from, q.c0 = again.kept_from, again.c0
         for s in range(s1 - 1, s0 - 1, -1):
             cell.backward(q[0], s)
+        if found != NULL and found_nonfinite(q, s0, s1, found):
+            break
         chunk_gradients(q, cell, k, g, &m, s0, s1)
         s1 = s0
-    cell.backward(q[0], -1)
-    finish_gradients(q, cell, g, &m)
+    if s1 == 0:
+        cell.backward(q[0], -1)
+        finish_gradients(q, cell, g, &m)
     free(arena.block)
     free(forward.block)
     return 0
@@ -605,7 +632,7 @@ cdef class Scan:
     cdef Segments segments
     cdef int64_t window  # rows of a tape that holds any segment and a chunk of backward
     cdef object c_before
-    cdef readonly object c, c0, tape, begin  # begin (count + 1,): of the segments; None where all steps are kept
+    cdef readonly object y, h0, c, c0, tape, begin  # begin (count + 1,): of the segments; None where all steps are kept
 
     def __init__(self, int cell, bint is_double, tuple weights, dict options, **call):
         self.cell = cell
@@ -618,7 +645,7 @@ cdef class Scan:
         else:
             set_cell(&self.f32, kernels.f32.cell(cell), weights, options)
             set_call(&self.f32, call)
-        self.c0 = call["c0"]
+        self.y, self.h0, self.c0 = call["y"][0], call["h0"], call["c0"]
         self.c = None if self.c0 is None else self.c0.copy()
         self.hold(None, self.c, True)
 
@@ -707,15 +734,15 @@ cdef class Scan:
             return scan_replay(&self.f64, self, i)
         return scan_replay(&self.f32, self, i)
 
-    def backward(self, dy, dx, dh, dc, gradients):
+    def backward(self, dy, dx, dh, dc, gradients, bint search=False):
         """BPTT. dy, dx: rows or None. dh (B, P), dc (B, H): gradient of the final state, replaced by that of the
-        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to."""
+        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to. In a search it returns (step and row of the
+        walk, bits of the blocks of dgates) where the first value that is not finite arises, or None."""
         if self.is_empty:
-            return
+            return None
         if self.is_double:
-            scan_backward(&self.f64, self, dy, dx, dh, dc, gradients)
-        else:
-            scan_backward(&self.f32, self, dy, dx, dh, dc, gradients)
+            return scan_backward(&self.f64, self, dy, dx, dh, dc, gradients, search)
+        return scan_backward(&self.f32, self, dy, dx, dh, dc, gradients, search)
 
 
 cdef void set_kept(Sequence[real]* q, tape, c, bint c_in_place) except *:
@@ -759,12 +786,14 @@ cdef tuple scan_replay(Sequence[real]* scan, Scan of, int64_t i):
     return tape, c
 
 
-cdef void scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradients) except *:
+cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradients, bint search):
     cdef Sequence[real] q = scan[0]  # a tape may be walked more than once
     cdef Gradients[real] g
     cdef const Segments* kept = of.kept()
+    cdef NonFinite found
     cdef int failed
     cdef real which = 0
+    found.step, found.blocks = -1, 0
     if kept != NULL:
         tape, c = of.room(of.window)
         set_kept(&q, tape, c, False)
@@ -780,9 +809,10 @@ cdef void scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradients
     g.hr = <real*>address(d_hr, d_hr is not None)
     q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
     with nogil:
-        failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, kept)
+        failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, kept, &found if search else NULL)
     if failed:
         raise MemoryError("no memory for the gradients of a chunk of steps")
+    return None if found.step < 0 else (found.step, found.row, found.blocks)
 
 
 # ---------------------------------------------------------------- short calls

@@ -28,6 +28,8 @@ from .segments import Kept
 State = Any  # h (L*D, B, H), or (h, c) for an LSTM
 
 _MERGES = ("concat", "sum", "mul", "ave")
+_KEPT = {"rnn": "", "gru": "rzn", "lstm": "ifgoc"}  # what the tape begins with, in this order, and c
+_PIECE = 1 << 12  # rows
 
 
 @dataclass(slots=True)
@@ -54,32 +56,34 @@ class Tape:
         LSTM: i, f, g, o and the cell state c. GRU: r, z, n. RNN: none, its h is y.
         layer k, direction d: which one.  Raises IndexError if there is none.
         """
+        shape = (self.batch.T, self.batch.B, self.layer.hidden_size)
+        found = {name: np.zeros(shape, self.layer.dtype) for name in _KEPT[self.layer.cell]}
+        for steps, rows, values in self.walked(layer, direction):
+            for name, array in values.items():
+                found[name][steps, rows] = array
+        return found
+
+    def scans_of(self, layer: int, direction: int) -> list[tuple[Walk, Any]]:
+        """The walks through one layer in one direction, each with its scan."""
         walks = self.batch.walks
         scans = self.scans[layer][direction * len(walks) :][: len(walks)]
         if not scans:
             raise IndexError(f"expected a direction below {self.layer._directions}, got {direction}")
-        H, backwards = self.layer.hidden_size, self.layer._backwards(direction)
-        columns = {"rnn": "", "gru": "rzn", "lstm": "ifgo"}[self.layer.cell]
-        shape = (self.batch.T, self.batch.B, H)
-        found = {name: np.zeros(shape, self.layer.dtype) for name in columns}
-        if self.layer.cell == "lstm":
-            found["c"] = np.zeros(shape, self.layer.dtype)
-        for walk, scan in zip(walks, scans, strict=True):
-            steps, rows = walk.where(backwards)
-            for packed, kept, c in pieces(walk, scan):
-                at = steps[packed], rows[packed]
-                for column, name in enumerate(columns):
-                    found[name][at] = kept[:, column * H : (column + 1) * H]
-                if c is not None:
-                    found["c"][at] = c
-        return {name: found[name] for name in ("r", "z", "n", "i", "f", "g", "o", "c") if name in found}
+        return list(zip(walks, scans, strict=True))
 
-
-def pieces(walk: Walk, scan: Any) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
-    """(packed rows, their tape, their c) of a scan: all at once, or where there are segments, one after the other."""
-    begin = (0, walk.T) if scan.begin is None else scan.begin
-    for i, (first, end) in enumerate(pairwise(walk.start[np.array(begin)])):
-        yield slice(first, end), *scan.replayed(i)
+    def walked(self, layer: int, direction: int) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+        """(time steps, batch rows, what was kept of them by name (rows, H)), some thousand rows of a walk at a time."""
+        H, names = self.layer.hidden_size, _KEPT[self.layer.cell]
+        for walk, scan in self.scans_of(layer, direction):
+            steps, rows = walk.where(self.layer._backwards(direction))
+            begin = (0, walk.T) if scan.begin is None else scan.begin
+            for i, (first, end) in enumerate(pairwise(walk.start[np.array(begin)])):
+                kept, c = scan.replayed(i)
+                for start in range(first, end, _PIECE):
+                    some = slice(start, min(start + _PIECE, end))
+                    part = slice(some.start - first, some.stop - first)
+                    values = {name: kept[part, g * H : (g + 1) * H] for g, name in enumerate(names) if name != "c"}
+                    yield steps[some], rows[some], values if c is None else values | {"c": c[part]}
 
 
 class Recurrent(Module):
@@ -359,8 +363,13 @@ class Recurrent(Module):
             y=walk.rows(y, backwards),
         )
 
-    def _backward_layer(self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
-        """BPTT through layer k: adds into the gradients, writes those of the initial states, returns dx."""
+    def _backward_layer(
+        self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any, found: list[Any] | None = None
+    ) -> np.ndarray | None:
+        """BPTT through layer k: adds into the gradients, writes those of the initial states, returns dx.
+
+        found: where the list is given, results of the scans' searches for values that are not finite go to it.
+        """
         batch, x, scans = tape.batch, tape.inputs[k], iter(tape.scans[k])
         tasks, finish = [], []
         d_inputs: list[np.ndarray | None] = []
@@ -376,9 +385,12 @@ class Recurrent(Module):
                 own = gradients if index == 0 else tuple(None if g is None else np.zeros_like(g) for g in gradients)
                 states = [walk.take(array[at]) for array in final]
                 rows: Rows | None = None if dx is None else walk.rows(dx, backwards)
-                tasks.append(partial(next(scans).backward, walk.rows(part, backwards), rows, *_pair(states), own))
+                arrays = walk.rows(part, backwards), rows, *_pair(states), own
+                tasks.append(partial(next(scans).backward, *arrays, search=found is not None))
                 finish.append((at, walk, states, gradients, own))
-        threads.run(tasks)
+        results = threads.run(tasks)
+        if found is not None:
+            found.extend(results)
         for at, walk, states, gradients, own in finish:
             for array, value in zip(initial, states, strict=True):
                 walk.put(value, array[at])

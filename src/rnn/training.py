@@ -18,6 +18,8 @@ import numpy as np
 
 from .linear import Linear
 from .losses import softmax_cross_entropy
+from .nonfinite import NonFinite as NonFinite
+from .nonfinite import first_nonfinite as first_nonfinite
 from .optim import Adam, clip_grad_norm
 from .truncated import tbptt as tbptt
 
@@ -45,12 +47,17 @@ class History:
 
 
 class DivergedError(FloatingPointError):
-    """A loss or a gradient was not finite.  `step` says when, `what` what, `history` what happened before."""
+    """A loss or a gradient was not finite.
 
-    def __init__(self, what: str, history: History, lr: float) -> None:
-        self.what, self.step, self.history = what, history.steps, history
+    `step` says when, `what` what, `origin` where in the recurrent layer the first value of that kind arose, if it was
+    there, `history` what happened before.
+    """
+
+    def __init__(self, what: str, history: History, lr: float, origin: NonFinite | None = None) -> None:
+        self.what, self.step, self.history, self.origin = what, history.steps, history, origin
+        first = "" if origin is None else f" (first: {origin})"
         super().__init__(
-            f"{what} is not finite at step {history.steps}; the weights of step {history.best_step} are kept. "
+            f"{what} is not finite at step {history.steps}{first}; the weights of step {history.best_step} are kept. "
             f"Try a learning rate below {lr:g}"
         )
 
@@ -160,12 +167,13 @@ class Trainer:
         y, self.state, tape = self.layer.forward(x, None if anew else self.state)
         logits, head_tape = self.head.forward(y)
         loss, dlogits = softmax_cross_entropy(logits, targets)
-        self._require_finite("the loss", loss)
+        self._require_finite("the loss", loss, tape)
         for module in self.modules:
             module.zero_grad()
-        self.layer.backward(tape, self.head.backward(head_tape, dlogits))
+        dy = self.head.backward(head_tape, dlogits)
+        self.layer.backward(tape, dy)
         norm = clip_grad_norm(self.modules, MAX_NORM)
-        self._require_finite("the norm of the gradient", norm)
+        self._require_finite("the norm of the gradient", norm, tape, dy)
         lr = self.lr * 0.5 * (1 + math.cos(math.pi * history.steps / self.steps))
         self.adam.step(lr)
         history.train_bits.append(loss / math.log(2))
@@ -186,9 +194,9 @@ class Trainer:
             for module, best in zip(self.modules, self.best, strict=True):
                 best[...] = module._flat_params
 
-    def _require_finite(self, what: str, value: float) -> None:
+    def _require_finite(self, what: str, value: float, tape: Any = None, dy: Any = None) -> None:
         if not math.isfinite(value):
-            raise DivergedError(what, self.history, self.lr)
+            raise DivergedError(what, self.history, self.lr, None if tape is None else first_nonfinite(tape, dy))
 
     def _postfix(self) -> str:
         held_out = f", held out {self.history.held_out[-1][1]:.3f}" if self.history.held_out else ""
