@@ -13,6 +13,7 @@ from glob import glob
 from itertools import chain
 from pathlib import Path
 
+import numpy
 import scipy_openblas32
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -85,7 +86,8 @@ core = Extension(
     sources=[f"{PACKAGE}/_core.pyx", *sorted(glob(f"{PACKAGE}/kernels/*.cpp"))],
     depends=sorted(glob(f"{PACKAGE}/*.pxd") + glob(f"{PACKAGE}/kernels/*.[hi]*")),
     language="c++",
-    include_dirs=[f"{PACKAGE}/kernels", scipy_openblas32.get_include_dir()],
+    include_dirs=[f"{PACKAGE}/kernels", scipy_openblas32.get_include_dir(), numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     library_dirs=[scipy_openblas32.get_lib_dir()],
     libraries=[scipy_openblas32.get_library()],
     runtime_library_dirs=[f"{ORIGIN}/.libs"],

@@ -231,16 +231,19 @@ def test_interrupt_ends_training_with_the_best_weights(monkeypatch, call):
 
 def diverge_at(monkeypatch, what, call):
     """Let the loss or the gradient's norm come out as nan in that call, counted from 1."""
-    name = {"the loss": "softmax_cross_entropy", "the norm of the gradient": "clip_grad_norm"}[what]
-    real, calls = getattr(training, name), itertools.count(1)
+    owner, name = {
+        "the loss": (training.Linear, "cross_entropy"),
+        "the norm of the gradient": (training, "clip_grad_norm"),
+    }[what]
+    real, calls = getattr(owner, name), itertools.count(1)
 
-    def wild(*arguments):
-        result = real(*arguments)
+    def wild(*arguments, **options):
+        result = real(*arguments, **options)
         if next(calls) < call:
             return result
         return (math.nan, result[1]) if isinstance(result, tuple) else math.inf
 
-    monkeypatch.setattr(training, name, wild)
+    monkeypatch.setattr(owner, name, wild)
 
 
 @pytest.mark.parametrize("what", ["the loss", "the norm of the gradient"])

@@ -123,5 +123,7 @@ def test_training_that_diverges_says_where_it_began():
     text = "to be or not to be, that is the question. " * 100
     model.fit(text, steps=1, progress=False)
     model.layer.params["weight_hh_l0"][2, 3] = NAN
-    with pytest.raises(DivergedError, match=r"^the loss is not finite at step 0 \(first: parameter weight_hh_l0\);"):
+    with pytest.raises(
+        DivergedError, match=r"^the loss is not finite at step 0; .* it began with parameter weight_hh_l0$"
+    ):
         model.fit(text, steps=1, progress=False)

@@ -3,7 +3,7 @@
 RNN, GRU, LSTM            recurrent layers: forward, inference, back-propagation through time
 pad_sequence, unpad_sequence   lists of arrays to and from a ragged batch
 initialize                initial values by name
-Linear                    the output layer
+Linear                    the output layer, by itself or with its loss
 softmax_cross_entropy     the loss
 LanguageModel             a character model that trains on text and writes some
 set_num_threads           how many threads a call may use (get_num_threads)

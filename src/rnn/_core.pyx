@@ -31,9 +31,13 @@ from posix.stdlib cimport posix_memalign
 
 from _blas cimport gemm, real, scipy_openblas_get_config, scipy_openblas_get_corename, scipy_openblas_set_num_threads
 
+cimport numpy as cnp
+
 import os
 
 import numpy as np
+
+cnp.import_array()
 
 cdef extern from "table.hpp" namespace "fastrnn" nogil:
     cppclass Rows[T]:
@@ -108,6 +112,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         SOURCE_H "fastrnn::GradientBlock::kH"
     cppclass CellKernels[T]:
         int gates, tape_width, dgates_width, rows_per_tile, n_blocks
+        cbool has_c
         GradientBlock blocks[3]
         void (*pack_forward)(Sequence[T]&, Arena[T]&)
         void (*pack_backward)(Sequence[T]&, Arena[T]&)
@@ -229,6 +234,18 @@ cdef void* address(object array, bint writable=False) except? NULL:
     return p
 
 
+def new_array(tuple shape, dtype, bint zero=False):
+    """np.empty or np.zeros whose elements start on a cache line, so that no vector of them lies across two."""
+    cdef int64_t size = np.dtype(dtype).itemsize, start
+    for n in shape:
+        size *= n
+    raw = (np.zeros if zero else np.empty)(size + 64, np.uint8)
+    start = -<int64_t>cnp.PyArray_DATA(<cnp.ndarray>raw) % 64
+    if start < 0:
+        start += 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
 cdef int allocate(Arena[real]* arena) noexcept nogil:
     """Turn an arena that has counted into one that hands out memory; -1 if there is none."""
     cdef void* block
@@ -253,6 +270,33 @@ cdef int64_t chunk_start(const Sequence[real]* q, long s1, int64_t rows) noexcep
     while s0 > 0 and q.start[s1] - q.start[s0 - 1] <= rows:
         s0 -= 1
     return s0
+
+
+# ---------------------------------------------------------------- one-hot inputs: a table of some columns of W_ih
+# Eight rows of W_ih at a time: of the other side, they are a cache line or half of one
+
+cdef void gather_columns(
+        int64_t width, int64_t I, const real* w, int64_t n, const int64_t* columns, real* table) noexcept nogil:
+    """table (n, width) := those columns of w (width, I), a row each"""
+    cdef int64_t i, j, first
+    for first in range(0, width, 8):
+        for i in range(n):
+            for j in range(first, min(first + 8, width)):
+                table[i * width + j] = w[j * I + columns[i]]
+
+
+def add_to_columns(const real[:, :] table, const int64_t[::1] columns, real[:, ::1] dw):
+    """Those columns of dw (width, I) += the rows of table (n, width), whose rows are contiguous; the other way."""
+    cdef int64_t n = table.shape[0], width = table.shape[1], I = dw.shape[1], ld, i, j, first
+    cdef const real* rows
+    cdef real* to
+    if n and width:
+        rows, ld, to = &table[0, 0], table.strides[0] // <int64_t>sizeof(real), &dw[0, 0]
+        with nogil:
+            for first in range(0, width, 8):
+                for i in range(n):
+                    for j in range(first, min(first + 8, width)):
+                        to[j * I + columns[i]] += rows[i * ld + j]
 
 
 # ---------------------------------------------------------------- forward
@@ -281,11 +325,11 @@ cdef void lay_out_forward(
     cell.pack_forward(q[0], arena[0])
 
 
-cdef int64_t product_rows(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
+cdef int64_t product_rows(const Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns) noexcept nogil:
     """How many rows of input products are made in advance; 0: none."""
     cdef int64_t width = cell.gates * q.H
     if q.ids.base != NULL:
-        return q.I if q.start[q.steps] >= q.I else 0  # a table: x is one-hot, so its product is a row of W_ih transposed
+        return n_columns  # a table: x is one-hot, so its product is a row of W_ih transposed
     if q.start[q.steps] > UNPACKED_ROWS and q.B < cell.rows_per_tile:
         # too few rows to fill a tile: the input products of many steps at once make better use of W_ih
         return min(q.start[q.steps], max(q.B, PRODUCT_CHUNK // (width * <int64_t>sizeof(real))))
@@ -299,24 +343,24 @@ cdef struct ForwardMemory:
     int64_t product_rows
 
 
-cdef int begin_forward(Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m) noexcept nogil:
+cdef int begin_forward(
+        Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
+        ForwardMemory* m) noexcept nogil:
     """Pack the weights, make the table of one-hot inputs; -1 if there is no memory."""
     cdef Arena[real] arena
     cdef real* gathered = NULL
-    cdef int64_t width = cell.gates * q.H, i, j
+    cdef int64_t width = cell.gates * q.H
     arena.block = NULL
     arena.used = 0
     q.packs = q.start[q.steps] > UNPACKED_ROWS
-    m.product_rows = product_rows(q, cell)
+    m.product_rows = product_rows(q, cell, n_columns)
     lay_out_forward(q, cell, &arena, m.product_rows, &gathered)
     if allocate(&arena):
         return -1
     lay_out_forward(q, cell, &arena, m.product_rows, &gathered)
     m.block, m.gathered = arena.block, gathered
     if q.ids.base != NULL and m.product_rows:
-        for j in range(width):
-            for i in range(q.I):
-                (<real*>q.products)[i * width + j] = q.weights.ih[j * q.I + i]
+        gather_columns(width, q.I, q.weights.ih, n_columns, columns, <real*>q.products)
     return 0
 
 
@@ -337,12 +381,15 @@ cdef void run_steps(
 
 
 cdef int run_forward(
-        Sequence[real]* q, const CellKernels[real]* cell, const Segments* kept = NULL) noexcept nogil:
+        Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
+        const Segments* kept = NULL) noexcept nogil:
     """y and the tape; in inference, only y; with segments, y and c before each of them.
-    Returns -1 if memory ran out, before anything was written."""
+    Returns -1 if memory ran out, before anything was written.
+
+    columns (n_columns,) of W_ih: ids are places among them; null: ids are the columns themselves."""
     cdef ForwardMemory m
     cdef int64_t i, states = q.B * q.H
-    if begin_forward(q, cell, &m):
+    if begin_forward(q, cell, n_columns, columns, &m):
         return -1
     if kept == NULL:
         run_steps(q, cell, &m, 0, q.steps)
@@ -363,14 +410,12 @@ cdef struct BackwardMemory:
     void *h       # P: h(t-1) gathered
     void *dx      # I: dx before it is scattered
     void *sums    # dgates_width: sums of dgates over all rows
-    void *table   # (I, G*H): gradient of W_ih transposed, for one-hot x
 
 
 cdef void lay_out_backward(
         Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t rows,
         BackwardMemory* m) noexcept nogil:
     cdef real* zeros = arena.take(max(q.H, q.P))
-    cdef int64_t table = q.I * cell.gates * q.H
     q.zeros = zeros
     q.dgates = arena.take((rows + q.B) * q.dgates_width)
     if q.weights.hr != NULL:
@@ -379,12 +424,9 @@ cdef void lay_out_backward(
     m.h = arena.take(rows * q.P)
     m.dx = arena.take(rows * q.I) if q.dx.base != NULL else NULL
     m.sums = arena.take(q.dgates_width)
-    m.table = arena.take(table) if q.ids.base != NULL else NULL
     if arena.block != NULL:
         memset(zeros, 0, max(q.H, q.P) * sizeof(real))
         memset(m.sums, 0, q.dgates_width * sizeof(real))
-        if m.table != NULL:
-            memset(m.table, 0, table * sizeof(real))
     cell.pack_backward(q[0], arena[0])
 
 
@@ -418,7 +460,7 @@ cdef int64_t gradient_rows(const Sequence[real]* q) noexcept nogil:
 
 cdef int run_backward(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k,
-        Gradients[real]* g, const Segments* kept, NonFinite* found) noexcept nogil:
+        Gradients[real]* g, int64_t n_columns, const int64_t* columns, const Segments* kept, NonFinite* found) noexcept nogil:
     """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written.
     With `found`, which is null but for a search, it stops there.
     With segments, q's tape and c are room for any one and the rows of a chunk: one may begin before the other ends."""
@@ -430,7 +472,7 @@ cdef int run_backward(
     cdef int64_t i = 0 if kept == NULL else kept.count  # the segment that the tape begins with
     cdef long s, s0, s1 = q.steps
     forward.block = NULL
-    if kept != NULL and begin_forward(&again, cell, &forward):
+    if kept != NULL and begin_forward(&again, cell, n_columns, columns, &forward):
         return -1
     q.kept_from = 0 if kept == NULL else q.steps  # nothing yet
     arena.block = NULL
@@ -460,7 +502,7 @@ cdef int run_backward(
         s1 = s0
     if s1 == 0:
         cell.backward(q[0], -1)
-        finish_gradients(q, cell, g, &m)
+        add_biases(q, cell, g, &m)
     free(arena.block)
     free(forward.block)
     return 0
@@ -510,7 +552,7 @@ cdef void chunk_gradients(
         d = q.dgates + block.column * H
         if block.source == SOURCE_X:
             if x == NULL:
-                add_to_table(q, cell, <real*>m.table + block.gate * H, d, n, s0, s1)
+                add_to_table(q, cell, g.ih + block.gate * H, d, n, s0, s1)
             else:
                 gemm(True, False, n, q.I, rows, d, width, x, ldx, <real>1, g.ih + block.gate * H * q.I, q.I)
             if dx != NULL:
@@ -544,12 +586,11 @@ cdef void add_to_table(
             d += q.dgates_width
 
 
-cdef void finish_gradients(
+cdef void add_biases(
         Sequence[real]* q, const CellKernels[real]* cell, Gradients[real]* g, BackwardMemory* m) noexcept nogil:
-    """Biases from the sums of dgates; W_ih from the table of one-hot inputs."""
-    cdef int64_t H = q.H, width = cell.gates * H, i, j
+    """From the sums of dgates."""
+    cdef int64_t H = q.H, i, j
     cdef const real* sums
-    cdef const real* table = <const real*>m.table
     cdef real* bias
     cdef GradientBlock block
     for i in range(cell.n_blocks):
@@ -559,10 +600,6 @@ cdef void finish_gradients(
         if bias != NULL:
             for j in range(block.gates * H):
                 bias[block.gate * H + j] += sums[j]
-    if table != NULL:
-        for j in range(width):
-            for i in range(q.I):
-                g.ih[j * q.I + i] += table[i * width + j]
 
 
 # ---------------------------------------------------------------- one layer, one direction, one batch
@@ -620,14 +657,17 @@ cdef class Scan:
 
     All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip and coupled; of
     the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y. Arrays are of
-    the layer's dtype, and C-contiguous where they have no offsets. `c` holds the cell state: (B, H), the initial one and
-    then the final one; or, if `keep` says so, that of all steps (packed rows).
+    the layer's dtype, and C-contiguous where they have no offsets. With `columns` (int64, n), ids are places among
+    those columns of W_ih, without the columns themselves: inference only. `c` holds the cell state: (B, H), the initial
+    one and then the final one; or, if `keep` says so, that of all steps (packed rows).
     """
 
     cdef Sequence[float] f32
     cdef Sequence[double] f64
     cdef int cell
     cdef bint is_double, is_empty
+    cdef const int64_t* columns
+    cdef int64_t n_columns
     cdef tuple alive  # the arrays that the sequence points to
     cdef Segments segments
     cdef int64_t window  # rows of a tape that holds any segment and a chunk of backward
@@ -638,6 +678,8 @@ cdef class Scan:
         self.cell = cell
         self.is_double = is_double
         self.alive = weights, call
+        self.columns = <const int64_t*>address(call["columns"])
+        self.n_columns = 0 if call["columns"] is None else len(call["columns"])
         self.is_empty = call["start"][call["sizes"][0]] == 0
         if is_double:
             set_cell(&self.f64, kernels.f64.cell(cell), weights, options)
@@ -661,7 +703,7 @@ cdef class Scan:
         """A tape of so many rows, and c of as many steps."""
         dtype = self.alive[0][0].dtype
         width, H = (self.f64.tape_width, self.f64.H) if self.is_double else (self.f32.tape_width, self.f32.H)
-        return np.empty((rows, width), dtype), None if self.c0 is None else np.empty((rows, H), dtype)
+        return new_array((rows, width), dtype), None if self.c0 is None else new_array((rows, H), dtype)
 
     def keep(self, int64_t count):
         """Before `forward`, for `backward`: keep the tape of all steps, or, if count is not 0, c before each of about so
@@ -720,9 +762,9 @@ cdef class Scan:
             return
         with nogil:
             if self.is_double:
-                failed = run_forward(&self.f64, kernels.f64.cell(self.cell), kept)
+                failed = run_forward(&self.f64, kernels.f64.cell(self.cell), self.n_columns, self.columns, kept)
             else:
-                failed = run_forward(&self.f32, kernels.f32.cell(self.cell), kept)
+                failed = run_forward(&self.f32, kernels.f32.cell(self.cell), self.n_columns, self.columns, kept)
         if failed:
             raise MemoryError("no memory for the packed weights")
 
@@ -736,8 +778,9 @@ cdef class Scan:
 
     def backward(self, dy, dx, dh, dc, gradients, bint search=False):
         """BPTT. dy, dx: rows or None. dh (B, P), dc (B, H): gradient of the final state, replaced by that of the
-        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to. In a search it returns (step and row of the
-        walk, bits of the blocks of dgates) where the first value that is not finite arises, or None."""
+        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to; for ids, that of ih is (n, G*H), a row
+        for each of the columns. In a search it returns (step and row of the walk, bits of the blocks of dgates) where the
+        first value that is not finite arises, or None."""
         if self.is_empty:
             return None
         if self.is_double:
@@ -755,8 +798,8 @@ cdef tuple divide(const Sequence[real]* q, const CellKernels[real]* cell, int64_
     """(first steps of about so many segments, and T; rows of a tape that holds any of them and a chunk of backward)"""
     cdef int64_t chunk = 1, rows = -(-q.start[q.steps] // count), most = 0
     cdef long s = 0, s0 = 0
-    if q.ids.base == NULL and product_rows(q, cell):
-        chunk = product_rows(q, cell)
+    if q.ids.base == NULL:
+        chunk = max(1, product_rows(q, cell, 0))
     begin = [0]
     while s < q.steps:
         s = chunk_end(q, s, chunk)
@@ -777,7 +820,7 @@ cdef tuple scan_replay(Sequence[real]* scan, Scan of, int64_t i):
     tape, c = of.room(q.start[s1] - q.start[of.segments.begin[i]])
     set_kept(&q, tape, c, False)
     with nogil:
-        failed = begin_forward(&q, cell, &m)
+        failed = begin_forward(&q, cell, of.n_columns, of.columns, &m)
         if not failed:
             replay(&q, cell, &m, &of.segments, i, s1)
             free(m.block)
@@ -809,17 +852,14 @@ cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradien
     g.hr = <real*>address(d_hr, d_hr is not None)
     q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
     with nogil:
-        failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, kept, &found if search else NULL)
+        failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns, kept,
+                              &found if search else NULL)
     if failed:
         raise MemoryError("no memory for the gradients of a chunk of steps")
     return None if found.step < 0 else (found.step, found.row, found.blocks)
 
 
 # ---------------------------------------------------------------- short calls
-
-SHORT_CALL_ROWS = UNPACKED_ROWS
-SHORT_CALL_LAYERS = MAX_SHORT_LAYERS
-
 
 cdef class ShortCalls:
     """Inference of a few rows through a stack of one direction, with nothing made in Python: for single steps, whose
@@ -828,30 +868,104 @@ cdef class ShortCalls:
 
     cdef Sequence[float] f32[MAX_SHORT_LAYERS]
     cdef Sequence[double] f64[MAX_SHORT_LAYERS]
-    cdef int cell, layers
-    cdef bint is_double
+    cdef int cell, layers, typenum
+    cdef int64_t I, P, H
+    cdef bint is_double, batch_first, has_c
     cdef list alive
 
-    def __init__(self, int cell, bint is_double, list weights, dict options):
-        self.cell, self.is_double, self.layers, self.alive = cell, is_double, len(weights), weights
+    def __init__(self, int cell, bint is_double, bint batch_first, list weights, dict options):
+        self.cell, self.is_double, self.batch_first = cell, is_double, batch_first
+        self.layers, self.alive = len(weights), weights
+        self.typenum = cnp.NPY_FLOAT64 if is_double else cnp.NPY_FLOAT32
         for k in range(self.layers):
             if is_double:
                 set_cell(&self.f64[k], kernels.f64.cell(cell), weights[k], options)
             else:
                 set_cell(&self.f32[k], kernels.f32.cell(cell), weights[k], options)
+        self.I, self.P = weights[0][0].shape[1], weights[0][1].shape[1]
+        self.H = self.f64[0].H if is_double else self.f32[0].H
+        self.has_c = kernels.f32.cell(cell).has_c
 
-    def run(self, int64_t T, int64_t B, x, h0, c0, y, h, c):
-        """y (T, B, P), h (L, B, P) and c (L, B, H) from x (T, B, I), h0, c0: all C-contiguous, T * B <= SHORT_CALL_ROWS."""
-        if self.is_double:
-            failed = run_short(self.f64, self.layers, kernels.f64.cell(self.cell), T, B, <const double*>address(x),
-                               <const double*>address(h0), <const double*>address(c0), <double*>address(y, True),
-                               <double*>address(h, True), <double*>address(c, c is not None))
+    @staticmethod
+    def takes(int layers):
+        """Whether a stack of so many layers can be run."""
+        return layers <= MAX_SHORT_LAYERS
+
+    def run(self, x, state):
+        """What a layer returns for x (T, B, I) or (T, I) and state, if T * B is small and all is of just the right
+        kind; None for all else, wrong or merely longer."""
+        cdef int64_t T, B
+        cdef int rank, axis
+        cdef cnp.npy_intp shape[3]
+        if not self.fits(x, -1):
+            return None
+        rank = cnp.PyArray_NDIM(x)
+        for axis in range(rank):
+            shape[axis] = cnp.PyArray_DIM(x, axis)
+        T, B = shape[0], 1
+        if rank == 3:
+            B = shape[1]
+            if self.batch_first:
+                T, B = B, T
+                if T > 1 and B > 1:
+                    return None  # not in the order of time
+        elif rank != 2:
+            return None
+        if not 0 < T * B <= UNPACKED_ROWS or shape[rank - 1] != self.I:
+            return None
+
+        h0 = c0 = None
+        if state is None:
+            h0 = self.new_state(rank, B, self.P, True)
+            c0 = self.new_state(rank, B, self.H, True) if self.has_c else None
+        elif not self.has_c:
+            h0 = state
+        elif type(state) is tuple and len(<tuple>state) == 2:
+            h0, c0 = (<tuple>state)[0], (<tuple>state)[1]
         else:
-            failed = run_short(self.f32, self.layers, kernels.f32.cell(self.cell), T, B, <const float*>address(x),
-                               <const float*>address(h0), <const float*>address(c0), <float*>address(y, True),
-                               <float*>address(h, True), <float*>address(c, c is not None))
+            return None
+        if not self.is_state(h0, rank, B, self.P) or (self.has_c and not self.is_state(c0, rank, B, self.H)):
+            return None
+
+        shape[rank - 1] = self.P
+        y = cnp.PyArray_EMPTY(rank, shape, self.typenum, 0)
+        h = self.new_state(rank, B, self.P, False)
+        c = self.new_state(rank, B, self.H, False) if self.has_c else None
+        if self.is_double:
+            failed = run_short(self.f64, self.layers, kernels.f64.cell(self.cell), T, B, <const double*>data(x),
+                               <const double*>data(h0), <const double*>data(c0), <double*>data(y), <double*>data(h),
+                               <double*>data(c))
+        else:
+            failed = run_short(self.f32, self.layers, kernels.f32.cell(self.cell), T, B, <const float*>data(x),
+                               <const float*>data(h0), <const float*>data(c0), <float*>data(y), <float*>data(h),
+                               <float*>data(c))
         if failed:
             raise MemoryError("no memory for a step")
+        return y, (h, c) if self.has_c else h
+
+    cdef bint fits(self, array, int rank):
+        """Whether it is an array of our dtype in C order, and of so many axes (-1: any)"""
+        return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == self.typenum
+                and cnp.PyArray_ISCARRAY_RO(array) and (rank < 0 or cnp.PyArray_NDIM(array) == rank))
+
+    cdef bint is_state(self, array, int rank, int64_t B, int64_t width):
+        return (self.fits(array, rank) and cnp.PyArray_DIM(array, 0) == self.layers
+                and cnp.PyArray_DIM(array, rank - 1) == width and (rank == 2 or cnp.PyArray_DIM(array, 1) == B))
+
+    cdef object new_state(self, int rank, int64_t B, int64_t width, bint zero):
+        """(L, B, width), or (L, width) unbatched"""
+        cdef cnp.npy_intp shape[3]
+        shape[0] = self.layers
+        shape[1] = B
+        shape[rank - 1] = width
+        if zero:
+            return cnp.PyArray_ZEROS(rank, shape, self.typenum, 0)
+        return cnp.PyArray_EMPTY(rank, shape, self.typenum, 0)
+
+
+cdef inline void* data(array) noexcept:
+    """Where the elements of an array start; None is null."""
+    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
 cdef int run_short(
@@ -881,7 +995,7 @@ cdef int run_short(
         q.h0 = h0 + k * B * P
         if c0 != NULL:
             q.c0, q.c, q.c_in_place = c0 + k * B * H, c + k * B * H, True
-        failed = run_forward(&q, cell)
+        failed = run_forward(&q, cell, 0, NULL)
         if failed:
             break
         memcpy(h + k * B * P, q.y.base + (T - 1) * B * P, B * P * sizeof(real))

@@ -12,11 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from . import _core
 from .module import checked_array
 
 Rows = tuple[
     np.ndarray, np.ndarray, int
 ]  # array, offset of each batch row, step from one time to the next; in elements
+
+
+# One-hot input: where all of W_ih is fewer numbers than this, a table of it costs less than to find the columns needed;
+WORTH_NUMBERING = 1 << 16
+# and an inference of so few rows takes the columns from where they are
+FEW_INDICES = 64
 
 
 @dataclass(slots=True)
@@ -28,6 +35,7 @@ class Walk:
     lengths: np.ndarray | None  # (n,) int64, falling; None: all T
     start: np.ndarray  # (T+1,) number of (step, row) pairs before each step
     whole: bool  # the batch as it is
+    columns: np.ndarray | None = None  # (n,) of W_ih, if one-hot x holds places among these; None: columns themselves
 
     @property
     def n(self) -> int:
@@ -74,7 +82,7 @@ class Walk:
 class Batch:
     """The input of a call in time-major form, and how it is divided among walks."""
 
-    x: np.ndarray  # (T, B, I) of the layer's dtype, or int64 (T, B): indices of one-hot rows
+    x: np.ndarray  # (T, B, I) of the layer's dtype, or int64 (T, B): indices of one-hot rows, see `number`
     lengths: np.ndarray | None  # (B,) int64
     reset: np.ndarray | None  # (T, B) uint8
     unbatched: bool  # the caller gave no batch axis
@@ -92,9 +100,23 @@ class Batch:
     def one_hot(self) -> bool:
         return self.x.ndim == 2
 
+    def number(self, columns: int, width: int) -> None:
+        """List, for each walk, the columns of W_ih (width, columns) that its indices name; x := their places there.
+
+        Where not all would be named, this keeps tables of them, and of their gradients, as small as what is looked at.
+        """
+        x = np.zeros_like(self.x)
+        for walk in self.walks:
+            if walk.start[-1] < columns and columns * width >= WORTH_NUMBERING:
+                at = walk.where(backwards=False)
+                walk.columns, x[at] = np.unique(self.x[at], return_inverse=True)
+            else:
+                walk.columns, x[:, walk.members] = np.arange(columns), self.x[:, walk.members]
+        self.x = x
+
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array for all steps, which the walks fill but for the padding: that is zero."""
-        return np.empty(shape, dtype) if self.lengths is None else np.zeros(shape, dtype)
+        return _core.new_array(shape, dtype, zero=self.lengths is not None)
 
     def last(self, y: np.ndarray, initial: np.ndarray, backwards: bool) -> np.ndarray:
         """The final h (B, P): y (T, B, P) at the end of the walk; the initial one where a sequence is empty."""

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from . import threads
+from . import _core, threads
 from ._core import gemm_rows, sum_rows
 from .checks import float_dtype, positive_int
+from .losses import checked_targets
 from .module import Module
+
+# Logits that `cross_entropy` holds at once, few enough for a cache; or, with many classes, those of rows enough to keep
+# the products fast
+LOGITS_AT_ONCE = 1 << 18
+LEAST_ROWS_AT_ONCE = 512
 
 
 class Linear(Module):
@@ -64,9 +71,8 @@ class Linear(Module):
         h = self._checked("h", h, self.in_features)
         rows = walkable_rows(h)  # (N, H), N = all leading axes
         o = np.empty((len(rows), self.out_features), self.dtype)
-        o[...] = self.params["bias"] if self.bias else 0
-        blocks = _blocks(len(rows), rows.size * self.out_features)
-        threads.run([partial(gemm_rows, False, True, rows[b], self.params["weight"], 1.0, o[b]) for b in blocks])
+        blocks = threads.blocks(len(rows), rows.size * self.out_features)
+        threads.run([partial(self._affine, rows[b], o[b]) for b in blocks])
         return o.reshape(*h.shape[:-1], self.out_features), h
 
     def backward(self, tape: np.ndarray, do: np.ndarray) -> np.ndarray:
@@ -82,17 +88,85 @@ class Linear(Module):
             raise ValueError(f"expected do of shape {(*h.shape[:-1], self.out_features)}, got {do.shape}")
         rows, do_rows = walkable_rows(h), walkable_rows(do)
         dh = np.empty(rows.shape, self.dtype)
-        weight, dweight = self.params["weight"], self.grads["weight"]
-        work = rows.size * self.out_features
-        # dV by blocks of columns and dh by blocks of rows: no two tasks write to the same place
-        columns, blocks = _blocks(self.in_features, work), _blocks(len(rows), work)
+        # dV by blocks of its longer side and dh by blocks of rows: no two tasks write to the same place
+        blocks = threads.blocks(len(rows), rows.size * self.out_features)
         threads.run(
-            [partial(gemm_rows, True, False, do_rows, rows[:, c], 1.0, dweight[:, c]) for c in columns]
-            + [partial(gemm_rows, False, False, do_rows[b], weight, 0.0, dh[b]) for b in blocks]
+            self._parameter_gradients(rows, do_rows)
+            + [partial(gemm_rows, False, False, do_rows[b], self.params["weight"], 0.0, dh[b]) for b in blocks]
         )
-        if self.bias:
-            sum_rows(do_rows, self.grads["bias"])
         return dh.reshape(h.shape)
+
+    def cross_entropy(
+        self, h: np.ndarray, targets: Any, *, mask: Any = None, gradients: bool = True
+    ) -> tuple[float, np.ndarray | None]:
+        """Mean cross-entropy, in nats, of softmax(o) against the classes `targets`, and dh; adds into ``grads``.
+
+        >>> import numpy as np
+        >>> from fastrnn import Linear
+        >>> head = Linear(256, 10_000, rng=0)
+        >>> h, targets = np.zeros((64, 32, 256), np.float32), np.ones((64, 32), int)
+        >>> loss, dh = head.cross_entropy(h, targets)
+        >>> dh.shape
+        (64, 32, 256)
+
+        The same as `forward`, `softmax_cross_entropy` and `backward` one after the other, without their arrays of
+        logits and dlogits (..., K): the logits of a block of rows become its dlogits in place, and these give dh, dV
+        and dc before the next block takes their place.
+
+        h (..., H) of the dtype of the parameters, targets and mask (...) as for `softmax_cross_entropy`.
+        gradients: whether they are wanted; if not, dh is None, ``grads`` unchanged, and the time a third.
+
+        Raises TypeError or ValueError as `forward` and `softmax_cross_entropy` do; ``grads`` is unchanged then.
+        """
+        h = self._checked("h", h, self.in_features)
+        targets, counted = checked_targets(targets, mask, h.shape[:-1], self.out_features)
+        rows = walkable_rows(h)
+        dh = np.empty(rows.shape, self.dtype) if gradients else None
+        at_once = max(LEAST_ROWS_AT_ONCE, LOGITS_AT_ONCE // self.out_features)
+        scratch = np.empty((min(at_once, len(rows)), self.out_features), self.dtype)
+        total = 0.0
+        for start in range(0, len(rows), at_once):
+            block = slice(start, start + at_once)
+            dh_block = None if dh is None else dh[block]
+            total += self._block_cross_entropy(rows[block], targets[block], 1 / counted, scratch, dh_block)
+        return total / counted, None if dh is None else dh.reshape(h.shape)
+
+    def _block_cross_entropy(
+        self, h: np.ndarray, targets: np.ndarray, scale: float, scratch: np.ndarray, dh: np.ndarray | None
+    ) -> float:
+        """The sum of the losses of rows h (R, H); unless dh is None, writes dh and adds into ``grads``."""
+        o = scratch[: len(h)]  # (R, K): the logits, then dlogits
+
+        def loss(b: slice) -> float:
+            self._affine(h[b], o[b])
+            total = _core.softmax_cross_entropy(o[b], targets[b], scale, o[b])
+            if dh is not None:
+                gemm_rows(False, False, o[b], self.params["weight"], 0.0, dh[b])
+            return total
+
+        losses = threads.run([partial(loss, b) for b in threads.blocks(len(h), 2 * h.size * self.out_features)])
+        if dh is not None:
+            threads.run(self._parameter_gradients(h, o))
+        return sum(losses)
+
+    def _affine(self, h: np.ndarray, o: np.ndarray) -> None:
+        """o (R, K) = c + h V', as one task."""
+        o[...] = self.params["bias"] if self.bias else 0
+        gemm_rows(False, True, h, self.params["weight"], 1.0, o)
+
+    def _parameter_gradients(self, h: np.ndarray, do: np.ndarray) -> list[Callable[[], None]]:
+        """Tasks that add dV += do' h and dc += sum of do into ``grads``: h (R, H), do (R, K)."""
+        dweight, work = self.grads["weight"], h.size * self.out_features
+        tasks: list[Callable[[], None]]
+        if self.out_features > self.in_features:  # blocks of the longer side make the faster products
+            cuts = threads.blocks(self.out_features, work)
+            tasks = [partial(gemm_rows, True, False, do[:, k], h, 1.0, dweight[k]) for k in cuts]
+        else:
+            cuts = threads.blocks(self.in_features, work)
+            tasks = [partial(gemm_rows, True, False, do, h[:, c], 1.0, dweight[:, c]) for c in cuts]
+        if self.bias:
+            tasks.append(partial(sum_rows, do, self.grads["bias"]))
+        return tasks
 
     def _checked(self, name: str, array: Any, features: int) -> np.ndarray:
         array = np.asarray(array)
@@ -106,9 +180,3 @@ class Linear(Module):
 def walkable_rows(array: np.ndarray) -> np.ndarray:
     """The array (..., N) as rows (R, N), contiguous and aligned; a copy only if it is not so already."""
     return np.require(array.reshape(math.prod(array.shape[:-1]), array.shape[-1]), requirements=["C", "A"])
-
-
-def _blocks(n: int, work: int) -> list[slice]:
-    """n rows or columns in four blocks if the work is worth it: cut by the problem, never by the threads."""
-    size = max(1, -(-n // (4 if work >= threads.WORTH_CUTTING else 1)))
-    return [slice(start, start + size) for start in range(0, n, size)]

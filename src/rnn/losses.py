@@ -30,16 +30,34 @@ def softmax_cross_entropy(logits: np.ndarray, targets: Any, *, mask: Any = None)
 
     Returns the loss as a float and dlogits, of the shape and dtype of the logits.  Where a counted logit is not
     finite, neither is the loss (a logit of -inf is fine: that class has probability zero).
+    `Linear.cross_entropy` makes the logits as well, and never holds all of many.
 
     Raises TypeError for other dtypes, ValueError for shapes that do not fit, for a counted target outside [0, K) and
     when no position counts.
     """
-    logits, targets = np.asarray(logits), np.asarray(targets)
+    logits = np.asarray(logits)
     if logits.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"expected logits of dtype float32 or float64, got {logits.dtype}")
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"expected logits of shape (..., K) with K >= 1 classes, got {logits.shape}")
-    positions, classes = logits.shape[:-1], logits.shape[-1]
+    classes = logits.shape[-1]
+    targets, counted = checked_targets(targets, mask, logits.shape[:-1], classes)
+    dlogits = np.empty(logits.shape, logits.dtype)
+    total = _core.softmax_cross_entropy(
+        np.require(logits.reshape(-1, classes), requirements=["C", "A"]),
+        targets,
+        1 / counted,
+        dlogits.reshape(-1, classes),
+    )
+    return total / counted, dlogits
+
+
+def checked_targets(targets: Any, mask: Any, positions: tuple[int, ...], classes: int) -> tuple[np.ndarray, int]:
+    """The targets of all positions as the kernels take them, (N,) int64 with -1 where none counts; how many count.
+
+    Raises TypeError or ValueError, see `softmax_cross_entropy`.
+    """
+    targets = np.asarray(targets)
     if targets.dtype.kind not in "iu":
         raise TypeError(f"expected targets of an integer dtype, got {targets.dtype}")
     if targets.shape != positions:
@@ -57,11 +75,4 @@ def softmax_cross_entropy(logits: np.ndarray, targets: Any, *, mask: Any = None)
     if counted.min() < 0 or counted.max() >= classes:
         wrong = counted[(counted < 0) | (counted >= classes)]
         raise ValueError(f"expected targets in [0, {classes}), got {wrong.flat[0]}")
-    dlogits = np.empty(logits.shape, logits.dtype)
-    total = _core.softmax_cross_entropy(
-        np.require(logits.reshape(-1, classes), requirements=["C", "A"]),
-        np.where(True if mask is None else mask, targets.astype(np.int64), -1).reshape(-1),  # -1: not counted
-        1 / counted.size,
-        dlogits.reshape(-1, classes),
-    )
-    return total / counted.size, dlogits
+    return np.where(True if mask is None else mask, targets.astype(np.int64), -1).reshape(-1), counted.size

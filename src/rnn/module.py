@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from . import _core
+
 _ALIGN = 16  # elements: every array starts on a cache line of float32
 
 
@@ -54,8 +56,8 @@ class Module:
 
     def _allocate(self) -> None:
         sizes = [-(-int(np.prod(shape)) // _ALIGN) * _ALIGN for shape in self._shapes.values()]
-        self._flat_params = np.zeros(sum(sizes), self.dtype)
-        self._flat_grads = np.zeros(sum(sizes), self.dtype)
+        self._flat_params = _core.new_array((sum(sizes),), self.dtype, zero=True)
+        self._flat_grads = _core.new_array((sum(sizes),), self.dtype, zero=True)
         self._params, self._grads = ParameterDict(), ParameterDict()
         start = 0
         for (name, shape), size in zip(self._shapes.items(), sizes, strict=True):

@@ -21,7 +21,7 @@ import numpy as np
 
 from . import _core, threads
 from .checks import boolean, float_dtype, positive_float, positive_int, probability
-from .inputs import Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
+from .inputs import FEW_INDICES, Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
 from .module import Module, checked_array
 from .segments import Kept
 
@@ -185,8 +185,10 @@ class Recurrent(Module):
         self._weights = [self._arrays(self._params, suffix) for suffix in suffixes]  # [layer * D + direction]
         self._gradients = [self._arrays(self._grads, suffix) for suffix in suffixes]
         self._short_calls = None
-        if self._directions == 1 and not self.reverse and self.num_layers <= _core.SHORT_CALL_LAYERS:
-            self._short_calls = _core.ShortCalls(self._kernel_index, self._is_double, self._weights, self._options)
+        if self._directions == 1 and not self.reverse and _core.ShortCalls.takes(self.num_layers):
+            self._short_calls = _core.ShortCalls(
+                self._kernel_index, self._is_double, self.batch_first, self._weights, self._options
+            )
 
     def _kernel(self) -> int:
         raise NotImplementedError
@@ -203,40 +205,13 @@ class Recurrent(Module):
 
     def __call__(self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None) -> tuple[Any, State]:
         """Inference: (y, state). Keeps nothing for a backward pass; dropout is off. Arguments as in `forward`."""
-        if lengths is None and reset is None:
-            done = self._short_call(x, state)
+        if lengths is None and reset is None and self._short_calls is not None:
+            done = self._short_calls.run(x, state)
             if done is not None:
                 return done
         batch = checked_batch(self, x, lengths, reset)
         y, final, _ = self._run(batch, state)
         return y, final
-
-    def _short_call(self, x: Any, state: State) -> tuple[np.ndarray, State] | None:
-        """What `__call__` returns for a few rows of just the right kind; None for all else, wrong or merely longer."""
-        calls, is_lstm = self._short_calls, self.cell == "lstm"
-        if calls is None or type(x) is not np.ndarray or x.dtype != self.dtype or x.ndim != 3:
-            return None
-        T, B = (x.shape[1], x.shape[0]) if self.batch_first else x.shape[:2]
-        is_time_major = not self.batch_first or T == 1 or B == 1
-        if not 0 < T * B <= _core.SHORT_CALL_ROWS or x.shape[2] != self.input_size or not is_time_major:
-            return None
-        if is_lstm and not (type(state) is tuple and len(state) == 2):
-            return None
-        states: tuple[Any, ...] = state if is_lstm else (state,)
-        final = []
-        for array, width in zip(states, self._state_widths, strict=True):
-            fits = (
-                type(array) is np.ndarray and array.dtype == self.dtype and array.shape == (self.num_layers, B, width)
-            )
-            if not fits or not _is_plain(array):
-                return None
-            final.append(np.empty_like(array))
-        if not _is_plain(x):
-            return None
-        y = np.empty((*x.shape[:2], self._output_size), self.dtype)
-        h, c = final[0], final[1] if is_lstm else None
-        calls.run(T, B, x, states[0], states[1] if is_lstm else None, y, h, c)
-        return y, (h, c) if is_lstm else h
 
     def forward(
         self,
@@ -299,6 +274,8 @@ class Recurrent(Module):
         initial = checked_state(self, state, batch.B, batch.unbatched)
         final = tuple(np.empty_like(array) for array in initial)
         tape = Tape(self, batch)
+        if batch.one_hot and (training or batch.x.size > FEW_INDICES):
+            batch.number(self.input_size, self._gates * self.hidden_size)
         x = batch.x
         for k in range(self.num_layers):
             last = k == self.num_layers - 1
@@ -357,6 +334,7 @@ class Recurrent(Module):
             start=walk.start,
             x=rows if x.ndim == 3 else None,
             ids=rows if x.ndim == 2 else None,
+            columns=walk.columns if x.ndim == 2 else None,
             reset=None if batch.reset is None else walk.rows(batch.reset, backwards),
             h0=before[0],
             c0=before[1] if len(before) == 2 else None,
@@ -371,18 +349,18 @@ class Recurrent(Module):
         found: where the list is given, results of the scans' searches for values that are not finite go to it.
         """
         batch, x, scans = tape.batch, tape.inputs[k], iter(tape.scans[k])
+        one_hot = x.ndim == 2
         tasks, finish = [], []
         d_inputs: list[np.ndarray | None] = []
         for d, part in enumerate(self._unmerge(dy, tape.outputs[k])):
             at, backwards = k * self._directions + d, self._backwards(d)
             dx = None
-            if x.ndim == 3:
+            if not one_hot:
                 dx = batch.empty(x.shape, self.dtype)
             d_inputs.append(dx)
             gradients = self._gradients[at]
             for index, walk in enumerate(batch.walks):
-                # the first walk adds into the gradients themselves, the others into arrays that are added in turn
-                own = gradients if index == 0 else tuple(None if g is None else np.zeros_like(g) for g in gradients)
+                own = _walk_gradients(gradients, index, walk.columns if one_hot else None)
                 states = [walk.take(array[at]) for array in final]
                 rows: Rows | None = None if dx is None else walk.rows(dx, backwards)
                 arrays = walk.rows(part, backwards), rows, *_pair(states), own
@@ -391,12 +369,15 @@ class Recurrent(Module):
         results = threads.run(tasks)
         if found is not None:
             found.extend(results)
+        first = 1 if one_hot else 0  # tables of W_ih are added below
         for at, walk, states, gradients, own in finish:
             for array, value in zip(initial, states, strict=True):
                 walk.put(value, array[at])
-            for g, mine in zip(gradients, own, strict=True):
+            for g, mine in zip(gradients[first:], own[first:], strict=True):
                 if g is not None and g is not mine:
                     g += mine
+        if one_hot:
+            _add_tables([(own[0], walk.columns, gradients[0]) for _, walk, _, gradients, own in finish])
         if d_inputs[0] is None:
             return None
         return d_inputs[0] if len(d_inputs) == 1 else d_inputs[0] + d_inputs[1]
@@ -468,9 +449,31 @@ class Recurrent(Module):
         return state if len(state) == 2 else state[0]
 
 
-def _is_plain(array: np.ndarray) -> bool:
-    flags = array.flags
-    return flags.c_contiguous and flags.aligned
+def _walk_gradients(gradients: Any, index: int, columns: np.ndarray | None) -> tuple[Any, ...]:
+    """Where a walk adds: the first into the gradients themselves, the others into arrays that are added in turn.
+
+    With one-hot input, that of W_ih (G*H, I) is for every walk a table (n, G*H) of the columns that it needs.
+    """
+    ih, *others = gradients
+    if index > 0:
+        others = [None if g is None else np.zeros_like(g) for g in others]
+    if columns is not None:
+        ih = np.zeros((len(columns), len(ih)), ih.dtype)
+    elif index > 0:
+        ih = np.zeros_like(ih)
+    return ih, *others
+
+
+def _add_tables(tables: list[tuple[np.ndarray, Any, Any]]) -> None:
+    """For each (table (n, G*H), columns (n,), dW_ih (G*H, I)):  those columns of dW_ih += the rows of the table."""
+
+    def add(rows: slice) -> None:
+        for table, columns, dw in tables:
+            _core.add_to_columns(table[:, rows], columns, dw[rows])
+
+    # by blocks of rows of dW_ih, each in the order of the walks; a sum takes as long as some 32 multiply-adds
+    work = 32 * sum(table.size for table, _, _ in tables)
+    threads.run([partial(add, rows) for rows in threads.blocks(len(tables[0][2]), work)])
 
 
 def _pair(states: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -87,6 +87,12 @@ def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     return results
 
 
+def blocks(n: int, work: int) -> list[slice]:
+    """n rows or columns in four blocks if the work is worth it: cut by the problem, never by the threads."""
+    size = max(1, -(-n // (4 if work >= WORTH_CUTTING else 1)))
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
 def _submit(work: Callable[[], None], count: int) -> list[Any]:
     global _pool
     with _lock:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from .linear import Linear
-from .losses import softmax_cross_entropy
 from .nonfinite import NonFinite as NonFinite
 from .nonfinite import first_nonfinite as first_nonfinite
 from .optim import Adam, clip_grad_norm
@@ -55,10 +54,10 @@ class DivergedError(FloatingPointError):
 
     def __init__(self, what: str, history: History, lr: float, origin: NonFinite | None = None) -> None:
         self.what, self.step, self.history, self.origin = what, history.steps, history, origin
-        first = "" if origin is None else f" (first: {origin})"
+        began = "" if origin is None else f"; it began with {origin}"
         super().__init__(
-            f"{what} is not finite at step {history.steps}{first}; the weights of step {history.best_step} are kept. "
-            f"Try a learning rate below {lr:g}"
+            f"{what} is not finite at step {history.steps}; the weights of step {history.best_step} are kept. "
+            f"Try a learning rate below {lr:g}{began}"
         )
 
 
@@ -93,7 +92,7 @@ def bits_per_character(layer: Any, head: Linear, grid: np.ndarray, state: Any = 
     for start in range(0, length, chunk):
         stop = min(start + chunk, length)
         y, state = layer(grid[start:stop], state)
-        loss, _ = softmax_cross_entropy(head(y), grid[start + 1 : stop + 1])
+        loss, _ = head.cross_entropy(y, grid[start + 1 : stop + 1], gradients=False)
         nats += loss * (stop - start)
     return nats / length / math.log(2)
 
@@ -165,12 +164,10 @@ class Trainer:
         history = self.history
         x, targets, anew = next(self.batches)
         y, self.state, tape = self.layer.forward(x, None if anew else self.state)
-        logits, head_tape = self.head.forward(y)
-        loss, dlogits = softmax_cross_entropy(logits, targets)
-        self._require_finite("the loss", loss, tape)
         for module in self.modules:
             module.zero_grad()
-        dy = self.head.backward(head_tape, dlogits)
+        loss, dy = self.head.cross_entropy(y, targets)
+        self._require_finite("the loss", loss, tape)
         self.layer.backward(tape, dy)
         norm = clip_grad_norm(self.modules, MAX_NORM)
         self._require_finite("the norm of the gradient", norm, tape, dy)

@@ -41,7 +41,7 @@ FASTRNN_INLINE void gru_will_go_back(const Sequence<T>& q, long s, long b, long 
 
 template <class T, bool General> struct Gru {
   static constexpr int G = 3, GS = 3, kShared = 2;
-  static constexpr bool kPassesThrough = true;
+  static constexpr bool kPassesThrough = true, kHasC = false;
   static constexpr int L = kLanes<T>;
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Gru>(q, arena); }
@@ -111,7 +111,7 @@ template <class T, bool General> struct Gru {
 
 template <class T, bool General> struct GruResetBefore {
   static constexpr int G = 3, GS = 2, kShared = 2;
-  static constexpr bool kPassesThrough = true;
+  static constexpr bool kPassesThrough = true, kHasC = false;
   static constexpr int L = kLanes<T>;
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) {

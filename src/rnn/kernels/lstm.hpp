@@ -18,7 +18,7 @@ namespace FASTRNN_ISA {
 
 template <class T, bool General> struct Lstm {
   static constexpr int G = 4, GS = 4, kShared = 4;
-  static constexpr bool kPassesThrough = false;
+  static constexpr bool kPassesThrough = false, kHasC = true;
   static constexpr int L = kLanes<T>;
   static constexpr int kUnprojected = General ? 8 : 4;  // column of o f2(c) on the tape, in H
 

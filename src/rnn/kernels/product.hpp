@@ -106,7 +106,7 @@ FASTRNN_INLINE void accumulate(Vec<T> (&c)[MR][N], const Factors<T>& f, Wanted<T
   const T *row[MR], *panel = f.panel;
   FASTRNN_UNROLL
   for (int r = 0; r < MR; ++r) {
-    if (f.K) row[r] = f.a[r];
+    row[r] = f.K ? f.a[r] : nullptr;
     FASTRNN_UNROLL
     for (int s = 1; s < S; ++s)
       FASTRNN_UNROLL
@@ -226,37 +226,53 @@ template <class T> FASTRNN_INLINE Vec<T> sums_of_lanes(Vec<T> (&v)[kLanes<T>]) {
   return v[0];
 }
 
-// sum[i] += x (K,) . row i of w (units, K), lane by lane, for as many rows as lanes; rows beyond `units` repeat the last
-template <class T>
-FASTRNN_INLINE void add_dot_products(Vec<T> (&sum)[kLanes<T>], const T* x, long K, const T* w, int units) {
+// sum[i] += x (K,) . row i of w, lane by lane, for as many rows as lanes
+template <class T> FASTRNN_INLINE void add_dot_products(Vec<T> (&sum)[kLanes<T>], const T* x, long K, const T* w) {
   constexpr int L = kLanes<T>;
-  const T* row[L];
-  for (int i = 0; i < L; ++i) row[i] = w + (i < units ? i : units - 1) * K;
   long k = 0;
   for (; k + L <= K; k += L) {
     const Vec<T> xk = load(x + k);
-    for (int i = 0; i < L; ++i) {
-      __builtin_prefetch(row[i] + k + L * K);  // the same place of the next rows
-      sum[i] += xk * load(row[i] + k);
-    }
+    FASTRNN_UNROLL
+    for (int i = 0; i < L; ++i) sum[i] += xk * load(w + i * K + k);
   }
   if (k == K) return;
   const Vec<T> xk = load(x + k, int(K - k));
-  for (int i = 0; i < L; ++i) sum[i] += xk * load(row[i] + k, int(K - k));
+  FASTRNN_UNROLL
+  for (int i = 0; i < L; ++i) sum[i] += xk * load(w + i * K + k, int(K - k));
 }
 
-// The products of `multiply` for one row and one vector of units from the weights as torch stores them, (G*H, K): for
-// calls too short to pay for packing.  acc, and w_ih and w_hh from the first unit on, are as above.
+template <class T> T dot_product(const T* x, const T* w, long K) {
+  Vec<T> sums{};
+  for (long k = 0; k < K; k += kLanes<T>) {
+    const int lanes = int(K - k < kLanes<T> ? K - k : kLanes<T>);
+    sums += load(x + k, lanes) * load(w + k, lanes);
+  }
+  T sum = 0;
+  for (int i = 0; i < kLanes<T>; ++i) sum += sums[i];
+  return sum;
+}
+
+// The products of `multiply` for one row and one vector of units (`lanes` of them) from the weights as torch stores
+// them, (G*H, K): for calls too short to pay for packing.  w_ih and w_hh start at the first unit, acc is as above.
 template <class T, int G, int GS, int Shared>
-__attribute__((noinline)) void multiply_unpacked(int units, long H, const T* x, long I, const T* w_ih, const T* h,
+__attribute__((noinline)) void multiply_unpacked(int lanes, long H, const T* x, long I, const T* w_ih, const T* h,
                                                  long P, const T* w_hh, T* acc, long ld_gate) {
   constexpr int L = kLanes<T>;
-  for (int slot = 0; slot < GS + G - Shared; ++slot) {
-    const int x_gate = slot < Shared ? slot : slot < GS ? -1 : slot - GS + Shared;
-    Vec<T> sum[L] = {};
-    if (x && x_gate >= 0) add_dot_products<T>(sum, x, I, w_ih + x_gate * H * I, units);
-    if (slot < GS) add_dot_products<T>(sum, h, P, w_hh + slot * H * P, units);
-    store(acc + slot * ld_gate, load(acc + slot * ld_gate) + sums_of_lanes<T>(sum));
+  for (int slot = 0; slot < GS + G - Shared; ++slot, acc += ld_gate) {
+    const int x_gate = slot < Shared ? slot : slot - GS + Shared;
+    const T* wx = x && x_gate >= (slot < Shared ? 0 : Shared) ? w_ih + x_gate * H * I : nullptr;
+    const T* wh = slot < GS ? w_hh + slot * H * P : nullptr;
+    if (lanes == L) {
+      Vec<T> sum[L] = {};
+      if (wx) add_dot_products<T>(sum, x, I, wx);
+      if (wh) add_dot_products<T>(sum, h, P, wh);
+      store(acc, load(acc) + sums_of_lanes<T>(sum));
+      continue;
+    }
+    for (int u = 0; u < lanes; ++u) {
+      if (wx) acc[u] += dot_product<T>(x, wx + u * I, I);
+      if (wh) acc[u] += dot_product<T>(h, wh + u * P, P);
+    }
   }
 }
 

@@ -12,7 +12,7 @@ namespace FASTRNN_ISA {
 
 template <class T, class F, bool General> struct Rnn {
   static constexpr int G = 1, GS = 1, kShared = 1;
-  static constexpr bool kPassesThrough = false;
+  static constexpr bool kPassesThrough = false, kHasC = false;
   static constexpr int L = kLanes<T>;
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Rnn>(q, arena); }

@@ -45,7 +45,7 @@ template <class T> struct Sequence {
   // inputs: x, or indices of one-hot rows, or the input products made in advance
   Rows<const T> x;          // (I,) a row; base null if absent
   Rows<const int64_t> ids;  // one index a row; base null if absent
-  const T* products;        // packed rows (G*H,) from step `products_from` on; or for ids: (I, G*H), a row an index.
+  const T* products;        // packed rows (G*H,) from step `products_from` on; or for ids: (n, G*H), a row an index.
                             // Null: x . W_ih is made step by step
   long products_from;
   const T* h0;                // (B, P) initial state

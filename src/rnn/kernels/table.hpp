@@ -24,6 +24,7 @@ template <class T> struct CellKernels {
   int dgates_width;            // in H
   int rows_per_tile;
   int n_blocks;
+  bool has_c;                  // whether the state is (h, c)
   GradientBlock blocks[3];
   void (*pack_forward)(Sequence<T>&, Arena<T>&);
   void (*pack_backward)(Sequence<T>&, Arena<T>&);
