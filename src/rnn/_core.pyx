@@ -69,7 +69,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         const T* zeros
         Weights[T] weights
         Activation activation[3]
-        T clip
+        T clip, grad_clip
         cbool coupled
         Rows[T] y
         T* c
@@ -630,7 +630,7 @@ cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, di
     for kind, alpha, beta in options["activations"]:
         q.activation[i].kind, q.activation[i].alpha, q.activation[i].beta = kind, alpha, beta
         i += 1
-    q.clip = options["clip"]
+    q.clip, q.grad_clip = options["clip"], options["grad_clip"]
     q.coupled = options["coupled"]
 
 
@@ -655,7 +655,7 @@ cdef void set_call(Sequence[real]* q, dict a) except *:
 cdef class Scan:
     """One layer in one direction over one batch: `forward`, then, if made for training, `backward`.
 
-    All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip and coupled; of
+    All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip, grad_clip and coupled; of
     the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y. Arrays are of
     the layer's dtype, and C-contiguous where they have no offsets. With `columns` (int64, n), ids are places among
     those columns of W_ih, without the columns themselves: inference only. `c` holds the cell state: (B, H), the initial

@@ -108,6 +108,7 @@ class Recurrent(Module):
         reverse: bool,
         merge: str,
         clip: float | None,
+        grad_clip: float | None,
         dtype: Any,
         rng: Any,
     ) -> None:
@@ -121,6 +122,7 @@ class Recurrent(Module):
         self.reverse = boolean("reverse", reverse)
         self.merge = merge
         self.clip = None if clip is None else positive_float("clip", clip)
+        self.grad_clip = None if grad_clip is None else positive_float("grad_clip", grad_clip)
         if merge not in _MERGES:
             raise ValueError(f"expected merge among {', '.join(_MERGES)}, got {merge!r}")
         if self.bidirectional and self.reverse:
@@ -129,6 +131,7 @@ class Recurrent(Module):
         self._options = {  # of every scan
             "activations": self._activation_codes(),
             "clip": math.inf if clip is None else float(clip),
+            "grad_clip": math.inf if grad_clip is None else float(grad_clip),
             "coupled": getattr(self, "coupled", False),
         }
         self._kernel_index = self._kernel()

@@ -57,6 +57,7 @@ template <class T> struct Sequence {
   Weights<T> weights;
   Activation activation[3];
   T clip;        // pre-activations are held within +-clip; infinity: never
+  T grad_clip;   // gradients of pre-activations are held within +-grad_clip; infinity: never
   bool coupled;  // LSTM: f = 1 - i
 
   // forward
