@@ -42,7 +42,7 @@ class RNN(Recurrent):
     merge: how two directions become one y: "concat" (as torch), "sum", "mul" or "ave" (as Keras).
     clip: pre-activations are held within +-clip, as ONNX's attribute says.
     grad_clip: in `backward`, the gradient of every pre-activation is held within +-grad_clip at its step, before it
-    goes on to weights, x and the step before (Graves 2013); that of c in an LSTM, or of h beside the GRU's gates, is not.
+    goes on to weights, x and the step before (Graves 2013); those of c, and of h beside a GRU's gates, are not.
     dtype: float32 or float64, of parameters and all arrays.
     rng: None, an int or a numpy Generator: initial values (torch's: uniform in +-1/sqrt(H)) and dropout.
 
