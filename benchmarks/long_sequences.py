@@ -3,7 +3,8 @@
     python benchmarks/long_sequences.py [--steps T] [--batch B] [--hidden H] [--repeat N]
 
 For each cell, a forward and a backward pass with the tape of every step and with checkpoint="auto", in turns; the
-fastest of N.  Memory is what NumPy allocates at most, as tracemalloc counts it in a pass of its own, without x, y, dy and dx.
+fastest of N.  Memory is what NumPy allocates at most, as tracemalloc counts it in a pass of its own, without x, y, dy
+and dx.
 """
 
 from __future__ import annotations
