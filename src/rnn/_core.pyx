@@ -460,7 +460,8 @@ cdef int64_t gradient_rows(const Sequence[real]* q) noexcept nogil:
 
 cdef int run_backward(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k,
-        Gradients[real]* g, int64_t n_columns, const int64_t* columns, const Segments* kept, NonFinite* found) noexcept nogil:
+        Gradients[real]* g, int64_t n_columns, const int64_t* columns, const Segments* kept,
+        NonFinite* found) noexcept nogil:
     """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written.
     With `found`, which is null but for a search, it stops there.
     With segments, q's tape and c are room for any one and the rows of a chunk: one may begin before the other ends."""
@@ -511,7 +512,8 @@ cdef int run_backward(
 cdef void replay(
         Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, const Segments* kept, int64_t i,
         long s1) noexcept nogil:
-    """Tape and c from segment i up to step s1, the begin of another, by running forward again: to y goes what is there."""
+    """Tape and c from segment i up to step s1, the begin of another, by running forward again; y is given the same
+    bits."""
     q.kept_from = kept.begin[i]
     if kept.c != NULL:
         q.c0 = <real*>kept.c + i * q.B * q.H
@@ -655,8 +657,8 @@ cdef void set_call(Sequence[real]* q, dict a) except *:
 cdef class Scan:
     """One layer in one direction over one batch: `forward`, then, if made for training, `backward`.
 
-    All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip, grad_clip and coupled; of
-    the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y. Arrays are of
+    All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip, grad_clip and
+    coupled; of the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y. Arrays are of
     the layer's dtype, and C-contiguous where they have no offsets. With `columns` (int64, n), ids are places among
     those columns of W_ih, without the columns themselves: inference only. `c` holds the cell state: (B, H), the initial
     one and then the final one; or, if `keep` says so, that of all steps (packed rows).
@@ -706,8 +708,8 @@ cdef class Scan:
         return new_array((rows, width), dtype), None if self.c0 is None else new_array((rows, H), dtype)
 
     def keep(self, int64_t count):
-        """Before `forward`, for `backward`: keep the tape of all steps, or, if count is not 0, c before each of about so
-        many segments."""
+        """Before `forward`, for `backward`: keep the tape of all steps, or, if count is not 0, c before each of about
+        so many segments."""
         tape, c = self.room(0 if count else self.total)
         if count and self.total and (tape.shape[1] or c is not None):  # else backward needs but y
             self.begin, self.window = self.divided(count)
@@ -779,8 +781,8 @@ cdef class Scan:
     def backward(self, dy, dx, dh, dc, gradients, bint search=False):
         """BPTT. dy, dx: rows or None. dh (B, P), dc (B, H): gradient of the final state, replaced by that of the
         initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to; for ids, that of ih is (n, G*H), a row
-        for each of the columns. In a search it returns (step and row of the walk, bits of the blocks of dgates) where the
-        first value that is not finite arises, or None."""
+        for each of the columns. In a search it returns (step and row of the walk, bits of the blocks of dgates) where
+        the first value that is not finite arises, or None."""
         if self.is_empty:
             return None
         if self.is_double:
@@ -852,8 +854,8 @@ cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradien
     g.hr = <real*>address(d_hr, d_hr is not None)
     q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
     with nogil:
-        failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns, kept,
-                              &found if search else NULL)
+        failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns,
+                              kept, &found if search else NULL)
     if failed:
         raise MemoryError("no memory for the gradients of a chunk of steps")
     return None if found.step < 0 else (found.step, found.row, found.blocks)
