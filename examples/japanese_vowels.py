@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import fastrnn
 import numpy as np
-from fastrnn.optim import Adam, clip_grad_norm
+from fastrnn.optim import Adam
 
 HIDDEN, SPEAKERS = 64, 9
 EPOCHS, BATCH, LEARNING_RATE = 30, 30, 5e-3
@@ -92,8 +92,8 @@ class Recogniser:
         self.head.zero_grad()
         dh = np.stack(np.split(self.head.backward(head_tape, dlogits), 2, axis=1))  # (B, 128) -> (2, B, 64)
         self.gru.backward(tape, np.zeros_like(y), dh)
-        clip_grad_norm([self.gru, self.head], MAX_NORM)
-        self.adam.step(learning_rate)
+        self.adam.lr = learning_rate
+        self.adam.step(max_norm=MAX_NORM)
         return loss
 
     def predict(self, data: Utterances) -> np.ndarray:

@@ -3,6 +3,7 @@
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -141,6 +142,7 @@ def test_errors_are_one_line_and_exit_code_1(trained, tmp_path):
         (("train", "short"), "expected a text of which"),
         (("train", "latin"), "latin is not UTF-8 text: byte 0xf6 at 2"),
         (("train", "--save", "nowhere/model"), "there is no directory to save nowhere.model in"),
+        (("train", "--resume"), "no stopped training to go on with: fastrnn-model.*.checkpoint does not exist"),
         (("sample", "missing", "--prompt", "a"), "No such file or directory: 'missing'"),
         (("sample", "latin", "--prompt", "a"), "latin is not a whole safetensors file"),
         (("sample", model, "--prompt", "a stone Z"), "it has not learned 'Z'"),
@@ -197,6 +199,66 @@ def test_interrupt_saves_the_best_model(trained, tmp_path):
     assert re.search(r"^interrupted after \d+ steps$", output, re.MULTILINE)
     assert "saved to fastrnn-model.safetensors" in output
     assert run("sample", "fastrnn-model.safetensors", "--prompt", "a", cwd=tmp_path).returncode == 0
+
+
+INTERRUPTED_AT_STEP_7 = """
+import signal, sys
+from fastrnn import cli, optim
+
+step = optim.Adam.step
+
+def interrupted(adam, **options):
+    if adam.steps == 6:
+        signal.raise_signal(signal.SIGINT)
+    return step(adam, **options)
+
+optim.Adam.step = interrupted
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_resume_goes_on_after_an_interrupt_to_the_model_of_an_unbroken_training(trained, tmp_path):
+    directory, _ = trained
+    train = ["train", str(directory / "text.txt"), *SMALL, "--save", "a model"]
+    first = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT_STEP_7, *train],
+        capture_output=True,
+        cwd=tmp_path,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert first.returncode == 130
+    assert "interrupted after 7 steps\n" in first.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a model", "a model.checkpoint"]
+    told = first.stdout.splitlines()[-1].removeprefix("to go on: ")
+    assert shlex.split(told) == ["fastrnn", *train, "--resume"]
+    assert_fails(run(*train, "--resume", "--hidden", "8", cwd=tmp_path), 1, r"made with layer='RNN\(14, 16, 1\)'")
+    assert_fails(run(*train, "--resume", "--steps", "30", cwd=tmp_path), 1, "it was made with steps=20, not 30")
+    second = run(*shlex.split(told)[1:], cwd=tmp_path)
+    assert (second.returncode, second.stderr) == (0, "")
+    assert re.search(r"^20 steps in ", second.stdout, re.MULTILINE)
+    assert (tmp_path / "a model").read_bytes() == (directory / "model.safetensors").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a model"]
+
+
+def test_plot_draws_the_training(trained, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    directory, _ = trained
+    result = run("train", directory / "text.txt", *SMALL, "--plot", "training.svg", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\ndrawn in training.svg\n" in result.stdout
+    assert (tmp_path / "training.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_plot_without_matplotlib_is_an_error_before_the_training(trained, tmp_path):
+    directory, _ = trained
+    code = "import sys; sys.modules['matplotlib'] = None; from fastrnn import cli; sys.exit(cli.main(sys.argv[1:]))"
+    train = ["train", directory / "text.txt", *SMALL, "--plot", "training.png"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *train], capture_output=True, cwd=tmp_path, encoding="utf-8", timeout=120
+    )
+    assert_fails(result, 1, "a plot needs matplotlib: pip install matplotlib")
+    assert list(tmp_path.iterdir()) == []
 
 
 def read_terminal(terminal, until=None):

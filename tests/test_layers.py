@@ -172,3 +172,29 @@ def test_short_calls_see_weights_that_changed():
     after = layer(x, h)[0]
     assert not np.array_equal(before, after)
     np.testing.assert_allclose(after, reference.forward(layer, x, h)[0], atol=1e-6)
+
+
+def test_initial_state_may_lie_any_distance_from_y():
+    """Two rows of h(t-1), one in h0 and one in y, have a constant distance: not one that BLAS could take."""
+    try:
+        far = np.empty(2**31 + 2**10, np.float32)  # never touched but at its ends
+    except MemoryError:
+        pytest.skip("no address space of 8 GB")
+    layer = fastrnn.RNN(3, 4, rng=0)
+    x = np.random.default_rng(1).standard_normal((2, 1, 3), dtype=np.float32)
+    h0, y = far[:4].reshape(1, 4), far[-64:-56].reshape(2, 1, 4)
+    h0[...] = 0.5
+    start, zero = np.arange(3), np.zeros(1, np.int64)
+    scan = _core.Scan(
+        layer._kernel_index, False, layer._weights[0], layer._options, sizes=(2, 1), start=start,
+        x=(x, zero, 3), ids=None, columns=None, reset=None, h0=h0, c0=None, y=(y, zero, 4),
+    )  # fmt: skip
+    scan.keep(0)
+    scan.forward()
+    dy, dh = np.ones((2, 1, 4), np.float32), np.zeros((1, 4), np.float32)
+    scan.backward((dy, zero, 4), None, dh, None, layer._gradients[0])
+
+    same = fastrnn.RNN(3, 4, rng=0)
+    _, _, tape = same.forward(x, h0[None].copy())
+    same.backward(tape, dy)
+    np.testing.assert_array_equal(layer.grads["weight_hh_l0"], same.grads["weight_hh_l0"])

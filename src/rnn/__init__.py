@@ -7,7 +7,8 @@ Linear                    the output layer, by itself or with its loss
 softmax_cross_entropy     the loss
 LanguageModel             a character model that trains on text and writes some
 set_num_threads           how many threads a call may use (get_num_threads)
-optim                     Adam, clipping of the gradient
+optim                     SGD, Adam, AdamW, RMSprop; schedules of the learning rate; clipping of the gradient
+training                  checkpoints that go on to the same bits; what `LanguageModel.fit` does
 interchange               from and to torch, ONNX, Keras and safetensors
 reference                 the same layers in plain NumPy, equation by equation
 """
@@ -15,6 +16,7 @@ reference                 the same layers in plain NumPy, equation by equation
 from typing import TYPE_CHECKING, Any
 
 from . import optim as optim
+from . import training as training
 from .init import initialize as initialize
 from .language_model import LanguageModel as LanguageModel
 from .layers import GRU as GRU

@@ -16,9 +16,17 @@ def gemm_rows(
 def sum_rows(a: np.ndarray, out: np.ndarray) -> None: ...
 def add_to_columns(table: np.ndarray, columns: np.ndarray, dw: np.ndarray) -> None: ...
 def softmax_cross_entropy(logits: np.ndarray, targets: np.ndarray, scale: float, dlogits: np.ndarray) -> float: ...
+def sgd(
+    param: np.ndarray, grad: np.ndarray, buffer: np.ndarray | None,
+    scale: float, l2: float, lr: float, momentum: float, damping: float, nesterov: bool,
+) -> None: ...  # fmt: skip
 def adam(
     param: np.ndarray, grad: np.ndarray, m: np.ndarray, v: np.ndarray,
-    b1: float, b2: float, rate: float, root: float, eps: float,
+    scale: float, l2: float, keep: float, b1: float, b2: float, rate: float, root: float, eps: float,
+) -> None: ...  # fmt: skip
+def rmsprop(
+    param: np.ndarray, grad: np.ndarray, v: np.ndarray, m: np.ndarray | None, buffer: np.ndarray | None,
+    scale: float, l2: float, lr: float, alpha: float, eps: float, momentum: float,
 ) -> None: ...  # fmt: skip
 def sum_of_squares(x: np.ndarray) -> float: ...
 def elementwise(function: str, x: np.ndarray, y: np.ndarray) -> None: ...

@@ -121,7 +121,9 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
     cppclass Kernels[T]:
         const CellKernels[T]* cell(int)
         double (*softmax_cross_entropy)(long, long, const T*, const int64_t*, T, T*)
-        void (*adam)(long, T, T, T, T, T, const T*, T*, T*, T*)
+        void (*sgd)(long, T, T, T, T, T, cbool, const T*, T*, T*)
+        void (*adam)(long, T, T, T, T, T, T, T, T, const T*, T*, T*, T*)
+        void (*rmsprop)(long, T, T, T, T, T, T, const T*, T*, T*, T*, T*)
         double (*sum_of_squares)(long, const T*)
         void (*sum_rows)(long, long, const T*, long, T*)
         void (*exp)(long, const T*, T*)
@@ -1020,14 +1022,33 @@ def softmax_cross_entropy(const real[:, ::1] logits, const int64_t[::1] targets,
     return loss
 
 
-def adam(real[::1] param, const real[::1] grad, real[::1] m, real[::1] v,
-         double b1, double b2, double rate, double root, double eps):
-    """One step of Adam over flat arrays, in place, see kernels/elementwise.hpp."""
+# The optimisers: one step over flat arrays, in place, see kernels/elementwise.hpp; a buffer may be None
+
+def sgd(real[::1] param, const real[::1] grad, object buffer,
+        double scale, double l2, double lr, double momentum, double damping, bint nesterov):
     cdef real which = 0
-    if param.shape[0]:
-        with nogil:
-            kernels.of(which).adam(param.shape[0], <real>b1, <real>b2, <real>rate, <real>root, <real>eps,
-                                   &grad[0], &m[0], &v[0], &param[0])
+    cdef real* b = <real*>address(buffer, True)
+    with nogil:
+        kernels.of(which).sgd(param.shape[0], <real>scale, <real>l2, <real>lr, <real>momentum, <real>damping, nesterov,
+                              &grad[0], b, &param[0])
+
+
+def adam(real[::1] param, const real[::1] grad, real[::1] m, real[::1] v,
+         double scale, double l2, double keep, double b1, double b2, double rate, double root, double eps):
+    cdef real which = 0
+    with nogil:
+        kernels.of(which).adam(param.shape[0], <real>scale, <real>l2, <real>keep, <real>b1, <real>b2, <real>rate,
+                               <real>root, <real>eps, &grad[0], &m[0], &v[0], &param[0])
+
+
+def rmsprop(real[::1] param, const real[::1] grad, real[::1] v, object m, object buffer,
+            double scale, double l2, double lr, double alpha, double eps, double momentum):
+    cdef real which = 0
+    cdef real* mean = <real*>address(m, True)
+    cdef real* b = <real*>address(buffer, True)
+    with nogil:
+        kernels.of(which).rmsprop(param.shape[0], <real>scale, <real>l2, <real>lr, <real>alpha, <real>eps,
+                                  <real>momentum, &grad[0], &v[0], mean, b, &param[0])
 
 
 def sum_of_squares(const real[::1] x):

@@ -9,6 +9,7 @@ import argparse
 import math
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from . import _core
 from .corpus import builtin_text
+from .history import require_matplotlib
 from .language_model import LanguageModel
 from .training import DivergedError, History
 
@@ -28,6 +30,7 @@ INTERRUPTED = 130  # exit code
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default that of ``sys.argv``, and return its exit code; errors are a line on stderr."""
     options = _parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = options.run(options)
         sys.stdout.flush()
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has left, as in `fastrnn sample ... | head`; nothing may be flushed any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, ValueError, RuntimeError, FloatingPointError, MemoryError) as error:
+    except (OSError, ValueError, RuntimeError, FloatingPointError, MemoryError, ImportError) as error:
         print(f"fastrnn: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
 
@@ -59,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--lr", type=_non_negative_float, default=2e-3, help="learning rate at the first step")
     train.add_argument("--seed", type=_non_negative_int, default=0, help="the same seed gives the same model")
     train.add_argument("--save", type=Path, default=Path(MODEL_FILE), metavar="PATH", help="model file to write")
+    train.add_argument("--resume", action="store_true", help="go on with a training that was stopped, all else alike")
+    train.add_argument("--plot", type=Path, metavar="PATH", help="picture of the training to draw (needs matplotlib)")
     train.set_defaults(run=_train)
 
     sample = commands.add_parser("sample", help="let a model write", formatter_class=_Formatter)
@@ -101,8 +106,14 @@ _non_negative_float = _number(float, 0, "a number of at least 0")
 
 def _train(options: argparse.Namespace) -> int:
     text = builtin_text() if options.file is None else _read_text(options.file)
-    if not options.save.absolute().parent.is_dir():  # better said now than after the training
-        raise FileNotFoundError(f"there is no directory to save {options.save} in")
+    if options.plot is not None:
+        require_matplotlib()
+    for path in (options.save, options.plot):
+        if path is not None and not path.absolute().parent.is_dir():  # better said now than after the training
+            raise FileNotFoundError(f"there is no directory to save {path} in")
+    checkpoint = Path(f"{options.save}.checkpoint")
+    if options.resume and not checkpoint.exists():
+        raise FileNotFoundError(f"there is no stopped training to go on with: {checkpoint} does not exist")
     model = LanguageModel(options.cell, options.hidden, options.layers, rng=options.seed)
     print(
         f"{options.file or 'the built-in text'}: {len(text):,} characters, {len(set(text))} distinct; "
@@ -111,9 +122,16 @@ def _train(options: argparse.Namespace) -> int:
     )
     try:
         history = model.fit(
-            text, steps=options.steps, batch_size=options.batch_size, seq_len=options.seq_len, lr=options.lr
+            text,
+            steps=options.steps,
+            batch_size=options.batch_size,
+            seq_len=options.seq_len,
+            lr=options.lr,
+            checkpoint=checkpoint,
+            resume=options.resume,
         )
     except DivergedError as error:
+        checkpoint.unlink(missing_ok=True)  # what goes on from there comes to the same
         if error.history.best_step:
             _save(model, options.save)
         raise
@@ -121,10 +139,18 @@ def _train(options: argparse.Namespace) -> int:
         raise KeyboardInterrupt
     _save(model, options.save)
     _report(history, options.batch_size * options.seq_len)
+    if options.plot is not None:
+        history.plot(options.plot)
+        print(f"drawn in {options.plot}")
     prompt = "The " if set("The ") <= set(model.vocabulary) else text[0]
     print(f"\n{prompt}{model.generate(prompt, 300, temperature=0.8, rng=options.seed)}")
     print(f"\nmore of it: fastrnn sample {options.save} --prompt {prompt!r}")
-    return INTERRUPTED if history.interrupted else 0
+    if history.interrupted:
+        again = [argument for argument in options.arguments if argument != "--resume"]
+        print(f"to go on: {shlex.join(['fastrnn', *again, '--resume'])}")
+        return INTERRUPTED
+    checkpoint.unlink(missing_ok=True)
+    return 0
 
 
 def _save(model: LanguageModel, path: Path) -> None:

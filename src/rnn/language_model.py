@@ -11,6 +11,7 @@ import numpy as np
 from . import layers
 from .checks import finite_float, non_negative_int, positive_int
 from .linear import Linear
+from .schedules import Schedule, checked_lr
 from .storage import load_arrays, save_arrays
 from .training import History, Trainer, bits_per_character
 
@@ -59,15 +60,24 @@ class LanguageModel:
         steps: int,
         batch_size: int = 32,
         seq_len: int = 64,
-        lr: float = 2e-3,
+        lr: float | Schedule = 2e-3,
         validation: float = 0.1,
+        accumulate: int = 1,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
         progress: bool = True,
     ) -> History:
         """Learn from a text, and keep the weights that predict its held-out end best.
 
         steps: updates of the weights, each on seq_len (T) characters of batch_size (B) places in the text.
-        lr: learning rate of Adam at the first step, from where it falls along a cosine to nearly zero at the last.
+        lr: learning rate of Adam at the first step, from where it falls along a cosine to nearly zero at the last; or
+        a schedule of `fastrnn.optim`.
         validation: fraction of the text, at its end, that is held out; with 0, the last weights are kept.
+        accumulate: batches that a step takes one by one, adding up their gradients: the gradient of a batch of
+        accumulate * batch_size in the memory of one of batch_size.
+        checkpoint: a file to go on from, written at each of ten evaluations, every minute and on Ctrl-C.
+        resume: go on from that file to the very bits that the training would have come to without a stop; all else
+        must be as it was then.
         progress: show a bar on stderr, if that is a terminal.
 
         Returns the `History`.  Another `fit` goes on from the weights of the one before, with a new schedule; the
@@ -75,21 +85,43 @@ class LanguageModel:
         so.
 
         Raises TypeError or ValueError for bad arguments, for characters that are not in the vocabulary and for a text
-        too short for batch_size and seq_len; the model is unchanged then.  Raises FloatingPointError (its subclass
-        `DivergedError`) when a loss or gradient is not finite; the model holds the best weights so far then.
+        too short for batch_size and seq_len, OSError or ValueError for a checkpoint that is missing, cut short or of
+        another training; the model is unchanged then.  Raises FloatingPointError (its subclass `DivergedError`) when a
+        loss or gradient is not finite; the model holds the best weights so far then.
         """
         steps, batch_size = positive_int("steps", steps), positive_int("batch_size", batch_size)
-        seq_len, lr = positive_int("seq_len", seq_len), finite_float("lr", lr)
+        seq_len, accumulate = positive_int("seq_len", seq_len), positive_int("accumulate", accumulate)
+        lr = checked_lr("lr", lr)
+        if resume and checkpoint is None:
+            raise ValueError("expected a checkpoint to resume from, got None")
         if not finite_float("validation", validation) < 1:
             raise ValueError(f"expected validation in [0, 1), got {validation}")
         vocabulary = self.vocabulary or "".join(sorted(set(_checked_text("text", text))))
         ids = _encode("text", text, vocabulary)
-        train, held_out = _split(ids, validation, batch_size, seq_len)
-        if self.layer is None:
+        train, held_out = _split(ids, validation, batch_size, seq_len, accumulate)
+        before, is_new = self._rng.bit_generator.state, self.layer is None
+        if is_new:
             self._build(vocabulary)
         trainer = Trainer(
-            self.layer, self.head, train, held_out, steps=steps, batch_size=batch_size, seq_len=seq_len, lr=lr
+            self.layer,
+            self.head,
+            train,
+            held_out,
+            steps=steps,
+            batch_size=batch_size,
+            seq_len=seq_len,
+            lr=lr,
+            accumulate=accumulate,
+            checkpoint=checkpoint,
         )
+        try:
+            if resume:
+                trainer.resume()
+        except (OSError, ValueError):
+            if is_new:
+                self.vocabulary, self.layer, self.head = "", None, None
+                self._rng.bit_generator.state = before
+            raise
         return trainer.run(progress=progress)
 
     def generate(self, prompt: str, length: int, *, temperature: float = 1.0, rng: Any = None) -> str:
@@ -214,7 +246,9 @@ def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4") if text else np.empty(0, "<u4")
 
 
-def _split(ids: np.ndarray, validation: float, batch_size: int, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+def _split(
+    ids: np.ndarray, validation: float, batch_size: int, seq_len: int, accumulate: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The characters to train on and those held out; ValueError that says what would fit when they are too few."""
     held_out = int(len(ids) * validation)
     if validation > 0 and held_out < 2:
@@ -222,13 +256,15 @@ def _split(ids: np.ndarray, validation: float, batch_size: int, seq_len: int) ->
             f"expected a text of which validation={validation} is at least 2 characters, got one of {len(ids)}; "
             "validation=0 holds out none"
         )
-    train, needed = len(ids) - held_out, batch_size * seq_len + 1
+    train, needed = len(ids) - held_out, accumulate * batch_size * seq_len + 1
     if train < needed:
-        fitting = {"batch_size": (train - 1) // seq_len, "seq_len": (train - 1) // batch_size}
+        room, times = (train - 1) // accumulate, f" {accumulate} times" if accumulate > 1 else ""
+        fitting = {"batch_size": room // seq_len, "seq_len": room // batch_size}
         advice = " or ".join(f"{name}={size}" for name, size in fitting.items() if size >= 1)
         raise ValueError(
-            f"expected a longer text: batch_size={batch_size} streams of seq_len={seq_len} need {needed} characters to "
-            f"train on, got {train} ({held_out} more are held out); {advice or 'smaller values of both'} would fit"
+            f"expected a longer text:{times} batch_size={batch_size} streams of seq_len={seq_len} need {needed} "
+            f"characters to train on, got {train} ({held_out} more are held out); "
+            f"{advice or 'smaller values of both'} would fit"
         )
     return ids[:train], ids[train:]
 

@@ -41,13 +41,24 @@ def checked_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype
     return array
 
 
+def checked_arrays(mapping: Mapping[str, Any], own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of `mapping`, if they have just the names, shapes and dtypes of `own`.
+
+    Raises KeyError when a name is missing or unknown, TypeError for another dtype, ValueError for another shape.
+    """
+    missing, unknown = own.keys() - mapping.keys(), mapping.keys() - own.keys()
+    if missing or unknown:
+        raise KeyError(f"state dict does not fit: missing {sorted(missing)}, unknown {sorted(unknown)}")
+    return {name: checked_array(name, mapping[name], array.shape, array.dtype) for name, array in own.items()}
+
+
 class Module:
     """Base of everything with parameters: flat storage, ``params``, ``grads`` and state dicts.
 
     shapes: the shape of each parameter by name, in torch's order.  dtype: float32 or float64.
     """
 
-    _views: tuple[str, ...] = ("_flat_params", "_flat_grads", "_params", "_grads")  # what `_allocate` makes anew
+    _views: tuple[str, ...] = ("_flat_params", "_flat_grads", "_slices", "_params", "_grads")  # `_allocate` makes them
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> None:
         self.dtype = np.dtype(dtype)
@@ -58,13 +69,19 @@ class Module:
         sizes = [-(-int(np.prod(shape)) // _ALIGN) * _ALIGN for shape in self._shapes.values()]
         self._flat_params = _core.new_array((sum(sizes),), self.dtype, zero=True)
         self._flat_grads = _core.new_array((sum(sizes),), self.dtype, zero=True)
-        self._params, self._grads = ParameterDict(), ParameterDict()
-        start = 0
-        for (name, shape), size in zip(self._shapes.items(), sizes, strict=True):
-            used = slice(start, start + int(np.prod(shape)))
-            dict.__setitem__(self._params, name, self._flat_params[used].reshape(shape))
-            dict.__setitem__(self._grads, name, self._flat_grads[used].reshape(shape))
-            start += size
+        ends = np.cumsum(sizes).tolist()
+        self._slices = {  # of each parameter in the flat arrays, the padding behind it included
+            name: slice(end - size, end) for name, size, end in zip(self._shapes, sizes, ends, strict=True)
+        }
+        self._params, self._grads = self._named(self._flat_params), self._named(self._flat_grads)
+
+    def _named(self, flat: np.ndarray) -> ParameterDict:
+        """Views of the parts of an array like `_flat_params`, by the names of the parameters."""
+        named = ParameterDict()
+        for name, shape in self._shapes.items():
+            start = self._slices[name].start
+            dict.__setitem__(named, name, flat[start : start + int(np.prod(shape))].reshape(shape))
+        return named
 
     @property
     def params(self) -> ParameterDict:
@@ -90,12 +107,7 @@ class Module:
         Raises KeyError when a name is missing or unknown, TypeError for another dtype, ValueError for another shape;
         nothing is changed then.
         """
-        missing, unknown = set(self._params) - set(mapping), set(mapping) - set(self._params)
-        if missing or unknown:
-            raise KeyError(f"state dict does not fit: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        checked = {
-            name: checked_array(name, mapping[name], array.shape, array.dtype) for name, array in self._params.items()
-        }
+        checked = checked_arrays(mapping, self._params)
         for name, array in self._params.items():
             array[...] = checked[name]
 

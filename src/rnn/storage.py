@@ -22,7 +22,7 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], 
     from safetensors.numpy import save
 
     # safetensors writes the memory of an array as if it were contiguous, whatever its strides.
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_atomically(path, save(contiguous, metadata=dict(metadata)))
 
 

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from .checkpoint import load_checkpoint as load_checkpoint
+from .checkpoint import save_checkpoint as save_checkpoint
+from .history import History as History
 from .linear import Linear
 from .nonfinite import NonFinite as NonFinite
 from .nonfinite import first_nonfinite as first_nonfinite
-from .optim import Adam, clip_grad_norm
+from .optim import Adam, Cosine
+from .schedules import Schedule, lr_at
 from .truncated import tbptt as tbptt
 
 MAX_NORM = 1.0  # of the gradient
@@ -28,21 +35,7 @@ EVALUATED_CHARACTERS = 2**16  # of the held-out text, at most, in each of them
 EVALUATED_STREAMS = 32  # at most, of at least STREAM_LENGTH characters: each starts from a state of zero,
 STREAM_LENGTH = 1024  # which costs it some bits at its start
 POSITIONS = 2048  # characters predicted at once in an evaluation: bounds its memory
-
-
-@dataclass
-class History:
-    """What `LanguageModel.fit` did.  Losses are in bits per character, an entry a step except for `held_out`."""
-
-    steps: int = 0  # steps done
-    train_bits: list[float] = field(default_factory=list)
-    lr: list[float] = field(default_factory=list)
-    grad_norm: list[float] = field(default_factory=list)  # before clipping
-    held_out: list[tuple[int, float]] = field(default_factory=list)  # (steps done, bits per character)
-    held_out_bits: float = math.nan  # of the weights that were kept, over all held-out text; nan without any
-    best_step: int = 0  # the steps that the kept weights have seen
-    seconds: float = 0.0
-    interrupted: bool = False  # by Ctrl-C
+CHECKPOINT_SECONDS = 60  # between two checkpoints, unless an evaluation comes before
 
 
 class DivergedError(FloatingPointError):
@@ -104,9 +97,12 @@ def held_out_bits(layer: Any, head: Linear, ids: np.ndarray) -> float:
 
 
 class Trainer:
-    """One run of training: Adam under a cosine schedule, the gradient norm clipped, the best weights kept.
+    """One run of training: Adam under a schedule, the gradient norm clipped, the best weights kept.
 
     train, held_out: integer arrays of characters; held_out may be empty, then the last weights are the best.
+    lr: a schedule, or the rate from where a cosine falls.
+    accumulate: batches of batch_size streams whose gradients add up to that of a step.
+    checkpoint: where `run` writes one at every evaluation, every minute and on Ctrl-C; None: nowhere.
     """
 
     def __init__(
@@ -119,27 +115,32 @@ class Trainer:
         steps: int,
         batch_size: int,
         seq_len: int,
-        lr: float,
+        lr: float | Schedule,
+        accumulate: int = 1,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.layer, self.head, self.modules = layer, head, [layer, head]
-        self.held_out, self.steps, self.lr = held_out, steps, lr
-        self.batches = batches(cut_streams(train, batch_size), seq_len)
-        self.state: Any = None
-        self.adam = Adam(self.modules, lr)
+        self.train, self.held_out, self.steps, self.checkpoint = train, held_out, steps, checkpoint
+        self.batch_size, self.seq_len, self.accumulate = batch_size, seq_len, accumulate
+        self.lr: Schedule = lr if callable(lr) else Cosine(lr, steps)
+        self.batches = batches(cut_streams(train, batch_size * accumulate), seq_len)
+        self.states: list[Any] = [None] * accumulate  # carried from step to step
+        self.adam = Adam(self.modules, self.lr)
         self.history = History()
         self.best_bits = math.inf
         self.best = [module._flat_params.copy() for module in self.modules]
 
     def run(self, *, progress: bool) -> History:
         """Train; at the end, and after any failure on the way, the modules hold the best weights met."""
-        started = time.perf_counter()
+        self.written = time.perf_counter()
+        self.started = self.written - self.history.seconds  # as if there had been no stop
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # found by the checks for finite values instead
                 self._run_steps(progress)
         finally:
             for module, best in zip(self.modules, self.best, strict=True):
                 module._flat_params[...] = best
-            self.history.seconds = time.perf_counter() - started
+            self.history.seconds = time.perf_counter() - self.started
         self.history.held_out_bits = self.best_bits
         if len(self.held_out) > EVALUATED_CHARACTERS:
             self.history.held_out_bits = held_out_bits(self.layer, self.head, self.held_out)
@@ -148,35 +149,50 @@ class Trainer:
     def _run_steps(self, progress: bool) -> None:
         history = self.history
         interval = max(1, self.steps // EVALUATIONS)
-        with _progress_bar(self.steps, progress) as bar:
+        with _progress_bar(self.steps, history.steps, progress) as bar, _late_interrupt() as interrupt:
             try:
                 while history.steps < self.steps:
                     self._step()
                     if history.steps % interval == 0 or history.steps == self.steps:
                         self._evaluate()
+                        self._write_checkpoint()
+                    elif interrupt.is_set() or time.perf_counter() - self.written > CHECKPOINT_SECONDS:
+                        self._write_checkpoint()
                     bar.set_postfix_str(self._postfix(), refresh=False)
                     bar.update()
+                    if interrupt.is_set() and history.steps < self.steps:
+                        raise KeyboardInterrupt
             except KeyboardInterrupt:
                 history.interrupted = True
-                self._evaluate()
+                if [step for step, _ in history.held_out[-1:]] != [history.steps]:
+                    self._evaluate()
 
     def _step(self) -> None:
-        history = self.history
+        history, lr = self.history, lr_at(self.lr, self.history.steps)
         x, targets, anew = next(self.batches)
-        y, self.state, tape = self.layer.forward(x, None if anew else self.state)
         for module in self.modules:
             module.zero_grad()
-        loss, dy = self.head.cross_entropy(y, targets)
-        self._require_finite("the loss", loss, tape)
-        self.layer.backward(tape, dy)
-        norm = clip_grad_norm(self.modules, MAX_NORM)
+        loss = 0.0
+        for index, start in enumerate(range(0, x.shape[1], self.batch_size)):
+            streams = slice(start, start + self.batch_size)
+            part, tape, dy = self._add_gradients(index, x[:, streams], targets[:, streams], anew)
+            loss += part / self.accumulate
+        norm = self.adam.step(max_norm=MAX_NORM, scale=1 / self.accumulate)
         self._require_finite("the norm of the gradient", norm, tape, dy)
-        lr = self.lr * 0.5 * (1 + math.cos(math.pi * history.steps / self.steps))
-        self.adam.step(lr)
         history.train_bits.append(loss / math.log(2))
         history.grad_norm.append(norm)
         history.lr.append(lr)
         history.steps += 1
+
+    def _add_gradients(
+        self, index: int, x: np.ndarray, targets: np.ndarray, anew: bool
+    ) -> tuple[float, Any, np.ndarray]:
+        """(loss, tape, dy) of one batch, whose gradients are added to those that are there."""
+        y, self.states[index], tape = self.layer.forward(x, None if anew else self.states[index])
+        loss, dy = self.head.cross_entropy(y, targets)
+        self._require_finite("the loss", loss, tape)
+        self.layer.backward(tape, dy)
+        return loss, tape, dy
 
     def _evaluate(self) -> None:
         """Keep the weights if they are the best so far."""
@@ -193,15 +209,98 @@ class Trainer:
 
     def _require_finite(self, what: str, value: float, tape: Any = None, dy: Any = None) -> None:
         if not math.isfinite(value):
-            raise DivergedError(what, self.history, self.lr, None if tape is None else first_nonfinite(tape, dy))
+            lr = max([*self.history.lr, self.lr(self.history.steps)])
+            raise DivergedError(what, self.history, lr, None if tape is None else first_nonfinite(tape, dy))
 
     def _postfix(self) -> str:
         held_out = f", held out {self.history.held_out[-1][1]:.3f}" if self.history.held_out else ""
         return f"{self.history.train_bits[-1]:.3f} bits/char{held_out}"
 
+    # ------------------------------------------------------------ checkpoints
 
-def _progress_bar(steps: int, progress: bool) -> Any:
+    def resume(self) -> None:
+        """Go on from the checkpoint, which one of the same layer, text and settings has written.
+
+        Raises OSError when there is none, ValueError when it is of another training; nothing is changed then.
+        """
+        assert self.checkpoint is not None
+        arrays, info = load_checkpoint(self.checkpoint, self.adam, settings=self._settings())
+        self.best_bits = info["best_bits"]
+        self.history = History(
+            steps=self.adam.steps,
+            **{name: arrays[name].tolist() for name in ("train_bits", "lr", "grad_norm")},
+            held_out=[(int(step), bits) for step, bits in arrays["held_out"].tolist()],
+            best_step=info["best_step"],
+            seconds=info["seconds"],
+        )
+        for index, (module, best) in enumerate(zip(self.modules, self.best, strict=True)):
+            for name, array in module._named(best).items():
+                array[...] = arrays[f"best.{index}.{name}"]
+        widths = range(len(self.layer._state_widths))
+        for index in range(self.accumulate):
+            state = tuple(arrays[f"state.{index}.{k}"] for k in widths)
+            self.states[index] = state if len(state) == 2 else state[0]
+        for _ in range(self.history.steps):
+            next(self.batches)
+
+    def _write_checkpoint(self) -> None:
+        if self.checkpoint is None:
+            return
+        history = self.history
+        arrays = {name: np.array(getattr(history, name)) for name in ("train_bits", "lr", "grad_norm")}
+        arrays["held_out"] = np.array(history.held_out, float).reshape(-1, 2)
+        for index, (module, best) in enumerate(zip(self.modules, self.best, strict=True)):
+            arrays |= {f"best.{index}.{name}": array for name, array in module._named(best).items()}
+        for index, state in enumerate(self.states):
+            parts = state if isinstance(state, tuple) else (state,)
+            arrays |= {f"state.{index}.{k}": array for k, array in enumerate(parts)}
+        self.written = time.perf_counter()
+        seconds = self.written - self.started
+        info = {"best_bits": self.best_bits, "best_step": history.best_step, "seconds": seconds}
+        save_checkpoint(self.checkpoint, self.adam, settings=self._settings(), arrays=arrays, info=info)
+
+    def _settings(self) -> dict[str, Any]:
+        """What makes this training the one that it is."""
+        from hashlib import sha256
+
+        layer, every = self.layer, max(1, self.steps // 1000)
+        rates = np.array([self.lr(step) for step in range(0, self.steps, every)], float)
+        return {
+            "layer": f"{type(layer).__name__}({layer.input_size}, {layer.hidden_size}, {layer.num_layers})",
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "seq_len": self.seq_len,
+            "accumulate": self.accumulate,
+            "lr": rates[0].item(),
+            "schedule": sha256(rates.tobytes()).hexdigest()[:16],
+            "text": sha256(self.train.tobytes() + b"|" + self.held_out.tobytes()).hexdigest()[:16],
+        }
+
+
+@contextmanager
+def _late_interrupt() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, so that the step under way is done as a whole; Ctrl-C again interrupts at once.
+
+    Where Python delivers no signals, in all but its main thread, and where somebody else handles them, nothing is new.
+    """
+    event, default = threading.Event(), signal.default_int_handler
+    is_ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is default
+
+    def handle(*_: Any) -> None:
+        signal.signal(signal.SIGINT, default)
+        event.set()
+
+    if is_ours:
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, default)
+
+
+def _progress_bar(steps: int, done: int, progress: bool) -> Any:
     from tqdm import tqdm
 
     shown = progress and sys.stderr is not None and sys.stderr.isatty()
-    return tqdm(total=steps, unit="step", disable=not shown)
+    return tqdm(total=steps, initial=done, unit="step", disable=not shown)

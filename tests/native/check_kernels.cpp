@@ -6,7 +6,7 @@
 //   cells      every row of the table, float and double: y, tape, dgates, the gradients of the initial states and of
 //              the peepholes; batches of 1 to 9 rows, ragged, with resets; sizes that fill no vector, panel or tile;
 //              weights packed or not, input products made in advance, one-hot inputs, projections
-//   rows       softmax with cross-entropy, Adam, sums
+//   rows       softmax with cross-entropy, optimisers, sums
 //   functions  exp, tanh and sigmoid against the C library: the bounds in ULP that math.hpp states
 //
 // Build and run, from the root of the project (another architecture: its compiler, -static, and qemu-user):
@@ -161,24 +161,48 @@ template <class T> void check_cells(const Kernels<T>& kernels) {
 // ---------------------------------------------------------------- rows
 
 template <class T> Array<Array<T>> run_rows(const Kernels<T>& k, long rows, long n, const Array<double>& values) {
-  Array<T> a = as<T>(values), d(rows * n), sums(n, T(0.5)), m(n, T(0.1)), v(n, T(0.2)), parameter(n, T(0.3));
+  Array<T> a = as<T>(values), d(rows * n), sums(n, T(0.5));
   Array<int64_t> targets;
   for (long r = 0; r < rows; ++r) targets.push_back(r % 4 == 3 ? -1 : r * 5 % n);
   const T loss = T(k.softmax_cross_entropy(rows, n, a.data(), targets.data(), T(0.25), d.data()));
   k.sum_rows(rows, n, a.data(), n, sums.data());
-  k.adam(n, T(0.9), T(0.99), T(0.01), T(0.7), T(1e-6), a.data(), m.data(), v.data(), parameter.data());
-  return {{loss / rows, T(k.sum_of_squares(rows * n, a.data()) / (rows * n))}, d, sums, m, v, parameter};
+  return {{loss / rows, T(k.sum_of_squares(rows * n, a.data()) / (rows * n))}, d, sums};
+}
+
+// Each optimiser with and without its buffers: parameters and buffers after a step
+template <class T> Array<Array<T>> run_optimisers(const Kernels<T>& k, long n, const Array<double>& values) {
+  const Array<T> g = as<T>(values);
+  Array<Array<T>> results;
+  const auto step = [&](auto optimiser) {
+    Array<T> m(n, T(0.1)), v(n, T(0.2)), buffer(n, T(-0.4)), parameter(n, T(0.3));
+    optimiser(m.data(), v.data(), buffer.data(), parameter.data());
+    for (const auto& each : {m, v, buffer, parameter}) results.push_back(each);
+  };
+  for (bool nesterov : {false, true})
+    step([&](T*, T*, T* b, T* p) { k.sgd(n, T(0.5), T(0.1), T(0.01), T(0.9), T(0.8), nesterov, g.data(), b, p); });
+  step([&](T*, T*, T*, T* p) { k.sgd(n, T(0.5), T(0.1), T(0.01), T(0), T(1), false, g.data(), nullptr, p); });
+  step([&](T* m, T* v, T*, T* p) {
+    k.adam(n, T(0.5), T(0.1), T(0.99), T(0.9), T(0.99), T(0.01), T(0.7), T(1e-6), g.data(), m, v, p);
+  });
+  for (bool buffers : {false, true})
+    step([&](T* m, T* v, T* b, T* p) {
+      k.rmsprop(n, T(0.5), T(0.1), T(0.01), T(0.9), T(1e-6), T(0.9), g.data(), v, buffers ? m : nullptr,
+                buffers ? b : nullptr, p);
+    });
+  return results;
 }
 
 template <class T> void check_rows(const Kernels<T>& kernels) {
   double worst = 0;
   for (long n : {1, 3, 16, 50, 131}) {
     const Array<double> values = draw(6 * n, 4);
-    const auto ours = run_rows(kernels, 6, n, values);
-    const auto theirs = run_rows(scalar::table.f64, 6, n, values);
+    auto ours = run_rows(kernels, 6, n, values);
+    auto theirs = run_rows(scalar::table.f64, 6, n, values);
+    for (const auto& each : run_optimisers(kernels, n, values)) ours.push_back(each);
+    for (const auto& each : run_optimisers(scalar::table.f64, n, values)) theirs.push_back(each);
     for (size_t i = 0; i < ours.size(); ++i) worst = std::fmax(worst, difference(ours[i], theirs[i]));
   }
-  expect(worst <= kTolerance<T>, "softmax with cross-entropy, Adam, sums", worst);
+  expect(worst <= kTolerance<T>, "softmax with cross-entropy, optimisers, sums", worst);
 }
 
 // ---------------------------------------------------------------- functions

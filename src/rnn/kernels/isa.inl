@@ -43,7 +43,7 @@ template <class T, bool General> constexpr CellKernels<T> lstm() {
 template <class T> constexpr Kernels<T> kernels() {
   return {{rnn<T, Tanh<T>, false>(), rnn<T, Relu<T>, false>(), rnn<T, Tanh<T>, true>(), gru<T, false>(), gru<T, true>(),
            gru_before<T, false>(), gru_before<T, true>(), lstm<T, false>(), lstm<T, true>()},
-          softmax_cross_entropy<T>, adam<T>, sum_of_squares<T>, sum_rows<T>,
+          softmax_cross_entropy<T>, sgd<T>, adam<T>, rmsprop<T>, sum_of_squares<T>, sum_rows<T>,
           map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};
 }
 

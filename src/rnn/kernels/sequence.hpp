@@ -108,14 +108,14 @@ template <class T> struct Gradients {
   T *ih, *hh, *b_ih, *b_hh, *hr;
 };
 
-// Whether rows (s, b) of steps [s0, s1) lie in packed order, a constant *ld >= width apart, as BLAS wants them.
-// `row(s, b)` is the address of one.
+// Whether rows (s, b) of steps [s0, s1) lie in packed order, a constant *ld >= width apart, as BLAS wants them, whose
+// ints hold *ld (two rows of different arrays, h0 and y(0), may be anything apart).  `row(s, b)` is the address of one.
 template <class T, class Row>
 bool uniform(const Sequence<T>& q, long s0, long s1, long width, Row row, int64_t* ld) {
   const long B = q.active(s0);
   const auto first = row(s0, 0);
   *ld = B > 1 ? row(s0, 1) - first : s1 - s0 > 1 ? row(s0 + 1, 0) - first : width;
-  if (*ld < width) return false;
+  if (*ld < width || *ld > INT32_MAX) return false;
   for (long s = s0; s < s1; ++s) {
     if (q.active(s) != B) return false;
     const long n = s <= s0 + 1 ? B : 1;  // the rows of later steps lie as those of step s0 + 1 do

@@ -36,7 +36,10 @@ template <class T> struct Kernels {
   CellKernels<T> cells[kCellKinds];
   const CellKernels<T>* cell(int kind) const { return &cells[kind]; }
   double (*softmax_cross_entropy)(long rows, long K, const T* logits, const int64_t* targets, T scale, T* dlogits);
-  void (*adam)(long n, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param);
+  void (*sgd)(long n, T scale, T l2, T lr, T momentum, T damping, bool nesterov, const T* grad, T* buffer, T* param);
+  void (*adam)(long n, T scale, T l2, T keep, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param);
+  void (*rmsprop)(long n, T scale, T l2, T lr, T alpha, T eps, T momentum, const T* grad, T* v, T* m, T* buffer,
+                  T* param);
   double (*sum_of_squares)(long n, const T* x);
   void (*sum_rows)(long rows, long n, const T* a, long ld, T* out);
   void (*exp)(long n, const T* x, T* y);
