@@ -127,3 +127,21 @@ def test_training_that_diverges_says_where_it_began():
         DivergedError, match=r"^the loss is not finite at step 0; .* it began with parameter weight_hh_l0$"
     ):
         model.fit(text, steps=1, progress=False)
+
+
+def test_training_whose_gradient_overflows_says_where_it_began():
+    model = fastrnn.LanguageModel("rnn", hidden_size=8, rng=0)
+    text = "to be or not to be, that is the question. " * 100
+    model.fit(text, steps=1, progress=False)
+    model.head.params["weight"][...] *= 1e10
+    for name, array in model.layer.params.items():
+        array[1] = 0  # h of unit 1 is zero, so that unit 0 is not saturated by
+        if name == "weight_hh_l0":
+            array[0, 1] = 3e38  # and the gradient goes back from unit 0 to unit 1
+    with pytest.raises(DivergedError) as caught:
+        model.fit(text, steps=1, progress=False)
+    origin = caught.value.origin
+    assert caught.value.what == "the norm of the gradient"
+    assert origin is not None
+    assert origin.what == "the gradient of the pre-activation"
+    assert str(origin) in str(caught.value)

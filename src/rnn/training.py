@@ -184,9 +184,7 @@ class Trainer:
         history.lr.append(lr)
         history.steps += 1
 
-    def _add_gradients(
-        self, index: int, x: np.ndarray, targets: np.ndarray, anew: bool
-    ) -> tuple[float, Any, np.ndarray]:
+    def _add_gradients(self, index: int, x: np.ndarray, targets: np.ndarray, anew: bool) -> tuple[float, Any, Any]:
         """(loss, tape, dy) of one batch, whose gradients are added to those that are there."""
         y, self.states[index], tape = self.layer.forward(x, None if anew else self.states[index])
         loss, dy = self.head.cross_entropy(y, targets)
