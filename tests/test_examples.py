@@ -3,6 +3,7 @@
 import importlib.util
 import statistics
 import sys
+import tracemalloc
 from pathlib import Path
 
 import fastrnn
@@ -12,14 +13,18 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-@pytest.fixture(scope="module")
-def vowels():
-    spec = importlib.util.spec_from_file_location("japanese_vowels", EXAMPLES / "japanese_vowels.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return module
+
+
+@pytest.fixture(scope="module")
+def vowels():
+    yield load("japanese_vowels")
+    del sys.modules["japanese_vowels"]
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +71,14 @@ def test_speakers_of_japanese_vowels_are_recognised(vowels):
         vowels.train(model, train, seed)
         found.append(vowels.accuracy(model, test))
     assert statistics.median(found) >= 0.96
+
+
+def test_long_stream_is_learned_in_the_memory_of_a_block():
+    example = load("million_steps")
+    model = example.Echo()
+    tracemalloc.start()
+    accuracy = example.train(model, steps=150_000, report_every=20_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert accuracy > 0.99
+    assert peak < 2**20

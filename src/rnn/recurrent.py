@@ -11,8 +11,10 @@ between layers, the directions are merged and dropout is applied.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,10 +23,13 @@ from . import _core, threads
 from .checks import boolean, float_dtype, positive_float, positive_int, probability
 from .inputs import FEW_INDICES, Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
 from .module import Module, checked_array
+from .segments import Kept
 
 State = Any  # h (L*D, B, H), or (h, c) for an LSTM
 
 _MERGES = ("concat", "sum", "mul", "ave")
+_KEPT = {"rnn": "", "gru": "rzn", "lstm": "ifgoc"}  # what the tape begins with, in this order, and c
+_PIECE = 1 << 12  # rows
 
 
 @dataclass(slots=True)
@@ -51,24 +56,34 @@ class Tape:
         LSTM: i, f, g, o and the cell state c. GRU: r, z, n. RNN: none, its h is y.
         layer k, direction d: which one.  Raises IndexError if there is none.
         """
+        shape = (self.batch.T, self.batch.B, self.layer.hidden_size)
+        found = {name: np.zeros(shape, self.layer.dtype) for name in _KEPT[self.layer.cell]}
+        for steps, rows, values in self.walked(layer, direction):
+            for name, array in values.items():
+                found[name][steps, rows] = array
+        return found
+
+    def scans_of(self, layer: int, direction: int) -> list[tuple[Walk, Any]]:
+        """The walks through one layer in one direction, each with its scan."""
         walks = self.batch.walks
         scans = self.scans[layer][direction * len(walks) :][: len(walks)]
         if not scans:
             raise IndexError(f"expected a direction below {self.layer._directions}, got {direction}")
-        H, backwards = self.layer.hidden_size, self.layer._backwards(direction)
-        columns = {"rnn": "", "gru": "rzn", "lstm": "ifgo"}[self.layer.cell]
-        shape = (self.batch.T, self.batch.B, H)
-        found = {name: np.zeros(shape, self.layer.dtype) for name in columns}
-        if self.layer.cell == "lstm":
-            found["c"] = np.zeros(shape, self.layer.dtype)
-        for walk, scan in zip(walks, scans, strict=True):
-            steps, rows = walk.where(backwards)
-            kept = scan.tape.reshape(len(steps), -1) if len(steps) else np.empty((0, len(columns) * H))
-            for column, name in enumerate(columns):
-                found[name][steps, rows] = kept[:, column * H : (column + 1) * H]
-            if "c" in found:
-                found["c"][steps, rows] = scan.c
-        return {name: found[name] for name in ("r", "z", "n", "i", "f", "g", "o", "c") if name in found}
+        return list(zip(walks, scans, strict=True))
+
+    def walked(self, layer: int, direction: int) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+        """(time steps, batch rows, what was kept of them by name (rows, H)), some thousand rows of a walk at a time."""
+        H, names = self.layer.hidden_size, _KEPT[self.layer.cell]
+        for walk, scan in self.scans_of(layer, direction):
+            steps, rows = walk.where(self.layer._backwards(direction))
+            begin = (0, walk.T) if scan.begin is None else scan.begin
+            for i, (first, end) in enumerate(pairwise(walk.start[np.array(begin)])):
+                kept, c = scan.replayed(i)
+                for start in range(first, end, _PIECE):
+                    some = slice(start, min(start + _PIECE, end))
+                    part = slice(some.start - first, some.stop - first)
+                    values = {name: kept[part, g * H : (g + 1) * H] for g, name in enumerate(names) if name != "c"}
+                    yield steps[some], rows[some], values if c is None else values | {"c": c[part]}
 
 
 class Recurrent(Module):
@@ -93,6 +108,7 @@ class Recurrent(Module):
         reverse: bool,
         merge: str,
         clip: float | None,
+        grad_clip: float | None,
         dtype: Any,
         rng: Any,
     ) -> None:
@@ -106,6 +122,7 @@ class Recurrent(Module):
         self.reverse = boolean("reverse", reverse)
         self.merge = merge
         self.clip = None if clip is None else positive_float("clip", clip)
+        self.grad_clip = None if grad_clip is None else positive_float("grad_clip", grad_clip)
         if merge not in _MERGES:
             raise ValueError(f"expected merge among {', '.join(_MERGES)}, got {merge!r}")
         if self.bidirectional and self.reverse:
@@ -114,6 +131,7 @@ class Recurrent(Module):
         self._options = {  # of every scan
             "activations": self._activation_codes(),
             "clip": math.inf if clip is None else float(clip),
+            "grad_clip": math.inf if grad_clip is None else float(grad_clip),
             "coupled": getattr(self, "coupled", False),
         }
         self._kernel_index = self._kernel()
@@ -195,11 +213,18 @@ class Recurrent(Module):
             if done is not None:
                 return done
         batch = checked_batch(self, x, lengths, reset)
-        y, final, _ = self._run(batch, state, training=False)
+        y, final, _ = self._run(batch, state)
         return y, final
 
     def forward(
-        self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None
+        self,
+        x: Any,
+        state: State = None,
+        *,
+        lengths: Any = None,
+        reset: Any = None,
+        checkpoint: int | str | None = None,
+        memory_limit: int | None = None,
     ) -> tuple[Any, State, Tape]:
         """Training: (y, state, tape), the tape for `backward`.
 
@@ -210,13 +235,17 @@ class Recurrent(Module):
         direction starts at them.
         reset: bool, x's shape without I: where True, the state is zeroed before that step, in the order in which a
         direction walks: of two directions, the second then still hands x(t) on to step t-1.
+        checkpoint: None keeps the tape of every step; a number of segments, or "auto", only states at their borders,
+        and `backward` runs forward again, a segment at a time: the same gradients to the bit, in a part of the memory.
+        memory_limit: bytes for the tape, in place of a number of segments: as few of them as keep it below, none if
+        all of it fits. Neither counts x, y, dx, and between layers y and the mask of dropout.
 
         Returns y (T, B, D*H), laid out as x is and read-only, since the tape refers to it (so does the tape to x:
         leave it unchanged until `backward`), and the final state at the true end of each sequence.
         Raises TypeError for a wrong dtype and ValueError for a wrong shape or value.
         """
         batch = checked_batch(self, x, lengths, reset)
-        y, final, tape = self._run(batch, state, training=True)
+        y, final, tape = self._run(batch, state, Kept.checked(checkpoint, memory_limit))
         y.flags.writeable = False
         return y, final, tape
 
@@ -242,7 +271,9 @@ class Recurrent(Module):
             dy = self._backward_layer(tape, k, dy, final, initial)
         return None if dy is None else self._user_layout(dy, batch), self._user_state(initial, batch)
 
-    def _run(self, batch: Batch, state: State, training: bool) -> tuple[np.ndarray, State, Tape]:
+    def _run(self, batch: Batch, state: State, keep: Kept | None = None) -> tuple[np.ndarray, State, Tape]:
+        """All layers; for training, where `keep` says what is kept."""
+        training = keep is not None
         initial = checked_state(self, state, batch.B, batch.unbatched)
         final = tuple(np.empty_like(array) for array in initial)
         tape = Tape(self, batch)
@@ -253,7 +284,7 @@ class Recurrent(Module):
             last = k == self.num_layers - 1
             y = self._empty_output(batch, last)
             outputs = self._direction_views(y)
-            scans = self._forward_layer(batch, k, x, outputs, initial, final, training)
+            scans = self._forward_layer(batch, k, x, outputs, initial, final, keep)
             y = self._merge(y, outputs)
             mask = self._dropout_mask(y) if training and not last else None
             if training:
@@ -267,26 +298,31 @@ class Recurrent(Module):
         return y, self._user_state(final, batch), tape
 
     def _forward_layer(
-        self, batch: Batch, k: int, x: np.ndarray, outputs: list[np.ndarray], initial: Any, final: Any, training: bool
+        self,
+        batch: Batch,
+        k: int,
+        x: np.ndarray,
+        outputs: list[np.ndarray],
+        initial: Any,
+        final: Any,
+        keep: Kept | None,
     ) -> list[Any]:
         """All directions and walks of layer k: writes the outputs and the final states; returns the scans."""
-        scans = [
-            self._scan(batch, walk, k, d, x, y, initial, training)
-            for d, y in enumerate(outputs)
-            for walk in batch.walks
-        ]
+        scans = [self._scan(batch, walk, k, d, x, y, initial) for d, y in enumerate(outputs) for walk in batch.walks]
+        if keep is not None:
+            for scan in scans:
+                scan.keep(keep.segments(scan, len(scans) * self.num_layers))
         threads.run([scan.forward for scan in scans])
         for d, y in enumerate(outputs):
             at = k * self._directions + d
             final[0][at] = batch.last(y, initial[0][at], self._backwards(d))
             for scan, walk in zip(scans[d * len(batch.walks) :], batch.walks, strict=False):
                 if len(final) == 2:
-                    walk.put(walk.final_cell_state(scan.c, scan.c0) if training else scan.c, final[1][at])
+                    c = scan.c if scan.tape is None else walk.final_cell_state(scan.c, scan.c0)
+                    walk.put(c, final[1][at])
         return scans
 
-    def _scan(
-        self, batch: Batch, walk: Walk, k: int, d: int, x: np.ndarray, y: np.ndarray, initial: Any, training: bool
-    ) -> Any:
+    def _scan(self, batch: Batch, walk: Walk, k: int, d: int, x: np.ndarray, y: np.ndarray, initial: Any) -> Any:
         """One walk through layer k in one direction."""
         backwards = self._backwards(d)
         rows = walk.rows(x, backwards)
@@ -295,7 +331,6 @@ class Recurrent(Module):
         return _core.Scan(
             self._kernel_index,
             self._is_double,
-            training,
             self._weights[at],
             self._options,
             sizes=(walk.T, walk.n),
@@ -309,8 +344,13 @@ class Recurrent(Module):
             y=walk.rows(y, backwards),
         )
 
-    def _backward_layer(self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
-        """BPTT through layer k: adds into the gradients, writes those of the initial states, returns dx."""
+    def _backward_layer(
+        self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any, found: list[Any] | None = None
+    ) -> np.ndarray | None:
+        """BPTT through layer k: adds into the gradients, writes those of the initial states, returns dx.
+
+        found: where the list is given, results of the scans' searches for values that are not finite go to it.
+        """
         batch, x, scans = tape.batch, tape.inputs[k], iter(tape.scans[k])
         one_hot = x.ndim == 2
         tasks, finish = [], []
@@ -326,9 +366,12 @@ class Recurrent(Module):
                 own = _walk_gradients(gradients, index, walk.columns if one_hot else None)
                 states = [walk.take(array[at]) for array in final]
                 rows: Rows | None = None if dx is None else walk.rows(dx, backwards)
-                tasks.append(partial(next(scans).backward, walk.rows(part, backwards), rows, *_pair(states), own))
+                arrays = walk.rows(part, backwards), rows, *_pair(states), own
+                tasks.append(partial(next(scans).backward, *arrays, search=found is not None))
                 finish.append((at, walk, states, gradients, own))
-        threads.run(tasks)
+        results = threads.run(tasks)
+        if found is not None:
+            found.extend(results)
         first = 1 if one_hot else 0  # tables of W_ih are added below
         for at, walk, states, gradients, own in finish:
             for array, value in zip(initial, states, strict=True):

@@ -113,7 +113,7 @@ template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, con
   q.reset = {reset.data(), each_row.data(), B};
   q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.tape = tape.data();
   q.weights = {w_ih.data(), w_hh.data(), b_ih.data(), b_hh.data(), P == H ? nullptr : w_hr.data(), nullptr};
-  q.clip = std::numeric_limits<T>::infinity();
+  q.clip = q.grad_clip = std::numeric_limits<T>::infinity();
   if (kind == kRnnGeneral || kind == kGruGeneral || kind == kGruBeforeGeneral || kind == kLstmGeneral) {
     q.activation[0] = {scalar::kSigmoid, 0, 0}, q.activation[1] = {scalar::kSoftplus, 0, 0};
     q.activation[2] = {scalar::kScaledTanh, 1.7, 0.7};

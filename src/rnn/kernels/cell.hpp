@@ -68,6 +68,13 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, k
     }
 }
 
+// The gradient of a pre-activation, held within +-grad_clip (Graves 2013); NaN stays NaN
+template <class T> FASTRNN_INLINE Vec<T> clipped(const Sequence<T>& q, Vec<T> d) {
+  const Vec<T> most = splat(q.grad_clip);
+  d = select<T>(d > most, most, d);
+  return select<T>(d < -most, -most, d);
+}
+
 // Calls body(tile) with acc = dL/dh(s), for all rows that run at step s and all P units of h.  For s = -1: the gradient
 // of the initial state.
 //   rows that run at s+1:   dgates(s+1) . W_hh  +  what the cell passed straight through into q.dh, 0 if it was reset

@@ -99,8 +99,10 @@ template <class T, bool General> struct Gru {
           const int lanes = t.lanes_of(v);
           const GruTape<T, General> k(q.tape_at(s, b) + unit, H, lanes);
           const Vec<T> dh = t.get(row, 0, v), h_before = load(q.h_before(s, b) + unit, lanes);
-          const Vec<T> dn = dh * (T(1) - k.z) * k.slope_n;
-          const Vec<T> out[] = {dn * k.last * k.slope_r, dh * (h_before - k.n) * k.slope_z, dn * k.r, dn};
+          const Vec<T> dn = clipped(q, dh * (T(1) - k.z) * k.slope_n);
+          const Vec<T> dr = clipped(q, dn * k.last * k.slope_r);
+          const Vec<T> dz = clipped(q, dh * (h_before - k.n) * k.slope_z);
+          const Vec<T> out[] = {dr, dz, dn * k.r, dn};
           T* dgates = q.dgates_at(s, b) + unit;
           for (int i = 0; i < 4; ++i) store(dgates + i * H, out[i], lanes);
           store(q.dh + b * H + unit, dh * k.z, lanes);
@@ -188,8 +190,8 @@ template <class T, bool General> struct GruResetBefore {
           const GruTape<T, General> k(q.tape_at(s, b) + unit, H, lanes);
           const Vec<T> dh = t.get(row, 0, v), h_before = load(q.h_before(s, b) + unit, lanes);
           T* dgates = q.dgates_at(s, b) + unit;
-          store(dgates + H, dh * (h_before - k.n) * k.slope_z, lanes);
-          store(dgates + 2 * H, dh * (T(1) - k.z) * k.slope_n, lanes);
+          store(dgates + H, clipped(q, dh * (h_before - k.n) * k.slope_z), lanes);
+          store(dgates + 2 * H, clipped(q, dh * (T(1) - k.z) * k.slope_n), lanes);
           store(q.dh + b * H + unit, dh * k.z, lanes);
         }
     });
@@ -201,7 +203,7 @@ template <class T, bool General> struct GruResetBefore {
           const int lanes = t.lanes_of(v);
           const GruTape<T, General> k(q.tape_at(s, b) + unit, H, lanes);
           const Vec<T> drh = t.get(row, 0, v), h_before = load(q.h_before(s, b) + unit, lanes);
-          store(q.dgates_at(s, b) + unit, drh * h_before * k.slope_r, lanes);
+          store(q.dgates_at(s, b) + unit, clipped(q, drh * h_before * k.slope_r), lanes);
           T* dh = q.dh + b * H + unit;
           store(dh, load<T>(dh, lanes) + drh * k.r, lanes);
         }

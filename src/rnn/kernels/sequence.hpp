@@ -49,7 +49,7 @@ template <class T> struct Sequence {
                             // Null: x . W_ih is made step by step
   long products_from;
   const T* h0;                // (B, P) initial state
-  const T* c0;                // (B, H) initial cell state
+  const T* c0;                // (B, H) cell state before step `kept_from`, at first the initial one
   Rows<const uint8_t> reset;  // nonzero: the state is zeroed before this step; base null if absent
   const T* zeros;             // (max(H, P),)
 
@@ -57,6 +57,7 @@ template <class T> struct Sequence {
   Weights<T> weights;
   Activation activation[3];
   T clip;        // pre-activations are held within +-clip; infinity: never
+  T grad_clip;   // gradients of pre-activations are held within +-grad_clip; infinity: never
   bool coupled;  // LSTM: f = 1 - i
 
   // forward
@@ -64,6 +65,7 @@ template <class T> struct Sequence {
   T* c;              // (H,) cell state, a row each step (packed) or, in inference, in place (B, H)
   bool c_in_place;
   T* tape;           // packed rows (tape_width,), what backward needs; null in inference
+  long kept_from;    // the first step whose c and tape are kept: not 0 where forward runs again for a segment of steps
   T* scratch;        // (B, tape_width) in its place in inference, for cells with two products a step
   long tape_width;
 
@@ -90,12 +92,13 @@ template <class T> struct Sequence {
     if (is_reset(s, b)) return zeros;
     return s == 0 ? h0 + b * P : y.at(s - 1, b);
   }
-  T* c_at(long s, long b) const { return c + (c_in_place ? b : packed(s, b)) * H; }
+  long kept(long s, long b) const { return packed(s, b) - start[kept_from]; }
+  T* c_at(long s, long b) const { return c + (c_in_place ? b : kept(s, b)) * H; }
   const T* c_before(long s, long b) const {
     if (is_reset(s, b)) return zeros;
-    return s == 0 ? c0 + b * H : c_at(s - 1, b);
+    return s == kept_from ? c0 + b * H : c_at(s - 1, b);
   }
-  T* tape_at(long s, long b) const { return tape ? tape + packed(s, b) * tape_width : scratch + b * tape_width; }
+  T* tape_at(long s, long b) const { return tape ? tape + kept(s, b) * tape_width : scratch + b * tape_width; }
   T* dgates_at(long s, long b) const { return dgates + (packed(s, b) - start[dgates_from]) * dgates_width; }
   T* dprojected_at(long s, long b) const { return dprojected + (packed(s, b) - start[dgates_from]) * P; }
 };

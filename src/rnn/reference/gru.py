@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .activations import Activation, Spec
-from .steps import Steps, bias_gradient, input_gradients, input_product, weight_gradient
+from .steps import Steps, bias_gradient, clipped, input_gradients, input_product, weight_gradient
 
 
 class GRUTape(NamedTuple):
@@ -87,7 +87,7 @@ def gru_forward(
 
 
 def gru_backward(
-    tape: GRUTape, dy: np.ndarray, dh_n: np.ndarray
+    tape: GRUTape, dy: np.ndarray, dh_n: np.ndarray, *, grad_clip: float | None = None
 ) -> tuple[np.ndarray | None, np.ndarray, dict[str, np.ndarray]]:
     """Back-propagation through time: dy (T, B, H), dh_n (B, H) -> dx (T, B, I), dh0 (B, H), grads by parameter name.
 
@@ -111,14 +111,14 @@ def gru_backward(
         h, m = tape.h_before[t], tape.m[t]
         (a_r, a_z, a_n), (r, z, n), (da_r, da_z, da_n) = by_gate(tape.a[t]), by_gate(tape.gates[t]), by_gate(da[t])
         dh_t = steps.only_running(t, dh + dy[t])
-        da_n[...] = dh_t * (1 - z) * tape.g.slope(a_n, n)
-        da_z[...] = dh_t * (h - n) * tape.f.slope(a_z, z)
+        da_n[...] = clipped(dh_t * (1 - z) * tape.g.slope(a_n, n), grad_clip)
+        da_z[...] = clipped(dh_t * (h - n) * tape.f.slope(a_z, z), grad_clip)
         if reset_after:
-            da_r[...] = da_n * m * tape.f.slope(a_r, r)
+            da_r[...] = clipped(da_n * m * tape.f.slope(a_r, r), grad_clip)
             dh_through_n = (da_n * r) @ W_n
         else:
             dm = da_n @ W_n
-            da_r[...] = dm * h * tape.f.slope(a_r, r)
+            da_r[...] = clipped(dm * h * tape.f.slope(a_r, r), grad_clip)
             dh_through_n = dm * r
         dh_before = dh_t * z + da[t, :, : 2 * H] @ W_rz + dh_through_n
         dh = steps.restart(t, steps.advance(t, dh_before, dh))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .activations import Activation, Spec
-from .steps import Steps, bias_gradient, input_gradients, input_product, weight_gradient
+from .steps import Steps, bias_gradient, clipped, input_gradients, input_product, weight_gradient
 
 
 class RNNTape(NamedTuple):
@@ -66,7 +66,7 @@ def rnn_forward(
 
 
 def rnn_backward(
-    tape: RNNTape, dy: np.ndarray, dh_n: np.ndarray
+    tape: RNNTape, dy: np.ndarray, dh_n: np.ndarray, *, grad_clip: float | None = None
 ) -> tuple[np.ndarray | None, np.ndarray, dict[str, np.ndarray]]:
     """Back-propagation through time: dy (T, B, H), dh_n (B, H) -> dx (T, B, I), dh0 (B, H), grads by parameter name.
 
@@ -84,7 +84,7 @@ def rnn_backward(
     dh = dh_n
     for t in reversed(range(len(da))):
         dh_t = steps.only_running(t, dh + dy[t])
-        da[t] = dh_t * tape.f.slope(tape.a[t], tape.h[t])
+        da[t] = clipped(dh_t * tape.f.slope(tape.a[t], tape.h[t]), grad_clip)
         dh = steps.restart(t, steps.advance(t, da[t] @ tape.weight_hh, dh))
 
     dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, da)
