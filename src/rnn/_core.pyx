@@ -23,7 +23,7 @@ Nothing is checked here: an address or size that is wrong is a crash. Letters an
 """
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 from libcpp cimport bool as cbool
@@ -89,6 +89,10 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         cbool packs
         long active(long)
         T* tape_at(long, long)
+    struct Progress:
+        int64_t steps
+    void publish(Progress*, int64_t)
+    void wait_for(const Progress*, int64_t)
     cppclass Arena[T]:
         T* block
         long used
@@ -374,8 +378,9 @@ cdef int begin_forward(
 
 
 cdef void run_steps(
-        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1) noexcept nogil:
-    """Steps [s0, s1), of which the first begins a chunk of input products."""
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1,
+        const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
+    """Steps [s0, s1), of which the first begins a chunk of input products. `below`: of the layer that makes x."""
     cdef int64_t width = cell.gates * q.H, ld = 0
     cdef long s, chunk = s0 if m.product_rows and q.ids.base == NULL else s1
     cdef const real* x
@@ -383,15 +388,18 @@ cdef void run_steps(
         if s == chunk:
             q.products_from = s
             chunk = chunk_end(q, s, m.product_rows)
+            wait_for(below, chunk)
             x = gather_x(q[0], s, chunk, <real*>m.gathered, &ld)
             gemm(False, True, q.start[chunk] - q.start[s], width, q.I, x, ld, q.weights.ih, q.I,
                  <real>0, <real*>q.products, width)
+        wait_for(below, s + 1)
         cell.forward(q[0], s)
+        publish(own, s + 1)
 
 
 cdef int run_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
-        const Segments* kept = NULL) noexcept nogil:
+        const Segments* kept=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
     """y and the tape; in inference, only y; with segments, y and c before each of them.
     Returns -1 if memory ran out, before anything was written.
 
@@ -401,12 +409,12 @@ cdef int run_forward(
     if begin_forward(q, cell, n_columns, columns, &m):
         return -1
     if kept == NULL:
-        run_steps(q, cell, &m, 0, q.steps)
+        run_steps(q, cell, &m, 0, q.steps, below, own)
     else:
         for i in range(kept.count):
             if kept.c != NULL:
                 memcpy(<real*>kept.c + i * states, q.c, states * sizeof(real))
-            run_steps(q, cell, &m, kept.begin[i], kept.begin[i + 1])
+            run_steps(q, cell, &m, kept.begin[i], kept.begin[i + 1], below, own)
     free(m.block)
     return 0
 
@@ -486,7 +494,7 @@ cdef int64_t gradient_rows(const Sequence[real]* q) noexcept nogil:
 cdef int run_backward(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k,
         Gradients[real]* g, int64_t n_columns, const int64_t* columns, const Segments* kept,
-        NonFinite* found) noexcept nogil:
+        NonFinite* found, const Progress* above, Progress* own) noexcept nogil:
     """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written.
     With `found`, which is null but for a search, it stops there.
     With segments, q's tape and c are room for any one and the rows of a chunk: one may begin before the other ends."""
@@ -513,6 +521,7 @@ cdef int run_backward(
 
     while s1 > 0:
         s0 = chunk_start(q, s1, rows)
+        wait_for(above, q.steps - s0)
         if s1 < q.steps:  # the first step of the chunk before now comes after this one
             memmove(q.dgates + (q.start[s1] - q.start[s0]) * width, q.dgates, q.active(s1) * width * sizeof(real))
         q.dgates_from = s0
@@ -527,6 +536,7 @@ cdef int run_backward(
         if found != NULL and found_nonfinite(q, s0, s1, found):
             break
         chunk_gradients(q, cell, k, g, &c, &m, s0, s1)
+        publish(own, q.steps - s0)
         s1 = s0
     if s1 == 0:
         cell.backward(q[0], -1)
@@ -690,6 +700,8 @@ cdef class Scan:
     cdef Segments segments
     cdef int64_t window  # rows of a tape that holds any segment and a chunk of backward
     cdef object c_before
+    cdef Progress steps_done, steps_undone  # of forward and of backward
+    cdef Scan before, behind  # that have to go first in forward and in backward; None: nobody
     cdef readonly object y, h0, c, c0, tape, begin  # begin (count + 1,): of the segments; None where all steps are kept
 
     def __init__(self, int cell, bint is_double, tuple weights, dict options, **call):
@@ -772,17 +784,26 @@ cdef class Scan:
         count = self.total // max(1, 2 * chunk, B * int(steps**0.5))
         return count if count > 1 else 0
 
+    def follow(self, Scan below):
+        """Let forward take each step after that of `below`, the scan that makes x, and backward the other way, so that
+        the two may run at once. `below.forward` has to be called first, and this one's `backward`."""
+        self.before, below.behind = below, self
+
     def forward(self):
         """Run all steps: y, the final c in place, and what `keep` asked for."""
         cdef int failed
         cdef const Segments* kept = self.kept()
+        cdef const Progress* below = <const Progress*>NULL if self.before is None else &self.before.steps_done
         if self.is_empty:
             return
         with nogil:
             if self.is_double:
-                failed = run_forward(&self.f64, kernels.f64.cell(self.cell), self.n_columns, self.columns, kept)
+                failed = run_forward(
+                    &self.f64, kernels.f64.cell(self.cell), self.n_columns, self.columns, kept, below, &self.steps_done)
             else:
-                failed = run_forward(&self.f32, kernels.f32.cell(self.cell), self.n_columns, self.columns, kept)
+                failed = run_forward(
+                    &self.f32, kernels.f32.cell(self.cell), self.n_columns, self.columns, kept, below, &self.steps_done)
+            publish(&self.steps_done, INT64_MAX)  # nobody shall wait after a failure
         if failed:
             raise MemoryError("no memory for the packed weights")
 
@@ -799,11 +820,18 @@ cdef class Scan:
         initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to; for ids, that of ih is (n, G*H), a row
         for each of the columns. In a search it returns (step and row of the walk, bits of the blocks of dgates) where
         the first value that is not finite arises, or None."""
-        if self.is_empty:
-            return None
-        if self.is_double:
-            return scan_backward(&self.f64, self, dy, dx, dh, dc, gradients, search)
-        return scan_backward(&self.f32, self, dy, dx, dh, dc, gradients, search)
+        try:
+            if self.is_empty:
+                return None
+            if self.is_double:
+                return scan_backward(&self.f64, self, dy, dx, dh, dc, gradients, search)
+            return scan_backward(&self.f32, self, dy, dx, dh, dc, gradients, search)
+        finally:
+            publish(&self.steps_undone, INT64_MAX)  # nobody shall wait after a failure
+
+    def rewind(self):
+        """Before each `backward`: none of its steps is done."""
+        self.steps_undone.steps = 0
 
 
 cdef void set_kept(Sequence[real]* q, tape, c, bint c_in_place) except *:
@@ -853,6 +881,8 @@ cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradien
     cdef const Segments* kept = of.kept()
     cdef NonFinite found
     cdef int failed
+    cdef const Progress* above = <const Progress*>NULL if of.behind is None else &of.behind.steps_undone
+    cdef Progress* own = &of.steps_undone
     cdef real which = 0
     found.step, found.blocks = -1, 0
     if kept != NULL:
@@ -871,7 +901,7 @@ cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradien
     q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
     with nogil:
         failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns,
-                              kept, &found if search else NULL)
+                              kept, &found if search else NULL, above, own)
     if failed:
         raise MemoryError("no memory for the gradients of a chunk of steps")
     return None if found.step < 0 else (found.step, found.row, found.blocks)

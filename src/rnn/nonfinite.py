@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import threads
 from .inputs import checked_state, time_major, walkable
 from .module import checked_array
 
@@ -128,11 +129,12 @@ def _in_backward(tape: Any, dy: Any, dstate: Any) -> NonFinite | None:
         for k in reversed(range(layer.num_layers)):
             if tape.masks[k] is not None:
                 dy = dy * tape.masks[k]
-            searched: list[Any] = []
-            dy = layer._backward_layer(tape, k, dy, final, tuple(np.empty_like(array) for array in final), searched)
-            found = _named(tape, k, searched)
+            initial = tuple(np.empty_like(array) for array in final)
+            dy, tasks, finish = layer._backward_layer(tape, k, dy, final, initial, search=True)
+            found = _named(tape, k, threads.run(tasks))
             if found is not None:
                 return found
+            finish()
     finally:
         layer._flat_grads[...] = before
     return None

@@ -265,10 +265,19 @@ class Recurrent(Module):
         dy = walkable(time_major(self, checked_array("dy", dy, tape.y_shape, self.dtype), batch.unbatched))
         final = checked_state(self, dstate, batch.B, batch.unbatched, "dstate")
         initial = tuple(np.empty_like(array) for array in final)
+        at_once = self._at_once(batch) and all(mask is None for mask in tape.masks)
+        tasks: list[Any] = []
+        finishing: list[Any] = []
         for k in reversed(range(self.num_layers)):
             if tape.masks[k] is not None:
                 dy = dy * tape.masks[k]
-            dy = self._backward_layer(tape, k, dy, final, initial)
+            dy, own, finish = self._backward_layer(tape, k, dy, final, initial, search=False)
+            tasks, finishing = tasks + own, [*finishing, finish]
+            if k == 0 or not at_once:
+                threads.run(tasks)
+                for each in finishing:
+                    each()
+                tasks, finishing = [], []
         return None if dy is None else self._user_layout(dy, batch), self._user_state(initial, batch)
 
     def _run(self, batch: Batch, state: State, keep: Kept | None = None) -> tuple[np.ndarray, State, Tape]:
@@ -279,12 +288,22 @@ class Recurrent(Module):
         tape = Tape(self, batch)
         if batch.one_hot and (training or batch.x.size > FEW_INDICES):
             batch.number(self.input_size, self._gates * self.hidden_size)
+        at_once = self._at_once(batch) and not (training and self.dropout)
         x = batch.x
+        waiting: list[Any] = []
         for k in range(self.num_layers):
             last = k == self.num_layers - 1
             y = self._empty_output(batch, last)
             outputs = self._direction_views(y)
-            scans = self._forward_layer(batch, k, x, outputs, initial, final, keep)
+            scans = self._layer_scans(batch, k, x, outputs, initial, keep)
+            if waiting:
+                scans[0].follow(waiting[-1][2][0])
+            waiting.append((k, outputs, scans))
+            if last or not at_once:
+                threads.run([scan.forward for _, _, scans in waiting for scan in scans])
+                for of, *made in waiting:
+                    self._put_final(batch, of, *made, initial=initial, final=final)
+                waiting = []
             y = self._merge(y, outputs)
             mask = self._dropout_mask(y) if training and not last else None
             if training:
@@ -297,22 +316,27 @@ class Recurrent(Module):
         tape.y_shape = y.shape
         return y, self._user_state(final, batch), tape
 
-    def _forward_layer(
-        self,
-        batch: Batch,
-        k: int,
-        x: np.ndarray,
-        outputs: list[np.ndarray],
-        initial: Any,
-        final: Any,
-        keep: Kept | None,
+    def _at_once(self, batch: Batch) -> bool:
+        """Whether the layers of a stack run at once, each a step behind the one below: for a batch that is too small to
+        be divided, if the work is worth it and each step needs but the steps before it."""
+        rows, (T, B) = self._gates * self.hidden_size, (batch.T, batch.B)
+        work = T * B * rows * (self.input_size + self.hidden_size)
+        return self.num_layers > 1 and self._directions == 1 == len(batch.walks) and work >= threads.WORTH_CUTTING
+
+    def _layer_scans(
+        self, batch: Batch, k: int, x: np.ndarray, outputs: list[np.ndarray], initial: Any, keep: Kept | None
     ) -> list[Any]:
-        """All directions and walks of layer k: writes the outputs and the final states; returns the scans."""
+        """All directions and walks of layer k."""
         scans = [self._scan(batch, walk, k, d, x, y, initial) for d, y in enumerate(outputs) for walk in batch.walks]
         if keep is not None:
             for scan in scans:
                 scan.keep(keep.segments(scan, len(scans) * self.num_layers))
-        threads.run([scan.forward for scan in scans])
+        return scans
+
+    def _put_final(
+        self, batch: Batch, k: int, outputs: list[np.ndarray], scans: list[Any], initial: Any, final: Any
+    ) -> None:
+        """The final states of layer k, when its scans are done."""
         for d, y in enumerate(outputs):
             at = k * self._directions + d
             final[0][at] = batch.last(y, initial[0][at], self._backwards(d))
@@ -320,7 +344,6 @@ class Recurrent(Module):
                 if len(final) == 2:
                     c = scan.c if scan.tape is None else walk.final_cell_state(scan.c, scan.c0)
                     walk.put(c, final[1][at])
-        return scans
 
     def _scan(self, batch: Batch, walk: Walk, k: int, d: int, x: np.ndarray, y: np.ndarray, initial: Any) -> Any:
         """One walk through layer k in one direction."""
@@ -345,16 +368,17 @@ class Recurrent(Module):
         )
 
     def _backward_layer(
-        self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any, found: list[Any] | None = None
-    ) -> np.ndarray | None:
-        """BPTT through layer k: adds into the gradients, writes those of the initial states, returns dx.
+        self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any, search: bool
+    ) -> tuple[np.ndarray | None, list[Any], Any]:
+        """BPTT through layer k, to be run: (dx, tasks that write it, what is to be done after them).
 
-        found: where the list is given, results of the scans' searches for values that are not finite go to it.
+        That adds into the gradients and writes those of the initial states. In a search the tasks' results say where
+        values that are not finite arise. dx of two directions is made of parts, after the tasks.
         """
         batch, x, scans = tape.batch, tape.inputs[k], iter(tape.scans[k])
         one_hot = x.ndim == 2
-        tasks, finish = [], []
-        d_inputs: list[np.ndarray | None] = []
+        tasks, ends = [], []
+        d_inputs: list[Any] = []
         for d, part in enumerate(self._unmerge(dy, tape.outputs[k])):
             at, backwards = k * self._directions + d, self._backwards(d)
             dx = None
@@ -366,24 +390,27 @@ class Recurrent(Module):
                 own = _walk_gradients(gradients, index, walk.columns if one_hot else None)
                 states = [walk.take(array[at]) for array in final]
                 rows: Rows | None = None if dx is None else walk.rows(dx, backwards)
-                arrays = walk.rows(part, backwards), rows, *_pair(states), own
-                tasks.append(partial(next(scans).backward, *arrays, search=found is not None))
-                finish.append((at, walk, states, gradients, own))
-        results = threads.run(tasks)
-        if found is not None:
-            found.extend(results)
-        first = 1 if one_hot else 0  # tables of W_ih are added below
-        for at, walk, states, gradients, own in finish:
-            for array, value in zip(initial, states, strict=True):
-                walk.put(value, array[at])
-            for g, mine in zip(gradients[first:], own[first:], strict=True):
-                if g is not None and g is not mine:
-                    g += mine
-        if one_hot:
-            _add_tables([(own[0], walk.columns, gradients[0]) for _, walk, _, gradients, own in finish])
-        if d_inputs[0] is None:
-            return None
-        return d_inputs[0] if len(d_inputs) == 1 else d_inputs[0] + d_inputs[1]
+                scan = next(scans)
+                scan.rewind()
+                tasks.append(
+                    partial(scan.backward, walk.rows(part, backwards), rows, *_pair(states), own, search=search)
+                )
+                ends.append((at, walk, states, gradients, own))
+
+        def finish() -> None:
+            first = 1 if one_hot else 0  # tables of W_ih are added below
+            for at, walk, states, gradients, own in ends:
+                for array, value in zip(initial, states, strict=True):
+                    walk.put(value, array[at])
+                for g, mine in zip(gradients[first:], own[first:], strict=True):
+                    if g is not None and g is not mine:
+                        g += mine
+            if one_hot:
+                _add_tables([(own[0], walk.columns, gradients[0]) for _, walk, _, gradients, own in ends])
+            elif len(d_inputs) == 2:
+                d_inputs[0] += d_inputs[1]
+
+        return d_inputs[0], tasks, finish
 
     def _parts(self, T: int, B: int) -> int:
         """Into how many walks a batch is divided: by its size alone, so that threads do not change the results."""

@@ -1,6 +1,7 @@
 // The table of kernels: one for each instruction set, chosen once at import.  This is all that _core.pyx sees.
 #pragma once
 
+#include "progress.hpp"
 #include "sequence.hpp"
 
 namespace fastrnn {
