@@ -301,8 +301,8 @@ class Recurrent(Module):
             waiting.append((k, outputs, scans))
             if last or not at_once:
                 threads.run([scan.forward for _, _, scans in waiting for scan in scans])
-                for of, *made in waiting:
-                    self._put_final(batch, of, *made, initial=initial, final=final)
+                for of, parts, done in waiting:
+                    self._put_final(batch, of, parts, done, initial, final)
                 waiting = []
             y = self._merge(y, outputs)
             mask = self._dropout_mask(y) if training and not last else None
