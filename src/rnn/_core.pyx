@@ -21,7 +21,7 @@ Nothing is checked here: an address or size that is wrong is a crash. Letters an
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 from libcpp cimport bool as cbool
 from posix.stdlib cimport posix_memalign
@@ -122,6 +122,9 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         void (*rmsprop)(long, T, T, T, T, T, T, const T*, T*, T*, T*, T*)
         double (*sum_of_squares)(long, const T*)
         void (*sum_rows)(long, long, const T*, long, T*)
+        long (*affine_size)(long, long)
+        void (*pack_affine)(long, long, const T*, T*)
+        void (*affine)(long, long, const T*, const T*, const T*, T*)
         void (*exp)(long, const T*, T*)
         void (*tanh)(long, const T*, T*)
         void (*sigmoid)(long, const T*, T*)
@@ -778,6 +781,9 @@ cdef int run_short(
         x = q.y.base
     free(between)
     return failed
+
+
+include "_stream.pxi"
 
 
 # ---------------------------------------------------------------- around the layers

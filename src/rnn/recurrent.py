@@ -198,6 +198,25 @@ class Recurrent(Module):
         y, final, _ = self._run(batch, state, training=False)
         return y, final
 
+    def stream(self, batch: int = 1) -> _core.Stream:
+        """A stream of this layer: the state of `batch` (B) sequences that are still coming in, zero at first.
+
+        >>> import numpy as np, fastrnn
+        >>> stream = fastrnn.GRU(8, 16, rng=0).stream()
+        >>> stream.step(np.ones(8, np.float32)).shape, stream.run(np.ones((20, 8), np.float32)).shape
+        ((16,), (20, 16))
+
+        A step takes a fraction of the time of a call, see `Stream`, which has `step`, `run`, `state`, `reset`, `copy`
+        and `refresh`. Dropout is off. The weights are packed here: what changes in them later is not seen until
+        `refresh`.
+        Raises TypeError or ValueError unless batch is a positive integer, ValueError for a layer that reads from the
+        end of a sequence, which a stream has not got.
+        """
+        if self.bidirectional or self.reverse:
+            option = "bidirectional" if self.bidirectional else "reverse"
+            raise ValueError(f"expected a layer that runs forwards, got {option}=True: a stream has no end to start at")
+        return _core.Stream(self, positive_int("batch", batch))
+
     def forward(
         self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None
     ) -> tuple[Any, State, Tape]:

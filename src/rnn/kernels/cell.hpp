@@ -36,6 +36,14 @@ FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const Tile<
           T* to = t.at(r, input_slot<Cell>(g), v);
           store(to, load<T>(to) + load(product + g * q.H + v * kLanes<T>, t.lanes_of(v)));
         }
+    } else if (q.one_hot() && q.w_input) {  // the panel has it in one piece
+      const int units = t.vectors * kLanes<T>;
+      const T* column = q.w_input + t.unit * Cell::G * q.I + *q.ids.at(s, b) * Cell::G * units;
+      for (int g = 0; g < Cell::G; ++g)
+        for (int v = 0; v < t.vectors; ++v) {
+          T* to = t.at(r, input_slot<Cell>(g), v);
+          store(to, load<T>(to) + load(column + g * units + v * kLanes<T>));
+        }
     } else if (q.one_hot()) {
       const T* column = q.weights.ih + *q.ids.at(s, b);
       for (int g = 0; g < Cell::G; ++g)

@@ -2,6 +2,7 @@
 //   FASTRNN_ISA           namespace and name
 //   FASTRNN_VECTOR_BYTES  width of a vector
 //   FASTRNN_REGISTERS     number of vector registers
+#include "affine.hpp"
 #include "elementwise.hpp"
 #include "gru.hpp"
 #include "loss.hpp"
@@ -44,7 +45,7 @@ template <class T> constexpr Kernels<T> kernels() {
   return {{rnn<T, Tanh<T>, false>(), rnn<T, Relu<T>, false>(), rnn<T, Tanh<T>, true>(), gru<T, false>(), gru<T, true>(),
            gru_before<T, false>(), gru_before<T, true>(), lstm<T, false>(), lstm<T, true>()},
           softmax_cross_entropy<T>, sgd<T>, adam<T>, rmsprop<T>, sum_of_squares<T>, sum_rows<T>,
-          map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};
+          affine_size<T>, pack_affine<T>, affine<T>, map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};
 }
 
 #define FASTRNN_STRING_(x) #x

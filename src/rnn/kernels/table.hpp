@@ -42,6 +42,9 @@ template <class T> struct Kernels {
                   T* param);
   double (*sum_of_squares)(long n, const T* x);
   void (*sum_rows)(long rows, long n, const T* a, long ld, T* out);
+  long (*affine_size)(long K, long I);
+  void (*pack_affine)(long K, long I, const T* w, T* panels);
+  void (*affine)(long K, long I, const T* x, const T* panels, const T* bias, T* out);
   void (*exp)(long n, const T* x, T* y);
   void (*tanh)(long n, const T* x, T* y);
   void (*sigmoid)(long n, const T* x, T* y);
