@@ -8,6 +8,7 @@
         run_backward    for s in reversed steps:   cell.backward(s)
                         after each chunk of steps: weight gradients and dx, by BLAS
           kernels/      what happens inside one step, for each cell and instruction set
+    _stream.pxi    (included here) layers that keep their state and packed weights: time outside, layers inside
 
 (A) A cell is data to the loops: a row of function pointers and counts (kernels/table.hpp). No cell is named here.
 (B) Everything is decided and allocated before the loops; inside them is no Python, and the GIL is released.

@@ -14,11 +14,13 @@ cdef enum:
 cdef class PackedLayers:
     cdef void* sequences  # (L,) of Sequence: weights, options and panels
     cdef void* memory
+    cdef const KernelTable* kernels  # for which they are packed
     cdef int layers
     cdef tuple alive
 
     def __init__(self, int cell, bint is_double, list weights, dict options):
         cdef int k
+        self.kernels = kernels
         self.layers, self.alive = len(weights), (weights, options)
         size = sizeof(Sequence[double]) if is_double else sizeof(Sequence[float])
         self.sequences = calloc(self.layers, size)
@@ -103,6 +105,7 @@ cdef class Stream:
     cdef bint is_double, has_c, batch_first, in_use, holds_gil
     cdef int64_t B, I, P, H
     cdef PackedLayers packed
+    cdef const KernelTable* kernels
     cdef void* stack     # (L,) of Sequence, of our own
     cdef void* memory    # of the scratch
     cdef StreamScratch scratch
@@ -139,7 +142,7 @@ cdef class Stream:
 
     cdef int use(self, PackedLayers packed) except -1:
         """Take these weights, and scratch for them"""
-        self.packed = packed
+        self.packed, self.kernels = packed, packed.kernels
         memcpy(self.stack, packed.sequences, self.layers * self.sequence_size())
         free(self.memory)
         if self.is_double:
@@ -270,10 +273,10 @@ cdef class Stream:
 
     cdef void compute(self, const StreamCall* call) noexcept nogil:
         if self.is_double:
-            run_stream(<Sequence[double]*>self.stack, self.layers, kernels.f64.cell(self.cell), call, &self.scratch,
+            run_stream(<Sequence[double]*>self.stack, self.layers, self.kernels.f64.cell(self.cell), call, &self.scratch,
                        <double*>self.h_at, <double*>self.c_at)
         else:
-            run_stream(<Sequence[float]*>self.stack, self.layers, kernels.f32.cell(self.cell), call, &self.scratch,
+            run_stream(<Sequence[float]*>self.stack, self.layers, self.kernels.f32.cell(self.cell), call, &self.scratch,
                        <float*>self.h_at, <float*>self.c_at)
 
     # -------------------------------------------------------- checks
@@ -451,8 +454,8 @@ cdef class Predictor:
     cdef double *w
 
     def __init__(self, Stream stream, const float[:, ::1] weight, const float[::1] bias):
-        K, panels = weight.shape[0], new_array((kernels.f32.affine_size(weight.shape[0], stream.P),), np.float32)
-        kernels.f32.pack_affine(K, stream.P, &weight[0, 0], <float*>data(panels))
+        K, panels = weight.shape[0], new_array((stream.kernels.f32.affine_size(weight.shape[0], stream.P),), np.float32)
+        stream.kernels.f32.pack_affine(K, stream.P, &weight[0, 0], <float*>data(panels))
         self.set_up(stream, K, panels, np.array(bias))
 
     cdef int set_up(self, Stream stream, int64_t K, panels, bias) except -1:
@@ -503,13 +506,13 @@ cdef class Predictor:
         """o := c + V h and, unless the temperature is zero, w := exp((o - max o) / temperature)"""
         cdef int64_t k
         cdef float highest
-        kernels.f32.affine(self.K, s.P, <float*>s.h_at + (s.layers - 1) * s.P, self.panels_at, self.bias_at, self.o)
+        s.kernels.f32.affine(self.K, s.P, <float*>s.h_at + (s.layers - 1) * s.P, self.panels_at, self.bias_at, self.o)
         if temperature == 0:
             return
         highest = self.o[self.likeliest()]
         for k in range(self.K):
             self.w[k] = <double>(self.o[k] - highest) / temperature
-        kernels.f64.exp(self.K, self.w, self.w)
+        s.kernels.f64.exp(self.K, self.w, self.w)
 
     cdef void put(self, float* p) noexcept nogil:
         """p (K,) := w, in parts of its sum"""

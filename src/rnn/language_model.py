@@ -152,7 +152,7 @@ class LanguageModel:
         >>> stream = model.stream()
         >>> p = stream.step("q")
         >>> p.shape, model.vocabulary[p.argmax()]
-        ((17,), 'u')
+        ((15,), 'u')
 
         The weights are copied: a later `fit` is not seen.  Raises RuntimeError before the first `fit`.
         """
