@@ -34,8 +34,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     machine.limit_threads(1)  # before anything imports NumPy
-    import contenders
     import numpy as np
+
+    import contenders
     from shapes import Problem, Shape
 
     found, missing = contenders.load(options.contenders or ("fastrnn", "onnxruntime", "torch"), 1)
@@ -62,8 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure_all(problem: Any, found: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
-    """Microseconds by contender: percentiles of single steps and, for a stream, of a step of a block and the ceiling."""
+    """Microseconds by contender: percentiles of single steps; for a stream also a step of a block, and the ceiling."""
     import numpy as np
+
     from ceiling import ceiling_rates, ceiling_runs
     from timing import Effort, measure
 
@@ -106,6 +108,7 @@ def time_calls(run: Callable[[], Any], calls: int) -> Any:
 def block_run(problem: Any) -> Callable[[], Any]:
     """`Stream.run` over a block of steps."""
     import numpy as np
+
     from contenders.fastrnn_ import make_layer
 
     x = np.random.default_rng(2).standard_normal((STEPS, 1, problem.shape.I)).astype(problem.dtype)

@@ -2,12 +2,14 @@
 
 import copy
 import threading
+import time
 import tracemalloc
 
 import fastrnn
 import numpy as np
 import pytest
 from fastrnn import _core, reference
+
 from test_layers import CELLS, TOLERANCE, case
 
 PIECES = (1, 3, 0, 7, 1, 1, 4, 3)  # of a block of 20 steps
@@ -287,21 +289,17 @@ def test_a_second_call_of_the_same_stream_is_refused_while_one_runs():
     block = np.zeros((20000, 64), np.float32)
     thread = threading.Thread(target=stream.run, args=(block,))
     thread.start()
-    refused = 0
-    while thread.is_alive():
-        try:
-            stream.step(block[0])
-        except RuntimeError as error:
-            assert "one call of a stream at a time" in str(error)
-            refused += 1
+    time.sleep(0.02)  # the block takes some 0.3 s
+    with pytest.raises(RuntimeError, match="one call of a stream at a time"):
+        stream.step(block[0])
     thread.join()
-    assert refused
+    stream.step(block[0])
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda s: s.step(np.zeros((2, 3))), TypeError, "expected x of dtype float32, or of an integer dtype, got float64"),
+        (lambda s: s.step(np.zeros((2, 3))), TypeError, "expected x of dtype float32, or of an integer dtype, got"),
         (lambda s: s.step(np.zeros((2, 3), bool)), TypeError, "got bool"),
         (lambda s: s.step(np.zeros((2, 4), "f4")), ValueError, r"expected x of shape \(2, 3\), got \(2, 4\)"),
         (lambda s: s.step(np.zeros((1, 3), "f4")), ValueError, r"expected x of shape \(2, 3\), got \(1, 3\)"),
