@@ -341,6 +341,79 @@ def test_layers_that_need_the_end_are_refused():
             fastrnn.GRU(3, 4).stream(batch)
 
 
+# ---------------------------------------------------------------- weights in bfloat16
+
+
+def rounded(array):
+    """To bfloat16, the nearest, ties to even, in integers of 64 bits."""
+    bits = array.view(np.uint32).astype(np.int64)
+    low, high = bits & 0xFFFF, bits >> 16
+    high += (low > 0x8000) | ((low == 0x8000) & (high % 2 == 1))
+    return (high << 16).astype(np.uint32).view(np.float32)
+
+
+def with_rounded_weights(layer, kind, options):
+    other = kind(layer.input_size, layer.hidden_size, layer.num_layers, **options)
+    for name, array in layer.params.items():
+        other.params[name] = rounded(array) if name.startswith(("weight_ih", "weight_hh")) else array
+        if name.startswith("weight_hh") and not options.get("reset_after", True):  # W_hn has a product of its own
+            other.params[name][2 * layer.hidden_size :] = array[2 * layer.hidden_size :]
+    return other
+
+
+@pytest.mark.parametrize("name", _core.instruction_sets())
+@pytest.mark.parametrize("cell", CELLS)
+def test_compressed_stream_is_the_layer_with_rounded_weights(cell, name):
+    kind, options = CELLS[cell]
+    used, rng = _core.instruction_set(), np.random.default_rng(6)
+    try:
+        _core.use_instruction_set(name)
+        for I, H, B, one_hot in ((5, 19, 1, False), (5, 19, 1, True), (4, 70, 7, False), (7, 33, 11, True)):
+            layer = kind(I, H, 2, **options, rng=rng)
+            half = layer.params["weight_ih_l0"].view(np.uint32)
+            half[:, ::2] = half[:, ::2] & 0xFFFF0000 | 0x8000  # ties
+            layer.compress("bfloat16")
+            x, state, _ = case(layer, rng, T=STEPS, B=B, one_hot=one_hot)
+            stream = layer.stream(B)
+            stream.state = state
+            y = in_pieces(stream, x)
+            expected = with_rounded_weights(layer, kind, options)(x, state)[0]
+            np.testing.assert_allclose(y, expected, atol=2e-5, rtol=2e-5)
+            assert np.abs(y - expected).max() < 0.1 * np.abs(y - layer(x, state)[0]).max()
+    finally:
+        _core.use_instruction_set(used)
+
+
+def test_weights_that_bfloat16_holds_give_what_float32_gives():
+    layer = fastrnn.RNN(3, 5, bias=False, rng=0)
+    ties = np.array([1, 1.00390625, 1.01171875], np.float32)  # 1; half a step above 1, and above the odd one after it
+    layer.params["weight_ih_l0"] = np.tile(ties, (5, 1))
+    layer.params["weight_hh_l0"] *= 0
+    layer.compress("bfloat16")
+    found = np.arctanh(layer.stream().run(np.eye(3, dtype=np.float32) / 4)[:, 0].astype(float)) * 4
+    np.testing.assert_allclose(found, [1, 1, 1.015625], atol=1e-5)
+
+
+def test_compressing_leaves_calls_training_and_older_streams_alone():
+    layer = fastrnn.GRU(6, 16, rng=0)
+    x = np.random.default_rng(0).standard_normal((9, 1, 6), dtype=np.float32)
+    stream, y, params = layer.stream(), layer(x)[0], layer.state_dict()
+    before = layer.stream().run(x)
+    layer.compress("bfloat16")
+    np.testing.assert_array_equal(layer(x)[0], y)
+    assert all(np.array_equal(layer.params[name], params[name]) for name in params)
+    np.testing.assert_array_equal(stream.run(x), before)
+    stream.reset()
+    stream.refresh()
+    np.testing.assert_array_equal(stream.run(x), layer.stream().run(x))
+    layer.compress("float32")
+    np.testing.assert_array_equal(layer.stream().run(x), before)
+    with pytest.raises(ValueError, match="expected weights 'float32' or 'bfloat16', got 'int4'"):
+        layer.compress("int4")
+    with pytest.raises(TypeError, match="expected a float32 layer, got float64"):
+        fastrnn.GRU(6, 16, dtype="float64").compress("bfloat16")
+
+
 # ---------------------------------------------------------------- a language model's
 
 

@@ -112,6 +112,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         cbool has_c
         GradientBlock blocks[3]
         void (*pack_forward)(Sequence[T]&, Arena[T]&)
+        void (*narrow)(Sequence[T]&)
         void (*pack_backward)(Sequence[T]&, Arena[T]&)
         void (*forward)(const Sequence[T]&, long)
         void (*backward)(const Sequence[T]&, long)

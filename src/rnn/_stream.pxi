@@ -18,7 +18,7 @@ cdef class PackedLayers:
     cdef int layers
     cdef tuple alive
 
-    def __init__(self, int cell, bint is_double, list weights, dict options):
+    def __init__(self, int cell, bint is_double, bint narrow, list weights, dict options):
         cdef int k
         self.kernels = kernels
         self.layers, self.alive = len(weights), (weights, options)
@@ -37,10 +37,18 @@ cdef class PackedLayers:
             self.memory = pack_layers(<Sequence[float]*>self.sequences, self.layers, kernels.f32.cell(cell))
         if self.memory == NULL:
             raise MemoryError("no memory for the packed weights")
+        if narrow:
+            for k in range(self.layers):
+                kernels.f32.cell(cell).narrow((<Sequence[float]*>self.sequences)[k])
 
     def __dealloc__(self):
         free(self.sequences)
         free(self.memory)
+
+
+cdef PackedLayers packed_weights(layer):
+    narrow = layer.stream_weights == "bfloat16"
+    return PackedLayers(layer._kernel_index, layer._is_double, narrow, layer._weights, layer._options)
 
 
 cdef void* pack_layers(Sequence[real]* stack, int layers, const CellKernels[real]* cell) noexcept nogil:
@@ -114,7 +122,7 @@ cdef class Stream:
     cdef void *c_at
 
     def __init__(self, layer, int64_t batch):
-        self.set_up(layer, batch, PackedLayers(layer._kernel_index, layer._is_double, layer._weights, layer._options))
+        self.set_up(layer, batch, packed_weights(layer))
 
     cdef int set_up(self, layer, int64_t batch, PackedLayers packed) except -1:
         """State, zero, and scratch of a new stream"""
@@ -182,7 +190,7 @@ cdef class Stream:
     def refresh(self):
         """Copy the layer's weights anew; the state stays."""
         self.check_unused()
-        self.use(PackedLayers(self.cell, self.is_double, self.layer._weights, self.layer._options))
+        self.use(packed_weights(self.layer))
 
     def copy(self):
         """Another stream with the same weights, which both read in one place, and from here on a state of its own."""

@@ -27,6 +27,7 @@ template <class T> struct CellKernels {
   bool has_c;                  // whether the state is (h, c)
   GradientBlock blocks[3];
   void (*pack_forward)(Sequence<T>&, Arena<T>&);
+  void (*narrow)(Sequence<T>&);  // what pack_forward packed, to bfloat16; of float32 only
   void (*pack_backward)(Sequence<T>&, Arena<T>&);
   void (*forward)(const Sequence<T>&, long s);
   void (*backward)(const Sequence<T>&, long s);  // s = -1: gradients of the initial state
