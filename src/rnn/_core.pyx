@@ -8,6 +8,7 @@
         run_backward    for s in reversed steps:   cell.backward(s)       [run_steps again where no tape was kept]
                         after each chunk of steps: weight gradients and dx
           kernels/      what happens inside one step, for each cell and instruction set
+    _stream.pxi    (included here) layers that keep their state and packed weights: time outside, layers inside
 
 (A) A cell is data to the loops: a row of function pointers and counts (kernels/table.hpp). No cell is named here.
 (B) Everything is decided and allocated before the loops; inside them is no Python, and the GIL is released.
@@ -24,7 +25,7 @@ Nothing is checked here: an address or size that is wrong is a crash. Letters an
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 from libcpp cimport bool as cbool
 from posix.stdlib cimport posix_memalign
@@ -123,6 +124,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         cbool has_c
         GradientBlock blocks[3]
         void (*pack_forward)(Sequence[T]&, Arena[T]&)
+        void (*narrow)(Sequence[T]&)
         void (*pack_backward)(Sequence[T]&, Arena[T]&)
         void (*forward)(const Sequence[T]&, long)
         void (*backward)(const Sequence[T]&, long)
@@ -137,6 +139,9 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         void (*rmsprop)(long, T, T, T, T, T, T, const T*, T*, T*, T*, T*)
         double (*sum_of_squares)(long, const T*)
         void (*sum_rows)(long, long, const T*, long, T*)
+        long (*affine_size)(long, long)
+        void (*pack_affine)(long, long, const T*, T*)
+        void (*affine)(long, long, const T*, const T*, const T*, T*)
         void (*exp)(long, const T*, T*)
         void (*tanh)(long, const T*, T*)
         void (*sigmoid)(long, const T*, T*)
@@ -1050,6 +1055,9 @@ cdef int run_short(
         x = q.y.base
     free(between)
     return failed
+
+
+include "_stream.pxi"
 
 
 # ---------------------------------------------------------------- around the layers

@@ -81,6 +81,7 @@ template <class T> struct Sequence {
 
   // packed weights, see each cell; a call of few rows reads W_ih and W_hh as they are
   bool packs;
+  bool narrow;  // a stream's w_input and w_state are words of bfloat16, see narrow.hpp
   const T *w_input, *w_state, *w_second, *bias;
 
   bool one_hot() const { return ids.base; }

@@ -35,6 +35,7 @@ template <class T> struct CellKernels {
   bool has_c;                  // whether the state is (h, c)
   GradientBlock blocks[3];
   void (*pack_forward)(Sequence<T>&, Arena<T>&);
+  void (*narrow)(Sequence<T>&);  // what pack_forward packed, to bfloat16; of float32 only
   void (*pack_backward)(Sequence<T>&, Arena<T>&);
   void (*forward)(const Sequence<T>&, long s);
   void (*backward)(const Sequence<T>&, long s);  // s = -1: gradients of the initial state
@@ -53,6 +54,9 @@ template <class T> struct Kernels {
                   T* param);
   double (*sum_of_squares)(long n, const T* x);
   void (*sum_rows)(long rows, long n, const T* a, long ld, T* out);
+  long (*affine_size)(long K, long I);
+  void (*pack_affine)(long K, long I, const T* w, T* panels);
+  void (*affine)(long K, long I, const T* x, const T* panels, const T* bias, T* out);
   void (*exp)(long n, const T* x, T* y);
   void (*tanh)(long n, const T* x, T* y);
   void (*sigmoid)(long n, const T* x, T* y);
