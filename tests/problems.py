@@ -28,9 +28,8 @@ def stand_in(cell, input_size=I, hidden_size=H, *, rng, dtype="float64", **optio
     layer = SimpleNamespace(
         cell=cell, input_size=input_size, hidden_size=hidden_size, num_layers=1, bias=True, batch_first=False,
         dropout=0.0, weight_dropout=0.0, input_dropout=0.0, recurrent_dropout=0.0, zoneout=0.0,
-        bidirectional=False, reverse=False, merge="concat", clip=None,
-        dtype=np.dtype(dtype),
-        **DEFAULTS[cell],
+        bidirectional=False, reverse=False, merge="concat", clip=None, grad_clip=None,
+        dtype=np.dtype(dtype), **DEFAULTS[cell],
     )  # fmt: skip
     for name, value in options.items():
         assert hasattr(layer, name), name

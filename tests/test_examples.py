@@ -3,6 +3,7 @@
 import importlib.util
 import statistics
 import sys
+import tracemalloc
 from pathlib import Path
 
 import fastrnn
@@ -12,14 +13,24 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-@pytest.fixture(scope="module")
-def vowels():
-    spec = importlib.util.spec_from_file_location("japanese_vowels", EXAMPLES / "japanese_vowels.py")
+def load_example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return module
+
+
+@pytest.fixture(scope="module")
+def vowels():
+    yield load_example("japanese_vowels")
+    del sys.modules["japanese_vowels"]
+
+
+@pytest.fixture(scope="module")
+def live_prediction():
+    yield load_example("live_prediction")
+    del sys.modules["live_prediction"]
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +77,31 @@ def test_speakers_of_japanese_vowels_are_recognised(vowels):
         vowels.train(model, train, seed)
         found.append(vowels.accuracy(model, test))
     assert statistics.median(found) >= 0.96
+
+
+def test_long_stream_is_learned_in_the_memory_of_a_block():
+    example = load_example("million_steps")
+    model = example.Echo()
+    tracemalloc.start()
+    accuracy = example.train(model, steps=150_000, report_every=20_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert accuracy > 0.99
+    assert peak < 2**20
+
+
+def test_live_predictor_is_better_than_the_last_value_and_looks_ahead_without_moving(live_prediction):
+    rng = np.random.default_rng(0)
+    predictor = live_prediction.Predictor(rng)
+    predictor.fit(live_prediction.measurements(5000, rng), rng, steps=150)
+    live, values = live_prediction.Live(predictor), live_prediction.measurements(2000, rng)
+    error, naive, times = live_prediction.follow(live, values)
+    assert error < naive / 3
+    assert len(times) == 1999
+    before = live.stream.state
+    guesses = live.ahead(live.see(values[-1]), 5)
+    assert len(guesses) == 5
+    assert not np.array_equal(live.stream.state[0], before[0])
+    seen = live.stream.state
+    live.ahead(0.0, 5)
+    np.testing.assert_array_equal(live.stream.state, seen)

@@ -225,6 +225,7 @@ def test_other_layers_and_dtypes_are_refused(make, message):
     ("layer", "options", "message"),
     [
         (fastrnn.RNN(I, H, clip=1.0), {}, "clip=1.0"),
+        (fastrnn.RNN(I, H, grad_clip=1.0), {}, "grad_clip=1.0"),
         (fastrnn.LSTM(I, H, peephole=True), {}, "peephole=True"),
         (fastrnn.LSTM(I, H, coupled=True), {}, "coupled=True"),
         (fastrnn.LSTM(I, H, proj_size=2), {}, "proj_size=2"),

@@ -14,7 +14,7 @@ LAYERS = [
     fastrnn.RNN(3, 4, 2, nonlinearity=("leaky_relu", 0.25), bias=False, batch_first=True, dropout=0.5, rng=1),
     fastrnn.GRU(3, 4, 2, bidirectional=True, merge="ave", dtype="float64", rng=2),
     fastrnn.GRU(3, 4, reset_after=False, reverse=True, activations=(("hard_sigmoid", 1 / 6, 0.5), "softsign"), rng=3),
-    fastrnn.LSTM(3, 4, peephole=True, coupled=True, clip=np.float32(0.5), rng=4),
+    fastrnn.LSTM(3, 4, peephole=True, coupled=True, clip=np.float32(0.5), grad_clip=2.0, rng=4),
     fastrnn.LSTM(3, 4, 2, proj_size=2, bidirectional=True, rng=5),
 ]
 

@@ -186,6 +186,7 @@ def test_parameters_of_two_dtypes_are_refused():
     ("layer", "reason"),
     [
         (fastrnn.RNN(I, H, clip=1.0), "clip=1.0"),
+        (fastrnn.RNN(I, H, grad_clip=1.0), "grad_clip=1.0"),
         (fastrnn.GRU(I, H, reverse=True), "reverse=True"),
         (fastrnn.GRU(I, H, reset_after=False), "reset_after=False of a GRU"),
         (fastrnn.LSTM(I, H, peephole=True), "peephole=True of a LSTM"),

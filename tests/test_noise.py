@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from fastrnn import _core, interchange, reference
 
+from test_segments import assert_same_bits, segments
+from test_stream import STEPS, in_pieces, with_rounded_weights
+
 CELLS = {
     "rnn": (fastrnn.RNN, {}),
     "rnn relu": (fastrnn.RNN, {"nonlinearity": "relu"}),
@@ -146,6 +149,71 @@ def test_the_same_bits_for_any_number_of_threads(kind):
     for other in results[1:]:
         for ours, theirs in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", [*DROPOUTS, *ZONEOUT, "all"])
+@every_cell
+def test_segments_that_run_forward_again_meet_the_same_noise(cell, name):
+    noise = (DROPOUTS, ZONEOUT) if name == "all" else ({name: 0.3},)
+    rng = np.random.default_rng(9)
+    for stack in ({"num_layers": 2}, {"bidirectional": True, "batch_first": True}):
+        layer = layer_of(cell, 6, 21, noise=noise, **stack, rng=rng)
+        for B in (1, 3, 19):
+            x, state, ragged = call(layer, rng, 30, B)
+            x = x.swapaxes(0, 1) if layer.batch_first else x
+            for keywords in ({}, {"lengths": ragged["lengths"]}):
+                for count in (1, 4, 1000):
+                    assert_same_bits(layer, x, state, keywords, checkpoint=count)
+
+
+@three_cells
+def test_layers_that_drop_are_not_run_at_once_but_those_of_inference_are(kind):
+    rng = np.random.default_rng(10)
+    x = rng.standard_normal((500, 3, 64), dtype=np.float32)
+    for name, p in (*DROPOUTS.items(), ("zoneout", 0.25)):
+        layer = kind(64, 64, 3, **{name: p}, rng=rng)
+        assert not layer.forward(x)[2].at_once
+        tape = assert_same_bits(layer, x, None, {}, checkpoint=5)
+        assert kind is fastrnn.RNN or min(segments(tape)) > 1
+        assert layer._at_once(tape.batch, training=False)
+        agree(name, layer(x)[0], reference.forward(layer, x)[0], TOLERANCE["float32"])
+
+
+@every_cell
+def test_streams_take_the_mean_of_zoneout(cell):
+    rng = np.random.default_rng(11)
+    for dtype, H, B in (("float32", 21, 1), ("float64", 21, 5), ("float32", 37, 11)):
+        layer = layer_of(cell, 6, H, num_layers=2, dtype=dtype, rng=rng)
+        x, state, _ = call(layer, rng, STEPS, B)
+        stream = layer.stream(B)
+        stream.state = state
+        y, final = layer(x, state)
+        agree("y", in_pieces(stream, x), y, TOLERANCE[dtype])
+        for ours, theirs in zip(as_tuple(stream.state), as_tuple(final), strict=True):
+            agree("state", ours, theirs, TOLERANCE[dtype])
+
+
+@every_cell
+def test_rows_of_a_stream_that_sit_out_do_not_move_in_zoneout(cell):
+    rng = np.random.default_rng(12)
+    layer = layer_of(cell, 6, 21, num_layers=2, rng=rng)
+    x, _, _ = call(layer, rng, STEPS, 4)
+    active = rng.random((STEPS, 4)) < 0.6
+    y = in_pieces(layer.stream(4), x, active)
+    for b in range(4):
+        agree("y", y[active[:, b], b], layer(x[active[:, b], b])[0], TOLERANCE["float32"])
+
+
+@every_cell
+def test_streams_of_rounded_weights_take_the_mean_of_zoneout(cell):
+    rng = np.random.default_rng(13)
+    kind, own = CELLS[cell]
+    layer = layer_of(cell, 6, 37, rng=rng)
+    noise = {name: getattr(layer, name) for name in ZONEOUT if hasattr(layer, name)}
+    layer.compress("bfloat16")
+    x, _, _ = call(layer, rng, STEPS, 3)
+    expected = with_rounded_weights(layer, kind, own | noise)(x)[0]
+    agree("y", layer.stream(3).run(x), expected, TOLERANCE["float32"])
 
 
 def test_a_tape_may_be_walked_twice():

@@ -38,6 +38,43 @@ def test_the_same_bits_for_any_number_of_threads(cell, ragged, restore_threads):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("options", [{}, {"ragged": True}, {"reverse": True}, {"batch": 1}, {"one_hot": True}], ids=str)
+@pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])
+def test_layers_of_a_stack_that_run_at_once_do_what_each_does_alone(cell, options, restore_threads):
+    rng, B, H = np.random.default_rng(0), options.get("batch", 7), 96
+    T = 1050 // B
+    stack = getattr(fastrnn, cell)(24, H, num_layers=3, reverse=options.get("reverse", False), rng=rng)
+    one_hot, ragged = options.get("one_hot", False), options.get("ragged", False)
+    x = rng.integers(0, 24, (T, B)) if one_hot else rng.normal(size=(T, B, 24)).astype(np.float32)
+    lengths = rng.integers(0, T + 1, B) if ragged else None
+    fastrnn.set_num_threads(1)
+    below, tapes, layers = x, [], []
+    for k in range(3):
+        layer = getattr(fastrnn, cell)(24 if k == 0 else H, H, reverse=stack.reverse)
+        layer.load_state_dict(
+            {name.replace(f"_l{k}", "_l0"): a for name, a in stack.params.items() if f"_l{k}" in name}
+        )
+        below, _, tape = layer.forward(below, lengths=lengths)
+        layers.append(layer), tapes.append(tape)
+    dy = rng.normal(size=below.shape).astype(np.float32)
+    dx = dy
+    for layer, tape in zip(reversed(layers), reversed(tapes), strict=True):
+        dx, _ = layer.backward(tape, dx)
+    expected = [below, *([] if one_hot else [dx]), *(g for layer in layers for g in layer.grads.values())]
+
+    assert stack.forward(x, lengths=lengths)[2].at_once
+    for count in (1, 2, 3):
+        fastrnn.set_num_threads(count)
+        for _ in range(3):
+            y, _, tape = stack.forward(x, lengths=lengths)
+            np.testing.assert_array_equal(stack(x, lengths=lengths)[0], y)
+            for _ in range(2):  # a tape may be walked again
+                stack.zero_grad()
+                dx, _ = stack.backward(tape, dy)
+            for a, b in zip(expected, [y, *([] if one_hot else [dx]), *stack.grads.values()], strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("input_size", [24, 5000])
 def test_the_same_bits_for_any_number_of_threads_with_indices(input_size, ragged, restore_threads):

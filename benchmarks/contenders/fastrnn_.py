@@ -47,6 +47,8 @@ class Contender:
         entries = [_training(layer, problem, problem.lengths) if problem.training else _inference(layer, problem)]
         if self._threads > 1:
             entries.append(self._one_thread(entries[0]))
+        if problem.kind == "step":
+            entries.append(_stream(layer, problem))
         if problem.kind == "ragged":
             full = _training(layer, problem, None)
             entries.append(Entry(full.run, lambda result: {}, column="full batch"))  # another problem
@@ -66,6 +68,15 @@ class Contender:
 def _inference(layer: Any, problem: Problem) -> Entry:
     x, state = problem.x, make_state(problem)
     return Entry(lambda: layer(x, state), lambda result: named(*result))
+
+
+def _stream(layer: Any, problem: Problem) -> Entry:
+    """Each call goes on from the state of the one before; the first starts from the problem's."""
+    stream, x = layer.stream(problem.shape.B), problem.x[0]
+    stream.state = make_state(problem)
+    out = np.empty((problem.shape.B, problem.shape.H), problem.dtype)
+    step = stream.step
+    return Entry(lambda: step(x, out), lambda y: named(y[None].copy(), stream.state), column="stream")
 
 
 def _training(layer: Any, problem: Problem, lengths: np.ndarray | None) -> Entry:

@@ -1,6 +1,7 @@
 """Recurrent neural networks on the CPU: NumPy arrays in, NumPy arrays out.
 
 RNN, GRU, LSTM            recurrent layers: forward, inference, back-propagation through time
+Stream                    the state of a layer between steps that come in one by one: `layer.stream()`
 pad_sequence, unpad_sequence   lists of arrays to and from a ragged batch
 initialize                initial values by name
 Linear                    the output layer, by itself or with its loss
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import optim as optim
 from . import training as training
+from ._core import Stream as Stream
 from .init import initialize as initialize
 from .language_model import LanguageModel as LanguageModel
 from .layers import GRU as GRU

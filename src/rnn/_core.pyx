@@ -1,13 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 # cython: freethreading_compatible=True
-"""The loops over time steps, and the BLAS calls around them.
+"""The loops over time steps, and the products around them.
 
     recurrent.py   checks every argument, then makes one Scan for each layer and direction of a call
       Scan         one layer, one direction, one batch: addresses of its arrays, and its two passes
         run_forward     for s in steps:            cell.forward(s)        [x . W_ih in advance for few rows]
-        run_backward    for s in reversed steps:   cell.backward(s)
-                        after each chunk of steps: weight gradients and dx, by BLAS
+        run_backward    for s in reversed steps:   cell.backward(s)       [run_steps again where no tape was kept]
+                        after each chunk of steps: weight gradients and dx
           kernels/      what happens inside one step, for each cell and instruction set
+    _stream.pxi    (included here) layers that keep their state and packed weights: time outside, layers inside
 
 (A) A cell is data to the loops: a row of function pointers and counts (kernels/table.hpp). No cell is named here.
 (B) Everything is decided and allocated before the loops; inside them is no Python, and the GIL is released.
@@ -15,13 +16,16 @@
     memory is the tape, dx and the weight gradients. The rows of the step after the chunk lie behind it, since the
     recurrence reads them.
 (D) OpenBLAS runs on one thread: ours are the ones that split the work.
+(E) Where forward kept no tape, backward runs it again, a segment of steps at a time. h(t) is in y; c is kept at the
+    borders. A segment begins where a chunk of input products does, and the chunks of backward do not look at segments:
+    every product is that of the plain way, and so is every bit.
 
 Nothing is checked here: an address or size that is wrong is a crash. Letters and layouts: kernels/sequence.hpp.
 """
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 from libcpp cimport bool as cbool
 from posix.stdlib cimport posix_memalign
@@ -74,12 +78,13 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T* dh_kept
         Weights[T] weights
         Activation activation[3]
-        T clip
+        T clip, grad_clip
         cbool coupled
         Rows[T] y
         T* c
         cbool c_in_place
         T* tape
+        long kept_from
         T* scratch
         long tape_width
         Rows[T] dy
@@ -93,6 +98,10 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         cbool packs
         long active(long)
         T* tape_at(long, long)
+    struct Progress:
+        int64_t steps
+    void publish(Progress*, int64_t)
+    void wait_for(const Progress*, int64_t)
     cppclass Arena[T]:
         T* block
         long used
@@ -104,9 +113,8 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T *b_hh
         T *hr
     const T* gather_x[T](const Sequence[T]&, long, long, T*, int64_t*)
-    const T* gather_h_before[T](const Sequence[T]&, long, long, T*, int64_t*)
-    T* dx_rows[T](const Sequence[T]&, long, long, T*, int64_t*)
-    void scatter_dx[T](const Sequence[T]&, long, long, const T*, const T*)
+    void list_rows[T](const Sequence[T]&, long, long, long, const T**, const T**, const T**, T**)
+    void mask_rows[T](const Sequence[T]&, long, long, const T**, T*)
 
     cppclass GradientBlock:
         int weight, source, gate, gates, column, tape_column
@@ -114,22 +122,35 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         IH "fastrnn::GradientBlock::kIH"
         SOURCE_X "fastrnn::GradientBlock::kX"
         SOURCE_H "fastrnn::GradientBlock::kH"
+        SOURCE_TAPE "fastrnn::GradientBlock::kTape"
+    cppclass InputColumns[T]:
+        long K[2]
+        long column[2]
+        long row[2]
+    long GRADIENT_PANEL "fastrnn::kGradientPanel"
     cppclass CellKernels[T]:
         int gates, tape_width, dgates_width, rows_per_tile, n_blocks
         cbool has_c
         GradientBlock blocks[3]
         void (*pack_forward)(Sequence[T]&, Arena[T]&)
+        void (*narrow)(Sequence[T]&)
         void (*pack_backward)(Sequence[T]&, Arena[T]&)
         void (*forward)(const Sequence[T]&, long)
         void (*backward)(const Sequence[T]&, long)
     cppclass Kernels[T]:
         const CellKernels[T]* cell(int)
+        void (*weight_gradient)(long, long, long, const T*, long, const T* const*, T*, T*)
+        long (*pack_input_gradient)(InputColumns[T]&, long, const T*, T*)
+        void (*input_gradient)(long, long, const InputColumns[T]&, const T*, long, const T*, T* const*)
         double (*softmax_cross_entropy)(long, long, const T*, const int64_t*, T, T*)
         void (*sgd)(long, T, T, T, T, T, cbool, const T*, T*, T*)
         void (*adam)(long, T, T, T, T, T, T, T, T, const T*, T*, T*, T*)
         void (*rmsprop)(long, T, T, T, T, T, T, const T*, T*, T*, T*, T*)
         double (*sum_of_squares)(long, const T*)
         void (*sum_rows)(long, long, const T*, long, T*)
+        long (*affine_size)(long, long)
+        void (*pack_affine)(long, long, const T*, T*)
+        void (*affine)(long, long, const T*, const T*, const T*, T*)
         void (*exp)(long, const T*, T*)
         void (*tanh)(long, const T*, T*)
         void (*sigmoid)(long, const T*, T*)
@@ -307,6 +328,13 @@ def add_to_columns(const real[:, :] table, const int64_t[::1] columns, real[:, :
 
 # ---------------------------------------------------------------- forward
 
+cdef struct Segments:
+    # of a forward pass that keeps no tape: backward makes that of one segment at a time
+    int64_t count
+    const int64_t *begin  # (count + 1,) the first step of each, and T
+    void *c               # (count, B, H) cell state before each; null for a cell without
+
+
 cdef void lay_out_forward(
         Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t product_rows,
         real** gathered) noexcept nogil:
@@ -328,148 +356,272 @@ cdef void lay_out_forward(
     cell.pack_forward(q[0], arena[0])
 
 
-cdef int run_forward(
-        Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns) noexcept nogil:
-    """y and, in training, the tape. Returns -1 if memory ran out, before anything was written.
+cdef int64_t product_rows(const Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns) noexcept nogil:
+    """How many rows of input products are made in advance; 0: none."""
+    cdef int64_t width = cell.gates * q.H
+    if q.ids.base != NULL:
+        return n_columns  # a table: x is one-hot, so its product is a row of W_ih transposed
+    if q.start[q.steps] > UNPACKED_ROWS and q.B < cell.rows_per_tile:
+        # too few rows to fill a tile: the input products of many steps at once make better use of W_ih
+        return min(q.start[q.steps], max(q.B, PRODUCT_CHUNK // (width * <int64_t>sizeof(real))))
+    return 0
 
-    columns (n_columns,) of W_ih: ids are places among them; null: ids are the columns themselves."""
+
+cdef struct ForwardMemory:
+    # scratch of one forward pass
+    void *block
+    void *gathered  # x gathered
+    int64_t product_rows
+
+
+cdef int begin_forward(
+        Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
+        ForwardMemory* m) noexcept nogil:
+    """Pack the weights, make the table of one-hot inputs; -1 if there is no memory."""
     cdef Arena[real] arena
     cdef real* gathered = NULL
-    cdef int64_t width = cell.gates * q.H, ld = 0, product_rows = 0
-    cdef long s, chunk = q.steps
-    cdef const real* x
+    cdef int64_t width = cell.gates * q.H
     arena.block = NULL
     arena.used = 0
     q.packs = q.start[q.steps] > UNPACKED_ROWS
-    if q.ids.base != NULL:
-        product_rows = n_columns  # a table: x is one-hot, so its product is a row of W_ih transposed
-    elif q.packs and q.B < cell.rows_per_tile:
-        # too few rows to fill a tile: the input products of many steps at once make better use of W_ih
-        product_rows = min(q.start[q.steps], max(q.B, PRODUCT_CHUNK // (width * <int64_t>sizeof(real))))
-        chunk = 0
-    lay_out_forward(q, cell, &arena, product_rows, &gathered)
+    m.product_rows = product_rows(q, cell, n_columns)
+    lay_out_forward(q, cell, &arena, m.product_rows, &gathered)
     if allocate(&arena):
         return -1
-    lay_out_forward(q, cell, &arena, product_rows, &gathered)
-    if q.ids.base != NULL and product_rows:
+    lay_out_forward(q, cell, &arena, m.product_rows, &gathered)
+    m.block, m.gathered = arena.block, gathered
+    if q.ids.base != NULL and m.product_rows:
         gather_columns(width, q.I, q.weights.ih, n_columns, columns, <real*>q.products)
+    return 0
 
-    for s in range(q.steps):
+
+cdef void run_steps(
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1,
+        const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
+    """Steps [s0, s1), of which the first begins a chunk of input products. `below`: of the layer that makes x."""
+    cdef int64_t width = cell.gates * q.H, ld = 0
+    cdef long s, chunk = s0 if m.product_rows and q.ids.base == NULL else s1
+    cdef const real* x
+    for s in range(s0, s1):
         if s == chunk:
             q.products_from = s
-            chunk = chunk_end(q, s, product_rows)
-            x = gather_x(q[0], s, chunk, gathered, &ld)
+            chunk = chunk_end(q, s, m.product_rows)
+            wait_for(below, chunk)
+            x = gather_x(q[0], s, chunk, <real*>m.gathered, &ld)
             gemm(False, True, q.start[chunk] - q.start[s], width, q.I, x, ld, q.weights.ih, q.I,
                  <real>0, <real*>q.products, width)
+        wait_for(below, s + 1)
         cell.forward(q[0], s)
-    free(arena.block)
+        publish(own, s + 1)
+
+
+cdef int run_forward(
+        Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
+        const Segments* kept=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
+    """y and the tape; in inference, only y; with segments, y and c before each of them.
+    Returns -1 if memory ran out, before anything was written.
+
+    columns (n_columns,) of W_ih: ids are places among them; null: ids are the columns themselves."""
+    cdef ForwardMemory m
+    cdef int64_t i, states = q.B * q.H
+    if begin_forward(q, cell, n_columns, columns, &m):
+        return -1
+    if kept == NULL:
+        run_steps(q, cell, &m, 0, q.steps, below, own)
+    else:
+        for i in range(kept.count):
+            if kept.c != NULL:
+                memcpy(<real*>kept.c + i * states, q.c, states * sizeof(real))
+            run_steps(q, cell, &m, kept.begin[i], kept.begin[i + 1], below, own)
+    free(m.block)
     return 0
 
 
 # ---------------------------------------------------------------- backward
 
 cdef struct BackwardMemory:
-    # scratch of one backward pass, each (rows of a chunk, ...)
-    void *x       # I: x gathered
-    void *h       # P: h(t-1) gathered
-    void *dx      # I: dx before it is scattered
-    void *sums    # dgates_width: sums of dgates over all rows
+    # of one backward pass
+    void *x        # addresses of the rows of a chunk: of x,
+    void *h        # of h(t-1),
+    void *tape     # of the column of the tape that is a source of gradients,
+    void *dx       # and of dx
+    void *panel    # scratch of weight_gradient
+    void *panels   # W_ih packed for dx
+    void *sums     # (dgates_width,): sums of dgates over all rows
+    void *h_masked  # (rows, P): h(t-1) as the products saw it, if it was masked
 
 
 cdef void lay_out_backward(
-        Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t rows,
-        BackwardMemory* m) noexcept nogil:
-    cdef real* zeros = arena.take(max(q.H, q.P))
+        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Arena[real]* arena, int64_t rows,
+        InputColumns[real]* c, BackwardMemory* m) noexcept nogil:
+    cdef int64_t pointers = rows * (sizeof(void*) // sizeof(real)), n_zeros = max(q.I, max(q.H, q.P))
+    cdef real* zeros = arena.take(n_zeros)
     q.zeros = zeros
     q.dgates = arena.take((rows + q.B) * q.dgates_width)
     if q.weights.hr != NULL:
         q.dprojected = arena.take(rows * q.P)
     if q.zoneout_h.p > 0:
         q.dh_kept = arena.take(q.B * q.P)
-    m.x = arena.take(rows * q.I) if q.ids.base == NULL else NULL
-    m.h = arena.take(rows * q.P)
-    m.dx = arena.take(rows * q.I) if q.dx.base != NULL else NULL
+    if q.h_mask != NULL:
+        m.h_masked = arena.take(rows * q.P)
+    m.x, m.h, m.tape, m.dx = arena.take(pointers), arena.take(pointers), arena.take(pointers), arena.take(pointers)
+    m.panel = arena.take(GRADIENT_PANEL)
+    m.panels = arena.take(k.pack_input_gradient(c[0], q.I, NULL, NULL)) if q.dx.base != NULL else NULL
     m.sums = arena.take(q.dgates_width)
     if arena.block != NULL:
-        memset(zeros, 0, max(q.H, q.P) * sizeof(real))
+        memset(zeros, 0, n_zeros * sizeof(real))
         memset(m.sums, 0, q.dgates_width * sizeof(real))
+        if q.dx.base != NULL:
+            k.pack_input_gradient(c[0], q.I, q.weights.ih, <real*>m.panels)
     cell.pack_backward(q[0], arena[0])
+
+
+cdef void set_input_columns(const CellKernels[real]* cell, int64_t H, InputColumns[real]* c) noexcept nogil:
+    """Which columns of dgates reach x, from the cell's gradient blocks."""
+    cdef int i, n = 0
+    memset(c, 0, sizeof(InputColumns[real]))
+    for i in range(cell.n_blocks):
+        if cell.blocks[i].source == SOURCE_X:
+            c.K[n], c.column[n], c.row[n] = cell.blocks[i].gates * H, cell.blocks[i].column * H, cell.blocks[i].gate * H
+            n += 1
+
+
+cdef struct NonFinite:
+    # where the walk back comes upon the first gradient of a pre-activation that is NaN or infinite
+    int64_t step, row  # of the walk; step -1: nowhere
+    int blocks         # a bit for each block of H columns of dgates
+
+
+cdef bint found_nonfinite(const Sequence[real]* q, long s0, long s1, NonFinite* found) noexcept nogil:
+    """Whether one is in steps [s0, s1)."""
+    cdef long s, b
+    cdef int64_t j
+    cdef const real* d
+    for s in range(s1 - 1, s0 - 1, -1):
+        for b in range(q.active(s)):
+            d = q.dgates + (q.start[s] + b - q.start[s0]) * q.dgates_width
+            for j in range(q.dgates_width):
+                if d[j] - d[j] != 0:
+                    found.step, found.row = s, b
+                    found.blocks |= 1 << (j // q.H)
+            if found.step >= 0:
+                return True
+    return False
+
+
+cdef int64_t gradient_rows(const Sequence[real]* q) noexcept nogil:
+    """How many rows of pre-activation gradients are worked on at a time."""
+    return min(q.start[q.steps], max(q.B, GRADIENT_CHUNK // (q.dgates_width * <int64_t>sizeof(real))))
 
 
 cdef int run_backward(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k,
-        Gradients[real]* g) noexcept nogil:
-    """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written."""
+        Gradients[real]* g, int64_t n_columns, const int64_t* columns, const Segments* kept,
+        NonFinite* found, const Progress* above, Progress* own) noexcept nogil:
+    """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written.
+    With `found`, which is null but for a search, it stops there.
+    With segments, q's tape and c are room for any one and the rows of a chunk: one may begin before the other ends."""
     cdef Arena[real] arena
     cdef BackwardMemory m
-    cdef int64_t width = q.dgates_width
-    cdef int64_t rows = min(q.start[q.steps], max(q.B, GRADIENT_CHUNK // (width * <int64_t>sizeof(real))))
+    cdef InputColumns[real] c
+    cdef Sequence[real] again = q[0]  # forward, with its own packed weights
+    cdef ForwardMemory forward
+    cdef int64_t width = q.dgates_width, rows = gradient_rows(q)
+    cdef int64_t i = 0 if kept == NULL else kept.count  # the segment that the tape begins with
     cdef long s, s0, s1 = q.steps
+    forward.block = NULL
+    if kept != NULL and begin_forward(&again, cell, n_columns, columns, &forward):
+        return -1
+    q.kept_from = 0 if kept == NULL else q.steps  # nothing yet
     arena.block = NULL
     arena.used = 0
-    lay_out_backward(q, cell, &arena, rows, &m)
+    set_input_columns(cell, q.H, &c)
+    lay_out_backward(q, cell, k, &arena, rows, &c, &m)
     if allocate(&arena):
+        free(forward.block)
         return -1
-    lay_out_backward(q, cell, &arena, rows, &m)
+    lay_out_backward(q, cell, k, &arena, rows, &c, &m)
 
     while s1 > 0:
         s0 = chunk_start(q, s1, rows)
+        wait_for(above, q.steps - s0)
         if s1 < q.steps:  # the first step of the chunk before now comes after this one
             memmove(q.dgates + (q.start[s1] - q.start[s0]) * width, q.dgates, q.active(s1) * width * sizeof(real))
         q.dgates_from = s0
+        if s0 < q.kept_from:
+            while kept.begin[i] > s0:
+                i -= 1
+            make_room(q, kept.begin[i], s1)
+            replay(&again, cell, &forward, kept, i, q.kept_from)
+            q.kept_from, q.c0 = again.kept_from, again.c0
         for s in range(s1 - 1, s0 - 1, -1):
             cell.backward(q[0], s)
-        chunk_gradients(q, cell, k, g, &m, s0, s1)
+        if found != NULL and found_nonfinite(q, s0, s1, found):
+            break
+        chunk_gradients(q, cell, k, g, &c, &m, s0, s1)
+        publish(own, q.steps - s0)
         s1 = s0
-    cell.backward(q[0], -1)
-    add_biases(q, cell, g, &m)
+    if s1 == 0:
+        cell.backward(q[0], -1)
+        add_biases(q, cell, g, &m)
     free(arena.block)
+    free(forward.block)
     return 0
+
+
+cdef void replay(
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, const Segments* kept, int64_t i,
+        long s1) noexcept nogil:
+    """Tape and c from segment i up to step s1, the begin of another, by running forward again; y is given the same
+    bits."""
+    q.kept_from = kept.begin[i]
+    if kept.c != NULL:
+        q.c0 = <real*>kept.c + i * q.B * q.H
+    run_steps(q, cell, m, kept.begin[i], s1)
+
+
+cdef void make_room(Sequence[real]* q, long s0, long s1) noexcept nogil:
+    """Move what is kept of the steps before s1 back, so that tape and c can begin with step s0."""
+    cdef int64_t rows = q.start[s1] - q.start[q.kept_from], before = q.start[q.kept_from] - q.start[s0]
+    memmove(q.tape + before * q.tape_width, q.tape, rows * q.tape_width * sizeof(real))
+    if q.c != NULL:
+        memmove(q.c + before * q.H, q.c, rows * q.H * sizeof(real))
 
 
 cdef void chunk_gradients(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Gradients[real]* g,
-        BackwardMemory* m, long s0, long s1) noexcept nogil:
+        const InputColumns[real]* c, BackwardMemory* m, long s0, long s1) noexcept nogil:
     """Weight gradients and dx of steps [s0, s1):  dW += dgates^T . source  and  dx = dgates . W_ih"""
-    cdef int64_t rows = q.start[s1] - q.start[s0], width = q.dgates_width, H = q.H, ldx = 0, ldh = 0, lddx = 0, n
-    cdef const real* x = NULL
-    cdef const real* h
-    cdef real* dx = NULL
+    cdef int64_t rows = q.start[s1] - q.start[s0], width = q.dgates_width, H = q.H, n
+    cdef real* panel = <real*>m.panel
     cdef real* d
+    cdef long tape_column = q.tape_width - H  # W_hr saw the unprojected h, the last H columns of the tape
     cdef GradientBlock block
     cdef int i
-    cdef bint first = True
     if rows == 0:
         return
-    if q.ids.base == NULL:
-        x = gather_x(q[0], s0, s1, <real*>m.x, &ldx)
-    if q.dx.base != NULL:
-        dx = dx_rows(q[0], s0, s1, <real*>m.dx, &lddx)
-    h = gather_h_before(q[0], s0, s1, <real*>m.h, &ldh)
+    for i in range(cell.n_blocks):
+        if cell.blocks[i].source == SOURCE_TAPE:
+            tape_column = cell.blocks[i].tape_column * H
+    list_rows(q[0], s0, s1, tape_column, <const real**>m.x, <const real**>m.h, <const real**>m.tape, <real**>m.dx)
+    if q.h_mask != NULL:
+        mask_rows(q[0], s0, s1, <const real**>m.h, <real*>m.h_masked)
     k.sum_rows(rows, width, q.dgates, width, <real*>m.sums)
     for i in range(cell.n_blocks):
         block = cell.blocks[i]
-        n = block.gates * H
-        d = q.dgates + block.column * H
-        if block.source == SOURCE_X:
-            if x == NULL:
-                add_to_table(q, cell, g.ih + block.gate * H, d, n, s0, s1)
-            else:
-                gemm(True, False, n, q.I, rows, d, width, x, ldx, <real>1, g.ih + block.gate * H * q.I, q.I)
-            if dx != NULL:
-                gemm(False, False, rows, q.I, n, d, width, q.weights.ih + block.gate * H * q.I, q.I,
-                     <real>(0 if first else 1), dx, lddx)
-            first = False
+        n, d = block.gates * H, q.dgates + block.column * H
+        if block.source == SOURCE_X and q.ids.base != NULL:
+            add_to_table(q, cell, g.ih + block.gate * H, d, n, s0, s1)
+        elif block.source == SOURCE_X:
+            k.weight_gradient(rows, n, q.I, d, width, <const real* const*>m.x, panel, g.ih + block.gate * H * q.I)
         elif block.source == SOURCE_H:
-            gemm(True, False, n, q.P, rows, d, width, h, ldh, <real>1, g.hh + block.gate * H * q.P, q.P)
+            k.weight_gradient(rows, n, q.P, d, width, <const real* const*>m.h, panel, g.hh + block.gate * H * q.P)
         else:
-            gemm(True, False, n, q.P, rows, d, width, q.tape_at(s0, 0) + block.tape_column * H, q.tape_width,
-                 <real>1, g.hh + block.gate * H * q.P, q.P)
-    if q.weights.hr != NULL:  # W_hr saw the unprojected h, the last H columns of the tape
-        gemm(True, False, q.P, H, rows, q.dprojected, q.P, q.tape_at(s0, 0) + q.tape_width - H, q.tape_width,
-             <real>1, g.hr, H)
-    if dx != NULL:
-        scatter_dx(q[0], s0, s1, dx, <real*>m.dx)
+            k.weight_gradient(rows, n, q.P, d, width, <const real* const*>m.tape, panel, g.hh + block.gate * H * q.P)
+    if q.weights.hr != NULL:
+        k.weight_gradient(rows, q.P, H, q.dprojected, q.P, <const real* const*>m.tape, panel, g.hr)
+    if q.dx.base != NULL:
+        k.input_gradient(rows, q.I, c[0], q.dgates, width, q.zeros, <real* const*>m.dx)
 
 
 cdef void add_to_table(
@@ -538,7 +690,7 @@ cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, di
     for kind, alpha, beta in options["activations"]:
         q.activation[i].kind, q.activation[i].alpha, q.activation[i].beta = kind, alpha, beta
         i += 1
-    q.clip = options["clip"]
+    q.clip, q.grad_clip = options["clip"], options["grad_clip"]
     q.coupled = options["coupled"]
     q.zoneout_h.p, q.zoneout_c.p = options["zoneout"]
 
@@ -564,11 +716,12 @@ cdef void set_call(Sequence[real]* q, dict a) except *:
 cdef class Scan:
     """One layer in one direction over one batch: `forward`, then, if made for training, `backward`.
 
-    All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip and coupled; of
-    the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y; where there is
-    noise, h_mask, and as rows keeps_h and keeps_c. Arrays are of the layer's dtype, and C-contiguous where they have
-    no offsets. With `columns` (int64, n), ids are places among those columns of W_ih, without the columns themselves:
-    inference only. `c` holds the cell state: all steps (packed rows) in training, else (B, H).
+    All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip, grad_clip, coupled
+    and zoneout; of the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y;
+    where there is noise, h_mask, and as rows keeps_h and keeps_c. Arrays are of the layer's dtype, and C-contiguous
+    where they have no offsets. With `columns` (int64, n), ids are places among those columns of W_ih, without the
+    columns themselves: inference only. `c` holds the cell state: (B, H), the initial one and then the final one; or, if
+    `keep` says so, that of all steps (packed rows).
     """
 
     cdef Sequence[float] f32
@@ -578,68 +731,197 @@ cdef class Scan:
     cdef const int64_t* columns
     cdef int64_t n_columns
     cdef tuple alive  # the arrays that the sequence points to
-    cdef readonly object c, c0, tape
+    cdef Segments segments
+    cdef int64_t window  # rows of a tape that holds any segment and a chunk of backward
+    cdef object c_before
+    cdef Progress steps_done, steps_undone  # of forward and of backward
+    cdef Scan before, behind  # that have to go first in forward and in backward; None: nobody
+    cdef readonly object y, h0, c, c0, tape, begin  # begin (count + 1,): of the segments; None where all steps are kept
 
-    def __init__(self, int cell, bint is_double, bint training, tuple weights, dict options, **call):
+    def __init__(self, int cell, bint is_double, tuple weights, dict options, **call):
         self.cell = cell
         self.is_double = is_double
         self.alive = weights, call
         self.columns = <const int64_t*>address(call["columns"])
         self.n_columns = 0 if call["columns"] is None else len(call["columns"])
-        rows = int(call["start"][call["sizes"][0]])
-        self.is_empty = rows == 0
+        self.is_empty = call["start"][call["sizes"][0]] == 0
         if is_double:
             set_cell(&self.f64, kernels.f64.cell(cell), weights, options)
             set_call(&self.f64, call)
-            width, H = self.f64.tape_width, self.f64.H
         else:
             set_cell(&self.f32, kernels.f32.cell(cell), weights, options)
             set_call(&self.f32, call)
-            width, H = self.f32.tape_width, self.f32.H
-        dtype = weights[0].dtype
-        self.tape = new_array((rows * width,), dtype) if training else None
-        self.c0 = call["c0"]
-        if self.c0 is not None:
-            self.c = new_array((rows, H), dtype) if training else self.c0.copy()
-        if is_double:
-            self.f64.tape = <double*>address(self.tape)
-            self.f64.c = <double*>address(self.c)
-            self.f64.c_in_place = not training
+        self.y, self.h0, self.c0 = call["y"][0], call["h0"], call["c0"]
+        self.c = None if self.c0 is None else self.c0.copy()
+        self.hold(None, self.c, True)
+
+    cdef int hold(self, tape, c, bint c_in_place) except -1:
+        self.tape, self.c = tape, c
+        if self.is_double:
+            set_kept(&self.f64, tape, c, c_in_place)
         else:
-            self.f32.tape = <float*>address(self.tape)
-            self.f32.c = <float*>address(self.c)
-            self.f32.c_in_place = not training
+            set_kept(&self.f32, tape, c, c_in_place)
+        return 0
+
+    cdef tuple room(self, int64_t rows):
+        """A tape of so many rows, and c of as many steps."""
+        dtype = self.alive[0][0].dtype
+        width, H = (self.f64.tape_width, self.f64.H) if self.is_double else (self.f32.tape_width, self.f32.H)
+        return new_array((rows, width), dtype), None if self.c0 is None else new_array((rows, H), dtype)
+
+    def keep(self, int64_t count):
+        """Before `forward`, for `backward`: keep the tape of all steps, or, if count is not 0, c before each of about
+        so many segments."""
+        tape, c = self.room(0 if count else self.total)
+        if count and self.total and (tape.shape[1] or c is not None):  # else backward needs but y
+            self.begin, self.window = self.divided(count)
+            self.c_before = None if c is None else np.empty((len(self.begin) - 1, *self.c0.shape), c.dtype)
+            self.segments.count = len(self.begin) - 1
+            self.segments.begin = <const int64_t*>address(self.begin)
+            self.segments.c = address(self.c_before, c is not None)
+        else:
+            self.hold(tape, c, False)
+
+    def memory(self, int64_t count):
+        """Bytes that `keep(count)` and `backward` need for it."""
+        tape, c = self.room(1)
+        row = tape.nbytes + (0 if c is None else c.nbytes)
+        if count == 0 or row == 0:
+            return self.total * row
+        begin, window = self.divided(count)
+        return window * row + (0 if c is None else (len(begin) - 1) * self.c0.nbytes)
+
+    cdef const Segments* kept(self):
+        if self.segments.count:
+            return &self.segments
+        return NULL
+
+    cdef tuple divided(self, int64_t count):
+        if self.is_double:
+            return divide(&self.f64, kernels.f64.cell(self.cell), count)
+        return divide(&self.f32, kernels.f32.cell(self.cell), count)
+
+    @property
+    def total(self):
+        """Rows: pairs of a step and a sequence that runs then."""
+        return self.f64.start[self.f64.steps] if self.is_double else self.f32.start[self.f32.steps]
+
+    @property
+    def usual_count(self):
+        """Of segments, so that little is kept; 0 where there would be less than two.
+
+        There must be room for a segment and a chunk of backward: less than two chunks a segment would not save much.
+        Segments of sqrt(T) steps keep as much of c as of the tape.
+        """
+        steps, B = (self.f64.steps, self.f64.B) if self.is_double else (self.f32.steps, self.f32.B)
+        chunk = gradient_rows(&self.f64) if self.is_double else gradient_rows(&self.f32)
+        count = self.total // max(1, 2 * chunk, B * int(steps**0.5))
+        return count if count > 1 else 0
+
+    def follow(self, Scan below):
+        """Let forward take each step after that of `below`, the scan that makes x, and backward the other way, so that
+        the two may run at once. `below.forward` has to be called first, and this one's `backward`."""
+        self.before, below.behind = below, self
 
     def forward(self):
-        """Run all steps: y and, in training, the tape and c of every step; else c at the end."""
+        """Run all steps: y, the final c in place, and what `keep` asked for."""
         cdef int failed
+        cdef const Segments* kept = self.kept()
+        cdef const Progress* below = <const Progress*>NULL if self.before is None else &self.before.steps_done
         if self.is_empty:
             return
         with nogil:
             if self.is_double:
-                failed = run_forward(&self.f64, kernels.f64.cell(self.cell), self.n_columns, self.columns)
+                failed = run_forward(
+                    &self.f64, kernels.f64.cell(self.cell), self.n_columns, self.columns, kept, below, &self.steps_done)
             else:
-                failed = run_forward(&self.f32, kernels.f32.cell(self.cell), self.n_columns, self.columns)
+                failed = run_forward(
+                    &self.f32, kernels.f32.cell(self.cell), self.n_columns, self.columns, kept, below, &self.steps_done)
+            publish(&self.steps_done, INT64_MAX)  # nobody shall wait after a failure
         if failed:
             raise MemoryError("no memory for the packed weights")
 
-    def backward(self, dy, dx, dh, dc, gradients):
+    def replayed(self, int64_t i):
+        """Tape (rows, width) and c (rows, H), or None, of segment i: forward runs again where they were not kept."""
+        if self.begin is None:
+            return self.tape, self.c
+        if self.is_double:
+            return scan_replay(&self.f64, self, i)
+        return scan_replay(&self.f32, self, i)
+
+    def backward(self, dy, dx, dh, dc, gradients, bint search=False):
         """BPTT. dy, dx: rows or None. dh (B, P), dc (B, H): gradient of the final state, replaced by that of the
         initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to; for ids, that of ih is (n, G*H), a row
-        for each of the columns."""
-        if self.is_empty:
-            return
-        if self.is_double:
-            scan_backward(&self.f64, self.cell, dy, dx, dh, dc, gradients)
-        else:
-            scan_backward(&self.f32, self.cell, dy, dx, dh, dc, gradients)
+        for each of the columns. In a search it returns (step and row of the walk, bits of the blocks of dgates) where
+        the first value that is not finite arises, or None."""
+        try:
+            if self.is_empty:
+                return None
+            if self.is_double:
+                return scan_backward(&self.f64, self, dy, dx, dh, dc, gradients, search)
+            return scan_backward(&self.f32, self, dy, dx, dh, dc, gradients, search)
+        finally:
+            publish(&self.steps_undone, INT64_MAX)  # nobody shall wait after a failure
+
+    def rewind(self):
+        """Before each `backward`: none of its steps is done."""
+        self.steps_undone.steps = 0
 
 
-cdef void scan_backward(Sequence[real]* scan, int cell, dy, dx, dh, dc, gradients) except *:
+cdef void set_kept(Sequence[real]* q, tape, c, bint c_in_place) except *:
+    q.tape = <real*>address(tape)
+    q.c = <real*>address(c)
+    q.c_in_place = c_in_place
+
+
+cdef tuple divide(const Sequence[real]* q, const CellKernels[real]* cell, int64_t count):
+    """(first steps of about so many segments, and T; rows of a tape that holds any of them and a chunk of backward)"""
+    cdef int64_t chunk = 1, rows = -(-q.start[q.steps] // count), most = 0
+    cdef long s = 0, s0 = 0
+    if q.ids.base == NULL:
+        chunk = max(1, product_rows(q, cell, 0))
+    begin = [0]
+    while s < q.steps:
+        s = chunk_end(q, s, chunk)
+        if q.start[s] - q.start[s0] >= rows or s == q.steps:
+            most = max(most, q.start[s] - q.start[s0])
+            s0 = s
+            begin.append(s)
+    return np.array(begin, np.int64), min(q.start[q.steps], most + gradient_rows(q))
+
+
+cdef tuple scan_replay(Sequence[real]* scan, Scan of, int64_t i):
+    cdef Sequence[real] q = scan[0]
+    cdef ForwardMemory m
+    cdef real which = 0
+    cdef const CellKernels[real]* cell = kernels.of(which).cell(of.cell)
+    cdef int64_t s1 = of.segments.begin[i + 1]
+    cdef int failed
+    tape, c = of.room(q.start[s1] - q.start[of.segments.begin[i]])
+    set_kept(&q, tape, c, False)
+    with nogil:
+        failed = begin_forward(&q, cell, of.n_columns, of.columns, &m)
+        if not failed:
+            replay(&q, cell, &m, &of.segments, i, s1)
+            free(m.block)
+    if failed:
+        raise MemoryError("no memory for the packed weights")
+    return tape, c
+
+
+cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradients, bint search):
     cdef Sequence[real] q = scan[0]  # a tape may be walked more than once
     cdef Gradients[real] g
+    cdef const Segments* kept = of.kept()
+    cdef NonFinite found
     cdef int failed
+    cdef const Progress* above = <const Progress*>NULL if of.behind is None else &of.behind.steps_undone
+    cdef Progress* own = &of.steps_undone
     cdef real which = 0
+    found.step, found.blocks = -1, 0
+    if kept != NULL:
+        tape, c = of.room(of.window)
+        set_kept(&q, tape, c, False)
     set_rows(<Rows[real]*>&q.dy, dy)
     set_rows(&q.dx, dx, True)
     q.dh = <real*>address(dh, True)
@@ -652,9 +934,11 @@ cdef void scan_backward(Sequence[real]* scan, int cell, dy, dx, dh, dc, gradient
     g.hr = <real*>address(d_hr, d_hr is not None)
     q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
     with nogil:
-        failed = run_backward(&q, kernels.of(which).cell(cell), &kernels.of(which), &g)
+        failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns,
+                              kept, &found if search else NULL, above, own)
     if failed:
         raise MemoryError("no memory for the gradients of a chunk of steps")
+    return None if found.step < 0 else (found.step, found.row, found.blocks)
 
 
 # ---------------------------------------------------------------- short calls
@@ -800,6 +1084,9 @@ cdef int run_short(
         x = q.y.base
     free(between)
     return failed
+
+
+include "_stream.pxi"
 
 
 # ---------------------------------------------------------------- around the layers

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from . import layers
+from . import _core, layers
 from .checks import finite_float, non_negative_int, positive_int
 from .linear import Linear
+from .module import checked_array
 from .schedules import Schedule, checked_lr
 from .storage import load_arrays, save_arrays
 from .training import History, Trainer, bits_per_character
@@ -134,17 +135,31 @@ class LanguageModel:
         RuntimeError before the first `fit`.
         """
         self._require_fitted()
-        ids = _encode("prompt", prompt, self.vocabulary)
+        _encode("prompt", prompt, self.vocabulary)
         length, temperature = non_negative_int("length", length), finite_float("temperature", temperature)
-        if len(ids) == 0:
+        if not prompt:
             raise ValueError("expected a prompt of at least one character, got none")
-        generator = np.random.default_rng(rng)
-        x, state, written = ids[:, None], None, []
-        for _ in range(length):
-            y, state = self.layer(x, state)
-            written.append(_draw(self.head(y[-1, 0]), temperature, generator))
-            x = np.full((1, 1), written[-1], ids.dtype)
-        return "".join(self.vocabulary[index] for index in written)
+        stream = self.stream()
+        stream.feed(prompt)
+        return stream.write(length, temperature=temperature, rng=rng)
+
+    def stream(self) -> CharacterStream:
+        """A reader of a text that is still coming in: the probabilities of the next character after each one.
+
+        >>> from fastrnn import LanguageModel
+        >>> model = LanguageModel("gru", hidden_size=32, rng=0)
+        >>> history = model.fit("to be or not to be, that is the question. " * 100, steps=100, lr=1e-2)
+        >>> stream = model.stream()
+        >>> p = stream.step("q")
+        >>> p.shape, model.vocabulary[p.argmax()]
+        ((15,), 'u')
+
+        The weights are copied: a later `fit` is not seen.  Raises RuntimeError before the first `fit`.
+        """
+        self._require_fitted()
+        head = self.head.params
+        predictor = _core.Predictor(self.layer.stream(), head["weight"], head["bias"])
+        return CharacterStream(self.vocabulary, predictor)
 
     def bits_per_character(self, text: str) -> float:
         """Mean of -log2 p(next character) over the len(text) - 1 predictions in a text, read from its start in one go.
@@ -226,6 +241,80 @@ class LanguageModel:
             raise RuntimeError("this model has no vocabulary yet: call fit first, or LanguageModel.load")
 
 
+class CharacterStream:
+    """A character model between the characters of a text that is still coming in; `LanguageModel.stream()` makes it.
+
+    It starts as `generate` does, with the zero state.  Letters: K characters in the vocabulary.
+    """
+
+    def __init__(self, vocabulary: str, predictor: _core.Predictor) -> None:
+        self.vocabulary = vocabulary
+        self._index = {character: np.array([index]) for index, character in enumerate(vocabulary)}
+        self._predictor = predictor
+
+    def step(self, character: str, out: np.ndarray | None = None) -> np.ndarray:
+        """Read one character: the probabilities (K,), float32, of what comes after it, in the vocabulary's order.
+
+        out: where they go, float32 (K,); it is what is returned then.
+
+        Raises TypeError or ValueError for another number of characters, for one that is not in the vocabulary and for
+        an out that does not fit; the state is unchanged then.
+        """
+        index = self._index.get(character)
+        if index is None:
+            index = _encode("character", character, self.vocabulary).astype(np.int64)
+            raise ValueError(f"expected one character, got {len(index)}")
+        out = self._checked_out(out, (len(self.vocabulary),))
+        self._predictor.feed(index, out)
+        return out
+
+    def run(self, text: str, out: np.ndarray | None = None) -> np.ndarray:
+        """Read a text: the probabilities (len(text), K) of what comes after each character, to the bit those of `step`.
+
+        Raises as `step` does.
+        """
+        ids = _encode("text", text, self.vocabulary).astype(np.int64)
+        out = self._checked_out(out, (len(ids), len(self.vocabulary)))
+        self._predictor.feed(ids, out)
+        return out
+
+    def feed(self, text: str) -> None:
+        """Read a text for the state alone, in less time than `run`.  Raises as `step` does."""
+        self._predictor.feed(_encode("text", text, self.vocabulary).astype(np.int64), None)
+
+    def write(self, length: int, *, temperature: float = 1.0, rng: Any = None) -> str:
+        """The next `length` characters that the model writes, each read in its turn; see `LanguageModel.generate`."""
+        length, temperature = non_negative_int("length", length), finite_float("temperature", temperature)
+        generator = np.random.default_rng(rng)
+        uniform = generator.random(length) if temperature > 0 else np.zeros(length)
+        return "".join(self.vocabulary[index] for index in self._predictor.write(uniform, temperature))
+
+    @property
+    def state(self) -> Any:
+        """The layer's state, see `Stream.state`; may be set."""
+        return self._predictor.stream.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._predictor.stream.state = state
+
+    def reset(self) -> None:
+        """Forget what was read."""
+        self._predictor.stream.reset()
+
+    def copy(self) -> CharacterStream:
+        """Another with the same weights and from here on a state of its own: to try several ways to go on."""
+        return CharacterStream(self.vocabulary, self._predictor.copy())
+
+    def _checked_out(self, out: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+        if out is None:
+            return np.empty(shape, np.float32)
+        array = checked_array("out", out, shape, np.dtype(np.float32))
+        if array is not out or not (array.flags.carray or array.size == 0):
+            raise ValueError("expected out to be an array, C-contiguous, aligned and writeable, got one that is not")
+        return array
+
+
 def _checked_text(name: str, text: Any) -> str:
     if not isinstance(text, str):
         raise TypeError(f"expected {name} to be a str, got {type(text).__name__}")
@@ -267,13 +356,3 @@ def _split(
             f"{advice or 'smaller values of both'} would fit"
         )
     return ids[:train], ids[train:]
-
-
-def _draw(logits: np.ndarray, temperature: float, generator: np.random.Generator) -> int:
-    """A class drawn from softmax(logits / temperature), logits (K,)."""
-    if temperature == 0:
-        return int(logits.argmax())
-    with np.errstate(over="ignore"):  # a tiny temperature: exp(-inf) = 0, as it should be
-        weights = np.exp((logits - logits.max()).astype(np.float64) / temperature)
-    cumulative = np.cumsum(weights)
-    return int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))

@@ -45,6 +45,8 @@ class RNN(Recurrent):
     bidirectional: a second direction runs from the end to the start.   reverse: the only direction does.
     merge: how two directions become one y: "concat" (as torch), "sum", "mul" or "ave" (as Keras).
     clip: pre-activations are held within +-clip, as ONNX's attribute says.
+    grad_clip: in `backward`, the gradient of every pre-activation is held within +-grad_clip at its step, before it
+    goes on to weights, x and the step before (Graves 2013); those of c, and of h beside a GRU's gates, are not.
     dtype: float32 or float64, of parameters and all arrays.
     rng: None, an int or a numpy Generator: initial values (torch's: uniform in +-1/sqrt(H)) and all that is dropped.
 
@@ -75,6 +77,7 @@ class RNN(Recurrent):
         reverse: bool = False,
         merge: str = "concat",
         clip: float | None = None,
+        grad_clip: float | None = None,
         dtype: Any = "float32",
         rng: Any = None,
     ) -> None:
@@ -83,7 +86,8 @@ class RNN(Recurrent):
         super().__init__(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
-            zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
+            zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip,
+            grad_clip=grad_clip, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     def _kernel(self) -> int:
@@ -137,6 +141,7 @@ class GRU(Recurrent):
         reverse: bool = False,
         merge: str = "concat",
         clip: float | None = None,
+        grad_clip: float | None = None,
         dtype: Any = "float32",
         rng: Any = None,
     ) -> None:
@@ -146,7 +151,8 @@ class GRU(Recurrent):
         super().__init__(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
-            zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
+            zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip,
+            grad_clip=grad_clip, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     def _kernel(self) -> int:
@@ -207,6 +213,7 @@ class LSTM(Recurrent):
         reverse: bool = False,
         merge: str = "concat",
         clip: float | None = None,
+        grad_clip: float | None = None,
         dtype: Any = "float32",
         rng: Any = None,
     ) -> None:
@@ -221,7 +228,8 @@ class LSTM(Recurrent):
         super().__init__(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
-            zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip, dtype=dtype, rng=rng,
+            zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip,
+            grad_clip=grad_clip, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     @property

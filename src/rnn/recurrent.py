@@ -11,8 +11,10 @@ between layers, the directions are merged and dropout is applied.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,10 +24,13 @@ from .checks import boolean, float_dtype, positive_float, positive_int, probabil
 from .inputs import FEW_INDICES, Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
 from .module import Module, checked_array
 from .noise import NO_NOISE, Noise, draw, dropout_mask, masked
+from .segments import Kept
 
 State = Any  # h (L*D, B, H), or (h, c) for an LSTM
 
 _MERGES = ("concat", "sum", "mul", "ave")
+_KEPT = {"rnn": "", "gru": "rzn", "lstm": "ifgoc"}  # what the tape begins with, in this order, and c
+_PIECE = 1 << 12  # rows
 
 
 @dataclass(slots=True)
@@ -39,6 +44,7 @@ class Tape:
     outputs: list[list[np.ndarray]] = field(default_factory=list)  # y of each direction, where merged by "mul"
     masks: list[np.ndarray | None] = field(default_factory=list)  # dropout behind each layer
     noise: list[list[Noise]] = field(default_factory=list)  # [layer][direction]: what else was dropped
+    at_once: bool = False  # whether the layers ran at once, each a step behind the one below
     y_shape: tuple[int, ...] = ()
 
     def gates(self, layer: int = 0, direction: int = 0) -> dict[str, np.ndarray]:
@@ -53,24 +59,34 @@ class Tape:
         LSTM: i, f, g, o and the cell state c. GRU: r, z, n. RNN: none, its h is y.
         layer k, direction d: which one.  Raises IndexError if there is none.
         """
+        shape = (self.batch.T, self.batch.B, self.layer.hidden_size)
+        found = {name: np.zeros(shape, self.layer.dtype) for name in _KEPT[self.layer.cell]}
+        for steps, rows, values in self.walked(layer, direction):
+            for name, array in values.items():
+                found[name][steps, rows] = array
+        return found
+
+    def scans_of(self, layer: int, direction: int) -> list[tuple[Walk, Any]]:
+        """The walks through one layer in one direction, each with its scan."""
         walks = self.batch.walks
         scans = self.scans[layer][direction * len(walks) :][: len(walks)]
         if not scans:
             raise IndexError(f"expected a direction below {self.layer._directions}, got {direction}")
-        H, backwards = self.layer.hidden_size, self.layer._backwards(direction)
-        columns = {"rnn": "", "gru": "rzn", "lstm": "ifgo"}[self.layer.cell]
-        shape = (self.batch.T, self.batch.B, H)
-        found = {name: np.zeros(shape, self.layer.dtype) for name in columns}
-        if self.layer.cell == "lstm":
-            found["c"] = np.zeros(shape, self.layer.dtype)
-        for walk, scan in zip(walks, scans, strict=True):
-            steps, rows = walk.where(backwards)
-            kept = scan.tape.reshape(len(steps), -1) if len(steps) else np.empty((0, len(columns) * H))
-            for column, name in enumerate(columns):
-                found[name][steps, rows] = kept[:, column * H : (column + 1) * H]
-            if "c" in found:
-                found["c"][steps, rows] = scan.c
-        return {name: found[name] for name in ("r", "z", "n", "i", "f", "g", "o", "c") if name in found}
+        return list(zip(walks, scans, strict=True))
+
+    def walked(self, layer: int, direction: int) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+        """(time steps, batch rows, what was kept of them by name (rows, H)), some thousand rows of a walk at a time."""
+        H, names = self.layer.hidden_size, _KEPT[self.layer.cell]
+        for walk, scan in self.scans_of(layer, direction):
+            steps, rows = walk.where(self.layer._backwards(direction))
+            begin = (0, walk.T) if scan.begin is None else scan.begin
+            for i, (first, end) in enumerate(pairwise(walk.start[np.array(begin)])):
+                kept, c = scan.replayed(i)
+                for start in range(first, end, _PIECE):
+                    some = slice(start, min(start + _PIECE, end))
+                    part = slice(some.start - first, some.stop - first)
+                    values = {name: kept[part, g * H : (g + 1) * H] for g, name in enumerate(names) if name != "c"}
+                    yield steps[some], rows[some], values if c is None else values | {"c": c[part]}
 
 
 class Recurrent(Module):
@@ -99,6 +115,7 @@ class Recurrent(Module):
         reverse: bool,
         merge: str,
         clip: float | None,
+        grad_clip: float | None,
         dtype: Any,
         rng: Any,
     ) -> None:
@@ -116,14 +133,17 @@ class Recurrent(Module):
         self.reverse = boolean("reverse", reverse)
         self.merge = merge
         self.clip = None if clip is None else positive_float("clip", clip)
+        self.grad_clip = None if grad_clip is None else positive_float("grad_clip", grad_clip)
         if merge not in _MERGES:
             raise ValueError(f"expected merge among {', '.join(_MERGES)}, got {merge!r}")
         if self.bidirectional and self.reverse:
             raise ValueError("expected reverse=False of a bidirectional layer, which runs both ways, got True")
+        self.stream_weights = str(float_dtype(dtype))
         self._rng = np.random.default_rng(rng)
         self._options = {  # of every scan
             "activations": self._activation_codes(),
             "clip": math.inf if clip is None else float(clip),
+            "grad_clip": math.inf if grad_clip is None else float(grad_clip),
             "coupled": getattr(self, "coupled", False),
             "zoneout": self._zoneout,
         }
@@ -153,6 +173,11 @@ class Recurrent(Module):
     def _zoneout(self) -> tuple[float, float]:
         """Probabilities that a unit of h, and of c, keeps its value."""
         return self.zoneout, 0.0
+
+    @property
+    def _drops(self) -> bool:
+        """Whether training drops anything within a layer."""
+        return any((self.weight_dropout, self.input_dropout, self.recurrent_dropout, *self._zoneout))
 
     @property
     def _merged_size(self) -> int:
@@ -211,11 +236,56 @@ class Recurrent(Module):
             if done is not None:
                 return done
         batch = checked_batch(self, x, lengths, reset)
-        y, final, _ = self._run(batch, state, training=False)
+        y, final, _ = self._run(batch, state)
         return y, final
 
+    def stream(self, batch: int = 1) -> _core.Stream:
+        """A stream of this layer: the state of `batch` (B) sequences that are still coming in, zero at first.
+
+        >>> import numpy as np, fastrnn
+        >>> stream = fastrnn.GRU(8, 16, rng=0).stream()
+        >>> stream.step(np.ones(8, np.float32)).shape, stream.run(np.ones((20, 8), np.float32)).shape
+        ((16,), (20, 16))
+
+        A step takes a fraction of the time of a call, see `Stream`, which has `step`, `run`, `state`, `reset`, `copy`
+        and `refresh`. Dropout is off. The weights are packed here: what changes in them later is not seen until
+        `refresh`.
+        Raises TypeError or ValueError unless batch is a positive integer, ValueError for a layer that reads from the
+        end of a sequence, which a stream has not got.
+        """
+        if self.bidirectional or self.reverse:
+            option = "bidirectional" if self.bidirectional else "reverse"
+            raise ValueError(f"expected a layer that runs forwards, got {option}=True: a stream has no end to start at")
+        return _core.Stream(self, positive_int("batch", batch))
+
+    def compress(self, weights: str) -> None:
+        """Let streams made, or refreshed, from now on hold W_ih and W_hh in fewer bytes; nothing else changes.
+
+        >>> import fastrnn
+        >>> layer = fastrnn.LSTM(256, 256, rng=0)
+        >>> layer.compress("bfloat16")
+        >>> stream = layer.stream()  # reads 1 MB a step in place of 2
+
+        weights: "bfloat16", the upper half of each float32, rounded to the nearest, ties to even, which keeps 8 bits of
+        24; arithmetic, state, biases and all other weights stay float32. "float32" takes it back.
+        Calls, training and `params` are not affected; it is not saved with the layer.
+        Raises ValueError for other weights, TypeError for a float64 layer, whose precision they would not keep.
+        """
+        if weights not in ("float32", "bfloat16"):
+            raise ValueError(f"expected weights 'float32' or 'bfloat16', got {weights!r}")
+        if self._is_double:
+            raise TypeError("expected a float32 layer, got float64: bfloat16 would not keep its precision")
+        self.stream_weights = weights
+
     def forward(
-        self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None
+        self,
+        x: Any,
+        state: State = None,
+        *,
+        lengths: Any = None,
+        reset: Any = None,
+        checkpoint: int | str | None = None,
+        memory_limit: int | None = None,
     ) -> tuple[Any, State, Tape]:
         """Training: (y, state, tape), the tape for `backward`.
 
@@ -226,6 +296,10 @@ class Recurrent(Module):
         direction starts at them.
         reset: bool, x's shape without I: where True, the state is zeroed before that step, in the order in which a
         direction walks: of two directions, the second then still hands x(t) on to step t-1.
+        checkpoint: None keeps the tape of every step; a number of segments, or "auto", only states at their borders,
+        and `backward` runs forward again, a segment at a time: the same gradients to the bit, in a part of the memory.
+        memory_limit: bytes for the tape, in place of a number of segments: as few of them as keep it below, none if
+        all of it fits. Neither counts x, y, dx, and between layers y and the mask of dropout.
 
         Returns y (T, B, D*H), laid out as x is and read-only, since the tape refers to it (so does the tape to x:
         leave it unchanged until `backward`), and the final state at the true end of each sequence.
@@ -234,7 +308,7 @@ class Recurrent(Module):
         batch = checked_batch(self, x, lengths, reset)
         if batch.one_hot and self.input_dropout:
             raise ValueError(f"expected x in vectors for input_dropout = {self.input_dropout}, got integer x")
-        y, final, tape = self._run(batch, state, training=True)
+        y, final, tape = self._run(batch, state, Kept.checked(checkpoint, memory_limit))
         y.flags.writeable = False
         return y, final, tape
 
@@ -254,28 +328,46 @@ class Recurrent(Module):
         dy = walkable(time_major(self, checked_array("dy", dy, tape.y_shape, self.dtype), batch.unbatched))
         final = checked_state(self, dstate, batch.B, batch.unbatched, "dstate")
         initial = tuple(np.empty_like(array) for array in final)
+        tasks: list[Any] = []
+        finishing: list[Any] = []
         for k in reversed(range(self.num_layers)):
             if tape.masks[k] is not None:
                 dy = dy * tape.masks[k]
-            dy = self._backward_layer(tape, k, dy, final, initial)
-            if tape.noise[k][0].x is not None:
-                dy *= tape.noise[k][0].x
+            dy, own, finish = self._backward_layer(tape, k, dy, final, initial, search=False)
+            tasks, finishing = tasks + own, [*finishing, finish]
+            if k == 0 or not tape.at_once:
+                threads.run(tasks)
+                for each in finishing:
+                    each()
+                tasks, finishing = [], []
         return None if dy is None else self._user_layout(dy, batch), self._user_state(initial, batch)
 
-    def _run(self, batch: Batch, state: State, training: bool) -> tuple[np.ndarray, State, Tape]:
+    def _run(self, batch: Batch, state: State, keep: Kept | None = None) -> tuple[np.ndarray, State, Tape]:
+        """All layers; for training, where `keep` says what is kept."""
+        training = keep is not None
         initial = checked_state(self, state, batch.B, batch.unbatched)
         final = tuple(np.empty_like(array) for array in initial)
         tape = Tape(self, batch)
         if batch.one_hot and (training or batch.x.size > FEW_INDICES):
             batch.number(self.input_size, self._gates * self.hidden_size)
+        at_once = tape.at_once = self._at_once(batch, training)
         x = batch.x
+        waiting: list[Any] = []
         for k in range(self.num_layers):
             last = k == self.num_layers - 1
             y = self._empty_output(batch, last)
             outputs = self._direction_views(y)
             noise = draw(self, k, batch.T, batch.B) if training else [NO_NOISE] * self._directions
             x = masked(x, noise[0].x)
-            scans = self._forward_layer(batch, k, x, outputs, initial, final, training, noise)
+            scans = self._layer_scans(batch, k, x, outputs, initial, keep, noise)
+            if waiting:
+                scans[0].follow(waiting[-1][2][0])
+            waiting.append((k, outputs, scans))
+            if last or not at_once:
+                threads.run([scan.forward for _, _, scans in waiting for scan in scans])
+                for of, parts, done in waiting:
+                    self._put_final(batch, of, parts, done, initial, final)
+                waiting = []
             y = self._merge(y, outputs)
             mask = dropout_mask(self, self.dropout, y.shape) if training and not last else None
             if training:
@@ -289,32 +381,50 @@ class Recurrent(Module):
         tape.y_shape = y.shape
         return y, self._user_state(final, batch), tape
 
-    def _forward_layer(
+    def _at_once(self, batch: Batch, training: bool) -> bool:
+        """Whether the layers of a stack run at once, each a step behind the one below: for a batch that is too small to
+        be divided, if the work is worth it and each step needs but the steps before it. Not where something is dropped:
+        a mask between layers is for all steps, and with zoneout y is for a moment not what it was when forward runs
+        again."""
+        if training and (self.dropout or self._drops):
+            return False
+        rows, (T, B) = self._gates * self.hidden_size, (batch.T, batch.B)
+        work = T * B * rows * (self.input_size + self.hidden_size)
+        return self.num_layers > 1 and self._directions == 1 == len(batch.walks) and work >= threads.WORTH_CUTTING
+
+    def _layer_scans(
         self,
         batch: Batch,
         k: int,
         x: np.ndarray,
         outputs: list[np.ndarray],
         initial: Any,
-        final: Any,
-        training: bool,
+        keep: Kept | None,
         noise: list[Noise],
     ) -> list[Any]:
-        """All directions and walks of layer k: writes the outputs and the final states; returns the scans."""
+        """All directions and walks of layer k."""
         weights = [self._masked_weights(k * self._directions + d, noise[d]) for d in range(self._directions)]
         scans = [
-            self._scan(batch, walk, k, d, x, y, initial, training, weights[d], noise[d])
+            self._scan(batch, walk, k, d, x, y, initial, weights[d], noise[d])
             for d, y in enumerate(outputs)
             for walk in batch.walks
         ]
-        threads.run([scan.forward for scan in scans])
+        if keep is not None:
+            for scan in scans:
+                scan.keep(keep.segments(scan, len(scans) * self.num_layers))
+        return scans
+
+    def _put_final(
+        self, batch: Batch, k: int, outputs: list[np.ndarray], scans: list[Any], initial: Any, final: Any
+    ) -> None:
+        """The final states of layer k, when its scans are done."""
         for d, y in enumerate(outputs):
             at = k * self._directions + d
             final[0][at] = batch.last(y, initial[0][at], self._backwards(d))
             for scan, walk in zip(scans[d * len(batch.walks) :], batch.walks, strict=False):
                 if len(final) == 2:
-                    walk.put(walk.final_cell_state(scan.c, scan.c0) if training else scan.c, final[1][at])
-        return scans
+                    c = scan.c if scan.tape is None else walk.final_cell_state(scan.c, scan.c0)
+                    walk.put(c, final[1][at])
 
     def _scan(
         self,
@@ -325,7 +435,6 @@ class Recurrent(Module):
         x: np.ndarray,
         y: np.ndarray,
         initial: Any,
-        training: bool,
         weights: tuple[np.ndarray | None, ...],
         noise: Noise,
     ) -> Any:
@@ -337,7 +446,6 @@ class Recurrent(Module):
         return _core.Scan(
             self._kernel_index,
             self._is_double,
-            training,
             weights,
             self._options,
             sizes=(walk.T, walk.n),
@@ -358,12 +466,18 @@ class Recurrent(Module):
         ih, hh, *others = self._weights[at]
         return ih, hh if hh is None else masked(hh, noise.weight_hh), *others
 
-    def _backward_layer(self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any) -> np.ndarray | None:
-        """BPTT through layer k: adds into the gradients, writes those of the initial states, returns dx."""
+    def _backward_layer(
+        self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any, search: bool
+    ) -> tuple[np.ndarray | None, list[Any], Any]:
+        """BPTT through layer k, to be run: (dx, tasks that write it, what is to be done after them).
+
+        That adds into the gradients and writes those of the initial states. In a search the tasks' results say where
+        values that are not finite arise. dx of two directions is made of parts, and masked, after the tasks.
+        """
         batch, x, scans = tape.batch, tape.inputs[k], iter(tape.scans[k])
         one_hot = x.ndim == 2
-        tasks, finish = [], []
-        d_inputs: list[np.ndarray | None] = []
+        tasks, ends = [], []
+        d_inputs: list[Any] = []
         for d, part in enumerate(self._unmerge(dy, tape.outputs[k])):
             at, backwards = k * self._directions + d, self._backwards(d)
             dx = None
@@ -375,23 +489,32 @@ class Recurrent(Module):
                 own = _walk_gradients(gradients, index, walk.columns if one_hot else None, mask is not None)
                 states = [walk.take(array[at]) for array in final]
                 rows: Rows | None = None if dx is None else walk.rows(dx, backwards)
-                tasks.append(partial(next(scans).backward, walk.rows(part, backwards), rows, *_pair(states), own))
-                finish.append((at, walk, states, gradients, own, mask))
-        threads.run(tasks)
-        first = 1 if one_hot else 0  # tables of W_ih are added below
-        for at, walk, states, gradients, own, mask in finish:
-            for array, value in zip(initial, states, strict=True):
-                walk.put(value, array[at])
-            if mask is not None:
-                own[1][...] *= mask
-            for g, mine in zip(gradients[first:], own[first:], strict=True):
-                if g is not None and g is not mine:
-                    g += mine
-        if one_hot:
-            _add_tables([(own[0], walk.columns, gradients[0]) for _, walk, _, gradients, own, _ in finish])
-        if d_inputs[0] is None:
-            return None
-        return d_inputs[0] if len(d_inputs) == 1 else d_inputs[0] + d_inputs[1]
+                scan = next(scans)
+                scan.rewind()
+                tasks.append(
+                    partial(scan.backward, walk.rows(part, backwards), rows, *_pair(states), own, search=search)
+                )
+                ends.append((at, walk, states, gradients, own, mask))
+
+        def finish() -> None:
+            first = 1 if one_hot else 0  # tables of W_ih are added below
+            for at, walk, states, gradients, own, mask in ends:
+                for array, value in zip(initial, states, strict=True):
+                    walk.put(value, array[at])
+                if mask is not None:
+                    own[1][...] *= mask
+                for g, mine in zip(gradients[first:], own[first:], strict=True):
+                    if g is not None and g is not mine:
+                        g += mine
+            if one_hot:
+                _add_tables([(own[0], walk.columns, gradients[0]) for _, walk, _, gradients, own, _ in ends])
+                return
+            if len(d_inputs) == 2:
+                d_inputs[0] += d_inputs[1]
+            if tape.noise[k][0].x is not None:
+                d_inputs[0] *= tape.noise[k][0].x
+
+        return d_inputs[0], tasks, finish
 
     def _parts(self, T: int, B: int) -> int:
         """Into how many walks a batch is divided: by its size alone, so that threads do not change the results."""

@@ -1,7 +1,7 @@
 """Training of a recurrent layer and its head on one long text: truncated back-propagation through time.
 
 The text is cut into B streams of equal length that are read side by side, T characters a step.  The state at the end of
-one step is the start of the next; gradients stop there.
+one step is the start of the next; gradients stop there.  `tbptt` is the loop for networks of one's own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .history import History as History
 from .linear import Linear
+from .nonfinite import NonFinite as NonFinite
+from .nonfinite import first_nonfinite as first_nonfinite
 from .optim import Adam, Cosine
 from .schedules import Schedule, lr_at
+from .truncated import tbptt as tbptt
 
 MAX_NORM = 1.0  # of the gradient
 EVALUATIONS = 10  # of the held-out text, spread over the training
@@ -36,13 +39,18 @@ CHECKPOINT_SECONDS = 60  # between two checkpoints, unless an evaluation comes b
 
 
 class DivergedError(FloatingPointError):
-    """A loss or a gradient was not finite.  `step` says when, `what` what, `history` what happened before."""
+    """A loss or a gradient was not finite.
 
-    def __init__(self, what: str, history: History, lr: float) -> None:
-        self.what, self.step, self.history = what, history.steps, history
+    `step` says when, `what` what, `origin` where in the recurrent layer the first value of that kind arose, if it was
+    there, `history` what happened before.
+    """
+
+    def __init__(self, what: str, history: History, lr: float, origin: NonFinite | None = None) -> None:
+        self.what, self.step, self.history, self.origin = what, history.steps, history, origin
+        began = "" if origin is None else f"; it began with {origin}"
         super().__init__(
             f"{what} is not finite at step {history.steps}; the weights of step {history.best_step} are kept. "
-            f"Try a learning rate below {lr:g}"
+            f"Try a learning rate below {lr:g}{began}"
         )
 
 
@@ -167,21 +175,22 @@ class Trainer:
         loss = 0.0
         for index, start in enumerate(range(0, x.shape[1], self.batch_size)):
             streams = slice(start, start + self.batch_size)
-            loss += self._add_gradients(index, x[:, streams], targets[:, streams], anew) / self.accumulate
+            part, tape, dy = self._add_gradients(index, x[:, streams], targets[:, streams], anew)
+            loss += part / self.accumulate
         norm = self.adam.step(max_norm=MAX_NORM, scale=1 / self.accumulate)
-        self._require_finite("the norm of the gradient", norm)
+        self._require_finite("the norm of the gradient", norm, tape, dy)
         history.train_bits.append(loss / math.log(2))
         history.grad_norm.append(norm)
         history.lr.append(lr)
         history.steps += 1
 
-    def _add_gradients(self, index: int, x: np.ndarray, targets: np.ndarray, anew: bool) -> float:
-        """The loss of one batch, whose gradients are added to those that are there."""
+    def _add_gradients(self, index: int, x: np.ndarray, targets: np.ndarray, anew: bool) -> tuple[float, Any, Any]:
+        """(loss, tape, dy) of one batch, whose gradients are added to those that are there."""
         y, self.states[index], tape = self.layer.forward(x, None if anew else self.states[index])
         loss, dy = self.head.cross_entropy(y, targets)
-        self._require_finite("the loss", loss)
+        self._require_finite("the loss", loss, tape)
         self.layer.backward(tape, dy)
-        return loss
+        return loss, tape, dy
 
     def _evaluate(self) -> None:
         """Keep the weights if they are the best so far."""
@@ -196,9 +205,10 @@ class Trainer:
             for module, best in zip(self.modules, self.best, strict=True):
                 best[...] = module._flat_params
 
-    def _require_finite(self, what: str, value: float) -> None:
+    def _require_finite(self, what: str, value: float, tape: Any = None, dy: Any = None) -> None:
         if not math.isfinite(value):
-            raise DivergedError(what, self.history, max([*self.history.lr, self.lr(self.history.steps)]))
+            lr = max([*self.history.lr, self.lr(self.history.steps)])
+            raise DivergedError(what, self.history, lr, None if tape is None else first_nonfinite(tape, dy))
 
     def _postfix(self) -> str:
         held_out = f", held out {self.history.held_out[-1][1]:.3f}" if self.history.held_out else ""

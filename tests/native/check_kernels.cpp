@@ -113,7 +113,7 @@ template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, con
   q.reset = {reset.data(), each_row.data(), B};
   q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.tape = tape.data();
   q.weights = {w_ih.data(), w_hh.data(), b_ih.data(), b_hh.data(), P == H ? nullptr : w_hr.data(), nullptr};
-  q.clip = std::numeric_limits<T>::infinity();
+  q.clip = q.grad_clip = std::numeric_limits<T>::infinity();
   if (kind == kRnnGeneral || kind == kGruGeneral || kind == kGruBeforeGeneral || kind == kLstmGeneral) {
     q.activation[0] = {scalar::kSigmoid, 0, 0}, q.activation[1] = {scalar::kSoftplus, 0, 0};
     q.activation[2] = {scalar::kScaledTanh, 1.7, 0.7};
@@ -192,6 +192,21 @@ template <class T> Array<Array<T>> run_optimisers(const Kernels<T>& k, long n, c
   return results;
 }
 
+// Gradients of the weights and of x, for `rows` rows of 2n dgates and n inputs
+template <class T> Array<Array<T>> run_gradients(const Kernels<T>& k, long rows, long n, const Array<double>& values) {
+  const Array<T> d = as<T>(values), w(d.begin(), d.begin() + 2 * n * n), zeros(n);
+  Array<T> dw(2 * n * n, T(0.5)), dx(rows * n), panel(kGradientPanel);
+  Array<const T*> sources;
+  Array<T*> targets;
+  for (long r = 0; r < rows; ++r) sources.push_back(&d[(rows - 1 - r) * 2 * n]), targets.push_back(&dx[r * n]);
+  k.weight_gradient(rows, 2 * n, n, d.data(), 2 * n, sources.data(), panel.data(), dw.data());
+  InputColumns<T> c{{n - n / 3, n / 3}, {n / 3, 0}, {0, n - n / 3}, {}};
+  Array<T> panels(k.pack_input_gradient(c, n, w.data(), nullptr));
+  k.pack_input_gradient(c, n, w.data(), panels.data());
+  k.input_gradient(rows, n, c, d.data(), 2 * n, zeros.data(), targets.data());
+  return {dw, dx};
+}
+
 template <class T> void check_rows(const Kernels<T>& kernels) {
   double worst = 0;
   for (long n : {1, 3, 16, 50, 131}) {
@@ -203,6 +218,15 @@ template <class T> void check_rows(const Kernels<T>& kernels) {
     for (size_t i = 0; i < ours.size(); ++i) worst = std::fmax(worst, difference(ours[i], theirs[i]));
   }
   expect(worst <= kTolerance<T>, "softmax with cross-entropy, optimisers, sums", worst);
+  worst = 0;
+  for (long n : {3, 16, 50, 131})
+    for (long rows : {1, 7, 300}) {
+      const Array<double> values = draw(2 * n * (rows > n ? rows : n), 2 / std::sqrt(double(n + rows)));
+      const auto ours = run_gradients(kernels, rows, n, values);
+      const auto theirs = run_gradients(scalar::table.f64, rows, n, values);
+      for (size_t i = 0; i < ours.size(); ++i) worst = std::fmax(worst, difference(ours[i], theirs[i]));
+    }
+  expect(worst <= kTolerance<T>, "gradients of weights and inputs", worst);
 }
 
 // ---------------------------------------------------------------- functions

@@ -72,8 +72,8 @@ def to_torch(layer: Any, *, cell: bool = False) -> torch.nn.Module:
     single one, of one direction.  ``copy.deepcopy(to_torch(layer))`` has memory of its own.
 
     Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for what torch has not: clip,
-    reverse, a merge of directions other than concat, other activations, reset_after=False, peephole, coupled,
-    weight_dropout, input_dropout, recurrent_dropout, zoneout.
+    grad_clip, reverse, a merge of directions other than concat, other activations, reset_after=False, peephole,
+    coupled, weight_dropout, input_dropout, recurrent_dropout, zoneout.
     """
     import torch
 
@@ -106,7 +106,8 @@ def _array(name: str, value: torch.Tensor) -> np.ndarray:
 
 
 def _check_expressible(layer: Any) -> None:
-    refuse_unless(layer, "torch", clip=None, reverse=False, reset_after=True, peephole=False, coupled=False, **NOISE)
+    no_flags = {"reverse": False, "reset_after": True, "peephole": False, "coupled": False}
+    refuse_unless(layer, "torch", clip=None, grad_clip=None, **no_flags, **NOISE)
     if layer.bidirectional:
         refuse_unless(layer, "torch", merge="concat")
     activations = activations_of(layer)

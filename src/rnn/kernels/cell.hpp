@@ -11,6 +11,7 @@
 #pragma once
 
 #include "activations.hpp"
+#include "narrow.hpp"
 #include "product.hpp"
 
 namespace fastrnn {
@@ -36,6 +37,25 @@ FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const Tile<
           T* to = t.at(r, input_slot<Cell>(g), v);
           store(to, load<T>(to) + load(product + g * q.H + v * kLanes<T>, t.lanes_of(v)));
         }
+    } else if (q.one_hot() && q.narrow) {
+      if constexpr (sizeof(T) == sizeof(float)) {
+        const long id = *q.ids.at(s, b), units = t.vectors * kLanes<T>;
+        const T* column = q.w_input + (t.unit * words_of(q.I) + id / 2 * units) * Cell::G;
+        for (int g = 0; g < Cell::G; ++g)
+          for (int v = 0; v < t.vectors; ++v) {
+            T* to = t.at(r, input_slot<Cell>(g), v);
+            const Bits<T> words = load_words(column + g * units + v * kLanes<T>);
+            store(to, load<T>(to) + (id % 2 ? upper(words) : lower(words)));
+          }
+      }
+    } else if (q.one_hot() && q.w_input) {  // the panel has it in one piece
+      const int units = t.vectors * kLanes<T>;
+      const T* column = q.w_input + t.unit * Cell::G * q.I + *q.ids.at(s, b) * Cell::G * units;
+      for (int g = 0; g < Cell::G; ++g)
+        for (int v = 0; v < t.vectors; ++v) {
+          T* to = t.at(r, input_slot<Cell>(g), v);
+          store(to, load<T>(to) + load(column + g * units + v * kLanes<T>));
+        }
     } else if (q.one_hot()) {
       const T* column = q.weights.ih + *q.ids.at(s, b);
       for (int g = 0; g < Cell::G; ++g)
@@ -49,13 +69,18 @@ template <class T, class Cell>
 FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
                                    Wanted<T>& wanted) {
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
-  const bool has_x = !q.products && !q.one_hot(), starts = !has_x || !q.packs;
+  const bool has_x = !q.products && !q.one_hot(), starts = !has_x || !q.packs || q.narrow;
   const T *x[kMaxRows], *h[kMaxRows];
   for (int r = 0; r < t.rows; ++r) {
     x[r] = has_x ? q.x.at(s, t.row + r) : nullptr;
     h[r] = q.h_in_product(s, t.row + r);
   }
   if (starts) start_accumulators<T, Cell>(q, s, t);
+  if constexpr (sizeof(T) == sizeof(float))
+    if (q.narrow) {
+      if (has_x) multiply_narrow<G>(t, x, q.I, q.w_input + t.unit * G * words_of(q.I), input_slot<Cell>);
+      return multiply_narrow<GS>(t, h, q.P, q.w_state + t.unit * GS * words_of(q.P), [](int gate) { return gate; });
+    }
   if (q.packs)
     return multiply<T, G, GS, Cell::kShared>(
         t.rows, t.vectors, starts ? t.acc : q.bias + t.unit * A, starts ? t.ld() : 0,
@@ -101,6 +126,13 @@ template <class T> void split_kept(const Sequence<T>& q, long s, const Tile<T, 1
     store(q.dh_kept + b * q.P + unit, k * dh, lanes);
     store(t.at(r, 0, v), (T(1) - k) * dh);
   }
+}
+
+// The gradient of a pre-activation, held within +-grad_clip (Graves 2013); NaN stays NaN
+template <class T> FASTRNN_INLINE Vec<T> clipped(const Sequence<T>& q, Vec<T> d) {
+  const Vec<T> most = splat(q.grad_clip);
+  d = select<T>(d > most, most, d);
+  return select<T>(d < -most, -most, d);
 }
 
 // Calls body(tile) with acc = dL/dh(s), for all rows that run at step s and all P units of h.  For s = -1: the gradient
@@ -185,6 +217,15 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
         if (w.b_hh) bias[(g < GS ? g : input_slot<Cell>(g)) * width + u] += w.b_hh[row];
       }
     bias += A * width;
+  }
+}
+
+// W_ih and W_hh, packed, to bfloat16
+template <class T, class Cell> void narrow_products(Sequence<T>& q) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    narrow_panels<Cell::G>(const_cast<float*>(q.w_input), q.I, q.H);
+    narrow_panels<Cell::GS>(const_cast<float*>(q.w_state), q.P, q.H);
+    q.narrow = true;
   }
 }
 

@@ -57,7 +57,7 @@ template <class T, bool General> struct Gru {
       preactivations<T, Gru>(q, s, t, wanted);
       // The gates of all rows, then the candidates of all rows: n waits for r, so a row by itself would wait too.
       for (int row = 0; row < t.rows; ++row) {
-        Vec<T> slope_r, slope_z;
+        Vec<T> slope_r{}, slope_z{};
         const Vec<T> hn = t.get(row, 2, 0);
         const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 0, 0), &slope_r);
         const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_z);
@@ -70,7 +70,7 @@ template <class T, bool General> struct Gru {
       }
       for (int row = 0; row < t.rows; ++row) {
         const long b = t.row + row;
-        Vec<T> slope_n;
+        Vec<T> slope_n{};
         const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(row, 3, 0), &slope_n);
         const Vec<T> h_before = load(q.h_before(s, b) + t.unit, t.lanes);
         store(q.y.at(s, b) + t.unit, n + t.get(row, 1, 0) * (h_before - n), t.lanes);
@@ -99,8 +99,10 @@ template <class T, bool General> struct Gru {
           const int lanes = t.lanes_of(v);
           const GruTape<T, General> k(q.tape_at(s, b) + unit, H, lanes);
           const Vec<T> dh = t.get(row, 0, v), h_before = load(q.h_before(s, b) + unit, lanes);
-          const Vec<T> dn = dh * (T(1) - k.z) * k.slope_n;
-          const Vec<T> out[] = {dn * k.last * k.slope_r, dh * (h_before - k.n) * k.slope_z, dn * k.r, dn};
+          const Vec<T> dn = clipped(q, dh * (T(1) - k.z) * k.slope_n);
+          const Vec<T> dr = clipped(q, dn * k.last * k.slope_r);
+          const Vec<T> dz = clipped(q, dh * (h_before - k.n) * k.slope_z);
+          const Vec<T> out[] = {dr, dz, dn * k.r, dn};
           T* dgates = q.dgates_at(s, b) + unit;
           for (int i = 0; i < 4; ++i) store(dgates + i * H, out[i], lanes);
           store(q.dh + b * H + unit, dh * k.z, lanes);
@@ -130,7 +132,7 @@ template <class T, bool General> struct GruResetBefore {
       preactivations<T, GruResetBefore>(q, s, t, wanted);
       for (int row = 0; row < t.rows; ++row) {
         const long b = t.row + row;
-        Vec<T> slope_r, slope_z;
+        Vec<T> slope_r{}, slope_z{};
         const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 0, 0), &slope_r);
         const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_z);
         const Vec<T> h_seen = load(q.h_in_product(s, b) + t.unit, t.lanes);
@@ -153,7 +155,7 @@ template <class T, bool General> struct GruResetBefore {
           const long b = t.row + row, unit = t.unit + v * L;
           const int lanes = t.lanes_of(v);
           T* tape = q.tape_at(s, b) + unit;
-          Vec<T> slope_n;
+          Vec<T> slope_n{};
           const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(row, 0, v), &slope_n);
           const Vec<T> z = load<T>(tape + H, lanes), h_before = load(q.h_before(s, b) + unit, lanes);
           store(q.y.at(s, b) + unit, n + z * (h_before - n), lanes);
@@ -188,8 +190,8 @@ template <class T, bool General> struct GruResetBefore {
           const GruTape<T, General> k(q.tape_at(s, b) + unit, H, lanes);
           const Vec<T> dh = t.get(row, 0, v), h_before = load(q.h_before(s, b) + unit, lanes);
           T* dgates = q.dgates_at(s, b) + unit;
-          store(dgates + H, dh * (h_before - k.n) * k.slope_z, lanes);
-          store(dgates + 2 * H, dh * (T(1) - k.z) * k.slope_n, lanes);
+          store(dgates + H, clipped(q, dh * (h_before - k.n) * k.slope_z), lanes);
+          store(dgates + 2 * H, clipped(q, dh * (T(1) - k.z) * k.slope_n), lanes);
           store(q.dh + b * H + unit, dh * k.z, lanes);
         }
     });
@@ -202,7 +204,7 @@ template <class T, bool General> struct GruResetBefore {
           const GruTape<T, General> k(q.tape_at(s, b) + unit, H, lanes);
           const Vec<T> drh = t.get(row, 0, v) * h_mask(q, b, unit, lanes);  // of r h(t-1) with h(t-1) as it is
           const Vec<T> h_before = load(q.h_before(s, b) + unit, lanes);
-          store(q.dgates_at(s, b) + unit, drh * h_before * k.slope_r, lanes);
+          store(q.dgates_at(s, b) + unit, clipped(q, drh * h_before * k.slope_r), lanes);
           T* dh = q.dh + b * H + unit;
           store(dh, load<T>(dh, lanes) + drh * k.r, lanes);
         }

@@ -2,7 +2,9 @@
 //   FASTRNN_ISA           namespace and name
 //   FASTRNN_VECTOR_BYTES  width of a vector
 //   FASTRNN_REGISTERS     number of vector registers
+#include "affine.hpp"
 #include "elementwise.hpp"
+#include "gradients.hpp"
 #include "gru.hpp"
 #include "loss.hpp"
 #include "lstm.hpp"
@@ -17,7 +19,8 @@ template <class T, class Cell>
 constexpr CellKernels<T> kernels_of(int tape_width, int dgates_width, int n_blocks,
                                     GradientBlock b0, GradientBlock b1, GradientBlock b2 = {}) {
   return {Cell::G, tape_width, dgates_width, tile_rows(Cell::G * panel_vectors(Cell::G)), n_blocks, Cell::kHasC,
-          {b0, b1, b2}, Cell::pack_forward, Cell::pack_backward, forward_step<T, Cell>, Cell::backward};
+          {b0, b1, b2}, Cell::pack_forward, narrow_products<T, Cell>, Cell::pack_backward, forward_step<T, Cell>,
+          Cell::backward};
 }
 
 using B = GradientBlock;
@@ -44,7 +47,8 @@ template <class T, bool General> constexpr CellKernels<T> lstm() {
 template <class T> constexpr Kernels<T> kernels() {
   return {{rnn<T, Tanh<T>, false>(), rnn<T, Relu<T>, false>(), rnn<T, Tanh<T>, true>(), gru<T, false>(), gru<T, true>(),
            gru_before<T, false>(), gru_before<T, true>(), lstm<T, false>(), lstm<T, true>()},
-          softmax_cross_entropy<T>, sgd<T>, adam<T>, rmsprop<T>, sum_of_squares<T>, sum_rows<T>,
+          weight_gradient<T>, pack_input_gradient<T>, input_gradient<T>, softmax_cross_entropy<T>, sgd<T>, adam<T>,
+          rmsprop<T>, sum_of_squares<T>, sum_rows<T>, affine_size<T>, pack_affine<T>, affine<T>,
           map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};
 }
 

@@ -165,7 +165,7 @@ template <class T, bool General> struct Lstm {
         const Vec<T> c_before = load(c_before_row + unit, lanes);
         const Vec<T> c = q.zoneout_c.p > 0 ? f * c_before + i * g : load(c_row + unit, lanes);  // before zoneout
         const Vec<T> dh = t.get(r, 0, v);
-        const Vec<T> dout = dh * output(q, c, &slope[4]) * slope[3];
+        const Vec<T> dout = clipped(q, dh * output(q, c, &slope[4]) * slope[3]);
         T* dc_row = dc_base + unit;
         Vec<T> dc = reset ? Vec<T>{} : load<T>(dc_row, lanes);
         Vec<T> dc_kept{};
@@ -177,8 +177,8 @@ template <class T, bool General> struct Lstm {
         if (General) dc += peephole(q, 2, unit, lanes, dout);
         Vec<T> di = dc * g, df = dc * c_before;
         if (General && q.coupled) di -= df;
-        di *= slope[0];
-        df *= slope[1];
+        di = clipped(q, di * slope[0]);
+        df = clipped(q, df * slope[1]);
         Vec<T> dc_before = dc * f + dc_kept;
         if (General) {
           dc_before += peephole(q, 0, unit, lanes, di) + peephole(q, 1, unit, lanes, df);
@@ -191,7 +191,7 @@ template <class T, bool General> struct Lstm {
           }
         }
         store(dc_row, dc_before, lanes);
-        const Vec<T> out[] = {di, df, dc * i * slope[2], dout};
+        const Vec<T> out[] = {di, df, clipped(q, dc * i * slope[2]), dout};
         for (int k = 0; k < 4; ++k) store(dgates_row + k * H + unit, out[k], lanes);
       }
     }

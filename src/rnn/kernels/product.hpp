@@ -51,33 +51,35 @@ template <class T, int G> struct Panels {
 
 // out: for each panel (K, G, units), units of G*H x K weights w (row-major, ld)
 template <class T, int G> void pack_rows(const T* w, long ld, long H, long K, T* out) {
-  Panels<T, G> panels{H};
+  constexpr int L = kLanes<T>;
+  const Panels<T, G> panels{H};
   for (long p = 0; p < panels.count(); ++p) {
-    const int width = panels.vectors(p) * kLanes<T>;
-    for (long k0 = 0; k0 < K; k0 += 16) {  // a block of k at a time: reads and writes both stay within a few lines
-      const long k1 = k0 + 16 < K ? k0 + 16 : K;
-      for (int g = 0; g < G; ++g)
-        for (int u = 0; u < width; ++u) {
-          const long unit = p * panels.kUnits + u;
-          const T* row = w + (g * H + unit) * ld;
-          for (long k = k0; k < k1; ++k) out[(k * G + g) * width + u] = unit < H ? row[k] : T(0);
+    const int width = panels.vectors(p) * L;
+    for (int g = 0; g < G; ++g)
+      for (int u = 0; u < width; u += L) {
+        const long unit = p * panels.kUnits + u;
+        for (long k = 0; k < K; k += L) {
+          const int steps = int(K - k < L ? K - k : L);
+          Vec<T> v[L];
+          for (int i = 0; i < L; ++i) v[i] = unit + i < H ? load(w + (g * H + unit + i) * ld + k, steps) : Vec<T>{};
+          transpose<T>(v);
+          for (int i = 0; i < steps; ++i) store(out + ((k + i) * G + g) * width + u, v[i]);
         }
-    }
+      }
     out += K * G * width;
   }
 }
 
 // out: for each panel (K, units), units of K x H weights w (row-major, ld)
 template <class T> void pack_columns(const T* w, long ld, long K, long H, T* out) {
-  Panels<T, 1> panels{H};
-  for (long p = 0; p < panels.count(); ++p) {
-    const int width = panels.vectors(p) * kLanes<T>;
+  constexpr int L = kLanes<T>;
+  const Panels<T, 1> panels{H};
+  for (long p = 0; p < panels.count(); ++p)
     for (long k = 0; k < K; ++k)
-      for (int u = 0; u < width; ++u, ++out) {
-        const long unit = p * panels.kUnits + u;
-        *out = unit < H ? w[k * ld + unit] : T(0);
+      for (int v = 0; v < panels.vectors(p); ++v, out += L) {
+        const long unit = p * panels.kUnits + v * L;
+        store(out, load(w + k * ld + unit, int(H - unit < L ? H - unit : L)));
       }
-  }
 }
 
 // Cache lines that the pointwise maths after a product reads or writes.  The product asks for them as it runs: all at

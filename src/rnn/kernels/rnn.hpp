@@ -53,7 +53,7 @@ template <class T, class F, bool General> struct Rnn {
         T* da = q.dgates_at(s, t.row + r) + t.unit;
         for (int v = 0; v < t.vectors; ++v) {
           const Vec<T> read = load(from + v * L, t.lanes_of(v));
-          store(da + v * L, t.get(r, 0, v) * (General ? read : F::slope(read)), t.lanes_of(v));
+          store(da + v * L, clipped(q, t.get(r, 0, v) * (General ? read : F::slope(read))), t.lanes_of(v));
         }
       }
     });

@@ -56,7 +56,7 @@ template <class T> struct Sequence {
                             // Null: x . W_ih is made step by step
   long products_from;
   const T* h0;                // (B, P) initial state
-  const T* c0;                // (B, H) initial cell state
+  const T* c0;                // (B, H) cell state before step `kept_from`, at first the initial one
   Rows<const uint8_t> reset;  // nonzero: the state is zeroed before this step; base null if absent
   const T* zeros;             // (max(H, P),)
 
@@ -71,6 +71,7 @@ template <class T> struct Sequence {
   Weights<T> weights;
   Activation activation[3];
   T clip;        // pre-activations are held within +-clip; infinity: never
+  T grad_clip;   // gradients of pre-activations are held within +-grad_clip; infinity: never
   bool coupled;  // LSTM: f = 1 - i
 
   // forward
@@ -78,6 +79,7 @@ template <class T> struct Sequence {
   T* c;              // (H,) cell state, a row each step (packed) or, in inference, in place (B, H)
   bool c_in_place;
   T* tape;           // packed rows (tape_width,), what backward needs; null in inference
+  long kept_from;    // the first step whose c and tape are kept: not 0 where forward runs again for a segment of steps
   T* scratch;        // (B, tape_width) in its place in inference, for cells with two products a step
   long tape_width;
 
@@ -93,6 +95,7 @@ template <class T> struct Sequence {
 
   // packed weights, see each cell; a call of few rows reads W_ih and W_hh as they are
   bool packs;
+  bool narrow;  // a stream's w_input and w_state are words of bfloat16, see narrow.hpp
   const T *w_input, *w_state, *w_second, *bias;
 
   bool one_hot() const { return ids.base; }
@@ -106,12 +109,13 @@ template <class T> struct Sequence {
   }
   bool is_noisy() const { return h_mask || zoneout_h.p > 0 || zoneout_c.p > 0; }
   const T* h_in_product(long s, long b) const { return h_mask ? h_masked + b * P : h_before(s, b); }
-  T* c_at(long s, long b) const { return c + (c_in_place ? b : packed(s, b)) * H; }
+  long kept(long s, long b) const { return packed(s, b) - start[kept_from]; }
+  T* c_at(long s, long b) const { return c + (c_in_place ? b : kept(s, b)) * H; }
   const T* c_before(long s, long b) const {
     if (is_reset(s, b)) return zeros;
-    return s == 0 ? c0 + b * H : c_at(s - 1, b);
+    return s == kept_from ? c0 + b * H : c_at(s - 1, b);
   }
-  T* tape_at(long s, long b) const { return tape ? tape + packed(s, b) * tape_width : scratch + b * tape_width; }
+  T* tape_at(long s, long b) const { return tape ? tape + kept(s, b) * tape_width : scratch + b * tape_width; }
   T* dgates_at(long s, long b) const { return dgates + (packed(s, b) - start[dgates_from]) * dgates_width; }
   T* dprojected_at(long s, long b) const { return dprojected + (packed(s, b) - start[dgates_from]) * P; }
 };
@@ -149,20 +153,6 @@ const T* gather(const Sequence<T>& q, long s0, long s1, long width, Row row, T* 
   return scratch;
 }
 
-// The other way: where BLAS is to write the rows of dx, and the copy home if that is scratch.
-template <class T> T* dx_rows(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
-  const auto row = [&](long s, long b) { return q.dx.at(s, b); };
-  if (q.active(s0) > 0 && uniform(q, s0, s1, q.I, row, ld)) return row(s0, 0);
-  *ld = q.I;
-  return scratch;
-}
-
-template <class T> void scatter_dx(const Sequence<T>& q, long s0, long s1, const T* from, const T* scratch) {
-  if (from != scratch) return;
-  for (long s = s0; s < s1; ++s)
-    for (long b = 0; b < q.active(s); ++b, from += q.I) __builtin_memcpy(q.dx.at(s, b), from, q.I * sizeof(T));
-}
-
 template <class T> const T* gather_x(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
   return gather(q, s0, s1, q.I, [&](long s, long b) { return q.x.at(s, b); }, scratch, ld);
 }
@@ -172,18 +162,26 @@ template <class T> void times(long n, const T* a, const T* m, T* out) {
   for (long i = 0; i < n; ++i) out[i] = a[i] * m[i];
 }
 
-// h(s-1) for each s, as the products saw it; with a reset mask any row may be zero, so they are copied
-template <class T> const T* gather_h_before(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
-  if (!q.reset.base && !q.h_mask)
-    return gather(q, s0, s1, q.P, [&](long s, long b) { return q.h_before(s, b); }, scratch, ld);
-  *ld = q.P;
-  T* to = scratch;
+// Addresses of the rows of steps [s0, s1), in packed order; null where q has none.  `from_tape` is a column of the tape.
+template <class T>
+void list_rows(const Sequence<T>& q, long s0, long s1, long from_tape, const T** x, const T** h_before, const T** tape,
+               T** dx) {
   for (long s = s0; s < s1; ++s)
-    for (long b = 0; b < q.active(s); ++b, to += q.P) {
-      if (q.h_mask) times(q.P, q.h_before(s, b), q.h_mask + b * q.P, to);
-      else __builtin_memcpy(to, q.h_before(s, b), q.P * sizeof(T));
+    for (long b = 0; b < q.active(s); ++b) {
+      if (q.x.base) *x++ = q.x.at(s, b);
+      *h_before++ = q.h_before(s, b);
+      if (q.tape_width) *tape++ = q.tape_at(s, b) + from_tape;
+      if (q.dx.base) *dx++ = q.dx.at(s, b);
     }
-  return scratch;
+}
+
+// The listed rows of h(s-1) as the products saw them: masked, in `to` (rows, P)
+template <class T> void mask_rows(const Sequence<T>& q, long s0, long s1, const T** h_before, T* to) {
+  for (long s = s0; s < s1; ++s)
+    for (long b = 0; b < q.active(s); ++b, ++h_before, to += q.P) {
+      times(q.P, *h_before, q.h_mask + b * q.P, to);
+      *h_before = to;
+    }
 }
 
 // Hands out parts of one block of memory; with a null block it only counts what is needed.

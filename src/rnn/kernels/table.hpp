@@ -1,6 +1,7 @@
 // The table of kernels: one for each instruction set, chosen once at import.  This is all that _core.pyx sees.
 #pragma once
 
+#include "progress.hpp"
 #include "sequence.hpp"
 
 namespace fastrnn {
@@ -18,6 +19,13 @@ struct GradientBlock {
   int tape_column;  // where the source is the tape: first column, in H
 };
 
+// The columns of dgates that reach x, in at most two runs, and the rows of W_ih that they meet
+template <class T> struct InputColumns {
+  long K[2], column[2], row[2];  // K: how many, zero for a run that there is not
+  const T* panels[2];
+};
+constexpr long kGradientPanel = 8192;  // scratch of weight_gradient
+
 template <class T> struct CellKernels {
   int gates;                   // G
   int tape_width;              // in H, of an unprojected cell
@@ -27,6 +35,7 @@ template <class T> struct CellKernels {
   bool has_c;                  // whether the state is (h, c)
   GradientBlock blocks[3];
   void (*pack_forward)(Sequence<T>&, Arena<T>&);
+  void (*narrow)(Sequence<T>&);  // what pack_forward packed, to bfloat16; of float32 only
   void (*pack_backward)(Sequence<T>&, Arena<T>&);
   void (*forward)(const Sequence<T>&, long s);
   void (*backward)(const Sequence<T>&, long s);  // s = -1: gradients of the initial state
@@ -35,6 +44,9 @@ template <class T> struct CellKernels {
 template <class T> struct Kernels {
   CellKernels<T> cells[kCellKinds];
   const CellKernels<T>* cell(int kind) const { return &cells[kind]; }
+  void (*weight_gradient)(long rows, long N, long K, const T* d, long ld, const T* const* source, T* panel, T* dw);
+  long (*pack_input_gradient)(InputColumns<T>& c, long I, const T* w_ih, T* panels);
+  void (*input_gradient)(long rows, long I, const InputColumns<T>& c, const T* dgates, long ld, const T* zeros, T* const* dx);
   double (*softmax_cross_entropy)(long rows, long K, const T* logits, const int64_t* targets, T scale, T* dlogits);
   void (*sgd)(long n, T scale, T l2, T lr, T momentum, T damping, bool nesterov, const T* grad, T* buffer, T* param);
   void (*adam)(long n, T scale, T l2, T keep, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param);
@@ -42,6 +54,9 @@ template <class T> struct Kernels {
                   T* param);
   double (*sum_of_squares)(long n, const T* x);
   void (*sum_rows)(long rows, long n, const T* a, long ld, T* out);
+  long (*affine_size)(long K, long I);
+  void (*pack_affine)(long K, long I, const T* w, T* panels);
+  void (*affine)(long K, long I, const T* x, const T* panels, const T* bias, T* out);
   void (*exp)(long n, const T* x, T* y);
   void (*tanh)(long n, const T* x, T* y);
   void (*sigmoid)(long n, const T* x, T* y);

@@ -6,6 +6,7 @@
 //   splat             one value in every lane
 //   select(m, a, b)   lane by lane, m ? a : b
 //   shuffle(a, b, at)  lane l is lane at[l] of a and b laid end to end
+//   transpose(v)       of as many vectors as lanes, in place
 #pragma once
 
 #include <cstdint>
@@ -82,6 +83,22 @@ template <class T> FASTRNN_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, Bits<T> at)
 #else
   return __builtin_shuffle(a, b, at);
 #endif
+}
+
+// Each round swaps, in all blocks of 2m x 2m, the upper right m x m with the lower left
+template <class T> FASTRNN_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
+  constexpr int L = kLanes<T>;
+  FASTRNN_UNROLL
+  for (int m = L / 2; m > 0; m /= 2) {
+    Bits<T> upper, lower;
+    for (int l = 0; l < L; ++l) upper[l] = l & m ? L + l - m : l, lower[l] = l & m ? L + l : l + m;
+    FASTRNN_UNROLL
+    for (int i = 0; i < L; ++i)
+      if (!(i & m)) {
+        const Vec<T> a = v[i], b = v[i + m];
+        v[i] = shuffle<T>(a, b, upper), v[i + m] = shuffle<T>(a, b, lower);
+      }
+  }
 }
 
 }  // namespace FASTRNN_ISA

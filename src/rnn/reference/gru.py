@@ -21,7 +21,17 @@ import numpy as np
 
 from ..noise import NO_NOISE, Noise
 from .activations import Activation, Spec
-from .steps import Steps, bias_gradient, input_gradients, input_product, masked, unzoned, weight_gradient, zoned
+from .steps import (
+    Steps,
+    bias_gradient,
+    clipped,
+    input_gradients,
+    input_product,
+    masked,
+    unzoned,
+    weight_gradient,
+    zoned,
+)
 
 
 class GRUTape(NamedTuple):
@@ -97,7 +107,7 @@ def gru_forward(
 
 
 def gru_backward(
-    tape: GRUTape, dy: np.ndarray, dh_n: np.ndarray
+    tape: GRUTape, dy: np.ndarray, dh_n: np.ndarray, *, grad_clip: float | None = None
 ) -> tuple[np.ndarray | None, np.ndarray, dict[str, np.ndarray]]:
     """Back-propagation through time: dy (T, B, H), dh_n (B, H) -> dx (T, B, I), dh0 (B, H), grads by parameter name.
 
@@ -121,14 +131,14 @@ def gru_backward(
         h, seen, m = tape.h_before[t], tape.h_seen[t], tape.m[t]
         (a_r, a_z, a_n), (r, z, n), (da_r, da_z, da_n) = by_gate(tape.a[t]), by_gate(tape.gates[t]), by_gate(da[t])
         dh_t, dh_kept = unzoned(noise.keeps_h, t, steps.only_running(t, dh + dy[t]))
-        da_n[...] = dh_t * (1 - z) * tape.g.slope(a_n, n)
-        da_z[...] = dh_t * (h - n) * tape.f.slope(a_z, z)
+        da_n[...] = clipped(dh_t * (1 - z) * tape.g.slope(a_n, n), grad_clip)
+        da_z[...] = clipped(dh_t * (h - n) * tape.f.slope(a_z, z), grad_clip)
         if reset_after:
-            da_r[...] = da_n * m * tape.f.slope(a_r, r)
+            da_r[...] = clipped(da_n * m * tape.f.slope(a_r, r), grad_clip)
             dh_through_n = (da_n * r) @ W_n
         else:
             dm = da_n @ W_n
-            da_r[...] = dm * seen * tape.f.slope(a_r, r)
+            da_r[...] = clipped(dm * seen * tape.f.slope(a_r, r), grad_clip)
             dh_through_n = dm * r
         dh_seen = da[t, :, : 2 * H] @ W_rz + dh_through_n
         dh_before = dh_t * z + masked(dh_seen, noise.h) + dh_kept

@@ -24,7 +24,17 @@ import numpy as np
 
 from ..noise import NO_NOISE, Noise
 from .activations import Activation, Spec
-from .steps import Steps, bias_gradient, input_gradients, input_product, masked, unzoned, weight_gradient, zoned
+from .steps import (
+    Steps,
+    bias_gradient,
+    clipped,
+    input_gradients,
+    input_product,
+    masked,
+    unzoned,
+    weight_gradient,
+    zoned,
+)
 
 
 class LSTMTape(NamedTuple):
@@ -114,7 +124,7 @@ def lstm_forward(
 
 
 def lstm_backward(
-    tape: LSTMTape, dy: np.ndarray, dh_n: np.ndarray, dc_n: np.ndarray
+    tape: LSTMTape, dy: np.ndarray, dh_n: np.ndarray, dc_n: np.ndarray, *, grad_clip: float | None = None
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Back-propagation through time: dy (T, B, P), dh_n (B, P), dc_n (B, H) -> dx, dh0, dc0, grads by parameter name.
 
@@ -142,14 +152,14 @@ def lstm_backward(
         dh_after[t], dh_kept = unzoned(noise.keeps_h, t, steps.only_running(t, dh + dy[t]))
         dc_t, dc_kept = unzoned(noise.keeps_c, t, steps.only_running(t, dc))
         dm = dh_after[t] if weight_hr is None else dh_after[t] @ weight_hr
-        da_o[...] = dm * q * gate.slope(a_o, o)
+        da_o[...] = clipped(dm * q * gate.slope(a_o, o), grad_clip)
         dc_t = dc_t + dm * o * squash_out.slope(c_after, q)
         if weight_peephole is not None:
             dc_t += weight_peephole[2] * da_o
 
-        da_i[...] = dc_t * (g - c if coupled else g) * gate.slope(a_i, i)
-        da_f[...] = 0 if coupled else dc_t * c * gate.slope(a_f, f)
-        da_g[...] = dc_t * i * squash_in.slope(a_g, g)
+        da_i[...] = clipped(dc_t * (g - c if coupled else g) * gate.slope(a_i, i), grad_clip)
+        da_f[...] = 0 if coupled else clipped(dc_t * c * gate.slope(a_f, f), grad_clip)
+        da_g[...] = clipped(dc_t * i * squash_in.slope(a_g, g), grad_clip)
 
         dc_before = dc_t * f + dc_kept
         if weight_peephole is not None:

@@ -18,7 +18,17 @@ import numpy as np
 
 from ..noise import NO_NOISE, Noise
 from .activations import Activation, Spec
-from .steps import Steps, bias_gradient, input_gradients, input_product, masked, unzoned, weight_gradient, zoned
+from .steps import (
+    Steps,
+    bias_gradient,
+    clipped,
+    input_gradients,
+    input_product,
+    masked,
+    unzoned,
+    weight_gradient,
+    zoned,
+)
 
 
 class RNNTape(NamedTuple):
@@ -75,7 +85,7 @@ def rnn_forward(
 
 
 def rnn_backward(
-    tape: RNNTape, dy: np.ndarray, dh_n: np.ndarray
+    tape: RNNTape, dy: np.ndarray, dh_n: np.ndarray, *, grad_clip: float | None = None
 ) -> tuple[np.ndarray | None, np.ndarray, dict[str, np.ndarray]]:
     """Back-propagation through time: dy (T, B, H), dh_n (B, H) -> dx (T, B, I), dh0 (B, H), grads by parameter name.
 
@@ -93,7 +103,7 @@ def rnn_backward(
     dh = dh_n
     for t in reversed(range(len(da))):
         dh_t, dh_kept = unzoned(noise.keeps_h, t, steps.only_running(t, dh + dy[t]))
-        da[t] = dh_t * tape.f.slope(tape.a[t], tape.h[t])
+        da[t] = clipped(dh_t * tape.f.slope(tape.a[t], tape.h[t]), grad_clip)
         dh_before = masked(da[t] @ tape.weight_hh, noise.h) + dh_kept
         dh = steps.restart(t, steps.advance(t, dh_before, dh))
 

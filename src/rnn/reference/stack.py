@@ -136,7 +136,8 @@ def backward(
         d_inputs = []
         directions = _directions(layer, k, tape.lengths)
         for (row, names, turned), cell, d_output in zip(directions, tape.cells[k], d_outputs, strict=True):
-            d_input, *first, d_weights = run_back(cell, turned(d_output), *(s[row] for s in final))
+            last = (s[row] for s in final)
+            d_input, *first, d_weights = run_back(cell, turned(d_output), *last, grad_clip=layer.grad_clip)
             for s, value in zip(initial, first, strict=True):
                 s[row] = value
             d_inputs.append(None if d_input is None else turned(d_input))

@@ -95,6 +95,13 @@ def input_gradients(x: np.ndarray, weight: np.ndarray, da: np.ndarray) -> tuple[
     return None, dweight.T
 
 
+def clipped(da: np.ndarray, grad_clip: float | None) -> np.ndarray:
+    """The gradient of a step's pre-activations held within +-grad_clip, so that it cannot grow without bound on its way
+    back (A. Graves, Generating sequences with recurrent neural networks, 2013, section 2.1); None: as it is.
+    """
+    return da if grad_clip is None else np.clip(da, -grad_clip, grad_clip)
+
+
 def weight_gradient(da: np.ndarray, h: np.ndarray) -> np.ndarray:
     """Sum over t and the batch of da h^T for a product a = W h: (T, B, N), (T, B, M) -> (N, M), in one product."""
     gradient: np.ndarray = rows(da).T @ rows(h)

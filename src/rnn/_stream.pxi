@@ -1,0 +1,563 @@
+# Streams: a stack of layers of one direction, advanced a step at a time. Included by _core.pyx.
+#
+#   PackedLayers   the weights of a stack in panels, made once; shared by the copies of a stream
+#   Stream         state and scratch of B rows; step and run, which allocate nothing but y
+#   Predictor      a stream of one row of indices with a softmax head behind it: predicts, and writes
+#
+# Time is the outer loop and the layers the inner one, so each step is step 0 of a sequence of one step: h0 and c are
+# the state, y is scratch from which h is copied once the layer has read all of it.
+
+cdef enum:
+    HELD_WORK = 1 << 18  # multiply-adds of a step, some 10 µs, from which on `step` lets go of the GIL
+
+
+cdef class PackedLayers:
+    cdef void* sequences  # (L,) of Sequence: weights, options and panels
+    cdef void* memory
+    cdef const KernelTable* kernels  # for which they are packed
+    cdef int layers
+    cdef tuple alive
+
+    def __init__(self, int cell, bint is_double, bint narrow, list weights, dict options):
+        cdef int k
+        self.kernels = kernels
+        self.layers, self.alive = len(weights), (weights, options)
+        size = sizeof(Sequence[double]) if is_double else sizeof(Sequence[float])
+        self.sequences = calloc(self.layers, size)
+        if self.sequences == NULL:
+            raise MemoryError("no memory for a stream")
+        for k in range(self.layers):
+            if is_double:
+                set_cell(<Sequence[double]*>self.sequences + k, kernels.f64.cell(cell), weights[k], options)
+            else:
+                set_cell(<Sequence[float]*>self.sequences + k, kernels.f32.cell(cell), weights[k], options)
+        if is_double:
+            self.memory = pack_layers(<Sequence[double]*>self.sequences, self.layers, kernels.f64.cell(cell))
+        else:
+            self.memory = pack_layers(<Sequence[float]*>self.sequences, self.layers, kernels.f32.cell(cell))
+        if self.memory == NULL:
+            raise MemoryError("no memory for the packed weights")
+        if narrow:
+            for k in range(self.layers):
+                kernels.f32.cell(cell).narrow((<Sequence[float]*>self.sequences)[k])
+
+    def __dealloc__(self):
+        free(self.sequences)
+        free(self.memory)
+
+
+cdef PackedLayers packed_weights(layer):
+    narrow = layer.stream_weights == "bfloat16"
+    return PackedLayers(layer._kernel_index, layer._is_double, narrow, layer._weights, layer._options)
+
+
+cdef void* pack_layers(Sequence[real]* stack, int layers, const CellKernels[real]* cell) noexcept nogil:
+    """The memory that the panels lie in; null if there is none."""
+    cdef Arena[real] arena
+    cdef int k, again
+    arena.block = NULL
+    for again in range(2):  # counts, then packs
+        arena.used = 0
+        for k in range(layers):
+            stack[k].packs = True
+            cell.pack_forward(stack[k], arena)
+        if not again and allocate(&arena):
+            return NULL
+    return arena.block
+
+
+cdef struct StreamScratch:
+    int64_t *x_offset  # (B,) where the rows of x that take part lie
+    int64_t *y_offset  # (B,) where the rows of y lie: b * P
+    int64_t *rows      # (B,) which rows take part
+    void *y            # (2, B, P) y of the layers, by turns
+    void *h            # (B, P) the state of the rows that take part, if not all do
+    void *c            # (B, H)
+
+
+cdef struct StreamCall:
+    # what a call brings; of the arrays over time, the distance of steps and of rows in elements
+    int64_t T
+    const void* x       # (I,) a row, or null
+    const int64_t* ids  # an index a row, or null
+    int64_t x_step, x_row
+    const uint8_t* active  # a flag a row, or null: all take part
+    int64_t active_step, active_row
+    void* y             # (P,) a row, or null: not wanted
+    int64_t y_step, y_row
+
+
+cdef class Stream:
+    """The state of a recurrent layer between the steps of a sequence that is still coming in; `layer.stream()` makes it.
+
+    >>> import numpy as np, fastrnn
+    >>> stream = fastrnn.LSTM(8, 16, rng=0).stream()
+    >>> y = np.empty(16, np.float32)
+    >>> for x in np.ones((5, 8), np.float32):
+    ...     _ = stream.step(x, out=y)
+    >>> h, c = stream.state
+    >>> h.shape, bool((h[0, 0] == y).all())
+    ((1, 1, 16), True)
+
+    `step` and `run` advance the state, from zero on, and return what the layer calls y, the h of the last layer: of any
+    pieces in which a sequence comes, to the bit what one `run` over the whole gives. They allocate nothing but y, and
+    not even that when `out` is given. Letters: T steps, B rows (`batch`), I inputs, P width of h, L layers.
+
+    The weights are copied when the stream is made: what changes in the layer later is not seen until `refresh`.
+    A stream serves one thread at a time; streams of one layer may run in different threads.
+    """
+
+    cdef readonly object layer
+    cdef readonly int64_t batch
+    cdef int cell, layers, typenum
+    cdef bint is_double, has_c, batch_first, in_use, holds_gil
+    cdef int64_t B, I, P, H
+    cdef PackedLayers packed
+    cdef const KernelTable* kernels
+    cdef void* stack     # (L,) of Sequence, of our own
+    cdef void* memory    # of the scratch
+    cdef StreamScratch scratch
+    cdef cnp.ndarray h, c  # (L, B, P), (L, B, H) or None
+    cdef void *h_at
+    cdef void *c_at
+
+    def __init__(self, layer, int64_t batch):
+        self.set_up(layer, batch, packed_weights(layer))
+
+    cdef int set_up(self, layer, int64_t batch, PackedLayers packed) except -1:
+        """State, zero, and scratch of a new stream"""
+        self.layer, self.batch, self.B = layer, batch, batch
+        self.cell, self.is_double, self.batch_first = layer._kernel_index, layer._is_double, layer.batch_first
+        self.layers, self.I, self.P, self.H = layer.num_layers, layer.input_size, layer._output_size, layer.hidden_size
+        self.has_c = kernels.f32.cell(self.cell).has_c
+        self.typenum = cnp.NPY_FLOAT64 if self.is_double else cnp.NPY_FLOAT32
+        self.holds_gil = batch * layer._flat_params.size < HELD_WORK
+        self.h = new_array((self.layers, batch, self.P), layer.dtype, zero=True)
+        self.c = new_array((self.layers, batch, self.H), layer.dtype, zero=True) if self.has_c else None
+        self.h_at, self.c_at = data(self.h), data(self.c)
+        self.stack = malloc(self.layers * self.sequence_size())
+        if self.stack == NULL:
+            raise MemoryError("no memory for a stream")
+        self.use(packed)
+        return 0
+
+    def __dealloc__(self):
+        free(self.stack)
+        free(self.memory)
+
+    cdef size_t sequence_size(self):
+        return sizeof(Sequence[double]) if self.is_double else sizeof(Sequence[float])
+
+    cdef int use(self, PackedLayers packed) except -1:
+        """Take these weights, and scratch for them"""
+        self.packed, self.kernels = packed, packed.kernels
+        memcpy(self.stack, packed.sequences, self.layers * self.sequence_size())
+        free(self.memory)
+        if self.is_double:
+            self.memory = stream_scratch(<Sequence[double]*>self.stack, self.layers, self.B, &self.scratch)
+        else:
+            self.memory = stream_scratch(<Sequence[float]*>self.stack, self.layers, self.B, &self.scratch)
+        if self.memory == NULL:
+            raise MemoryError("no memory for a stream")
+        return 0
+
+    @property
+    def state(self):
+        """A copy of h (L, B, P), for an LSTM of the pair (h, c), c (L, B, H); may be set to the like.
+
+        Raises TypeError or ValueError when set to another dtype or shape; the state is unchanged then.
+        """
+        return (self.h.copy(), self.c.copy()) if self.has_c else self.h.copy()
+
+    @state.setter
+    def state(self, state):
+        self.check_unused()
+        from fastrnn.inputs import checked_state  # which imports this module
+
+        checked = checked_state(self.layer, state, self.B, False)
+        self.h[...] = checked[0]
+        if self.has_c:
+            self.c[...] = checked[1]
+
+    def reset(self, rows=None):
+        """Set the state to zero: of all rows, or of those that `rows` picks of B as an index of NumPy (an integer,
+        integers, a mask). Raises IndexError for rows that there are not."""
+        self.check_unused()
+        for array in (self.h, self.c):
+            if array is not None:
+                array[:, slice(None) if rows is None else rows] = 0
+
+    def refresh(self):
+        """Copy the layer's weights anew; the state stays."""
+        self.check_unused()
+        self.use(packed_weights(self.layer))
+
+    def copy(self):
+        """Another stream with the same weights, which both read in one place, and from here on a state of its own."""
+        self.check_unused()
+        cdef Stream other = Stream.__new__(Stream)
+        other.set_up(self.layer, self.batch, self.packed)
+        other.h[...] = self.h
+        if self.has_c:
+            other.c[...] = self.c
+        return other
+
+    def __copy__(self):
+        return self.copy()
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+    def step(self, x_t, out=None, active=None):
+        """Advance by one step: y (B, P) for x_t (B, I).
+
+        x_t: of the layer's dtype and C-contiguous (it is copied first if not), or integers (B,), indices of one-hot
+        inputs. With B = 1 also without that axis: (I,) or one integer, for y (P,).
+        out: where y goes, C-contiguous; it is what is returned then. It may be x_t, but not overlap with a part of it.
+        active: bool (B,): the rows that take part. The others keep their state, and their y is their last one again
+        (zero, or what the state was set to, if there was none).
+
+        Raises TypeError for a wrong dtype and ValueError for a wrong shape or value; the state is unchanged then.
+        """
+        return self.advance(x_t, out, active, False)
+
+    def run(self, block, out=None, active=None):
+        """Advance by T steps: y (T, B, P) for the block (T, B, I); both (B, T, ...) if the layer is batch_first.
+
+        Arguments as for `step`, with the axis of time; `active` (T, B). The GIL is released for the whole block.
+        """
+        return self.advance(block, out, active, True)
+
+    cdef object advance(self, x, out, active, bint is_block):
+        cdef StreamCall call
+        cdef cnp.npy_intp shape[3]
+        cdef int rank, axis, time, row
+        if not self.is_ours(x, self.typenum):
+            x = self.contiguous_input(x)
+        cdef bint one_hot = cnp.PyArray_TYPE(x) == cnp.NPY_INT64
+        rank = cnp.PyArray_NDIM(x) + one_hot
+        cdef bint unbatched = rank == 1 + is_block
+        if not (rank == 2 + is_block or (unbatched and self.B == 1)):
+            raise self.wrong_shape("x", x, is_block, one_hot, self.I)
+        for axis in range(rank - 1):
+            shape[axis] = cnp.PyArray_DIM(x, axis)
+        time = 1 if is_block and self.batch_first and not unbatched else 0
+        row = 1 - time if is_block else 0
+        if (not unbatched and shape[row] != self.B) or (not one_hot and cnp.PyArray_DIM(x, rank - 1) != self.I):
+            raise self.wrong_shape("x", x, is_block, one_hot, self.I)
+        call.T = shape[time] if is_block else 1
+
+        cdef int64_t step = 1 if time == 1 else self.B, apart = call.T if time == 1 else 1
+        call.x_step, call.x_row = step, apart
+        call.active_step, call.active_row = step, apart
+        call.y_step, call.y_row = step * self.P, apart * self.P
+        call.x = NULL
+        call.ids = NULL
+        if one_hot:
+            call.ids = <const int64_t*>cnp.PyArray_DATA(x)
+        else:
+            call.x, call.x_step, call.x_row = cnp.PyArray_DATA(x), step * self.I, apart * self.I
+        call.active = NULL
+        if active is not None:
+            active = self.checked_active(active, x, rank - 1)
+            call.active = <const uint8_t*>cnp.PyArray_DATA(active)
+        if one_hot and not self.indices_fit(&call):
+            raise ValueError(f"expected integer x from 0 to {self.I - 1}, got {x.min()} to {x.max()}")
+        shape[rank - 1] = self.P
+        if out is None:
+            out = cnp.PyArray_EMPTY(rank, shape, self.typenum, 0)
+        else:
+            self.check_out(out, rank, shape)
+        call.y = cnp.PyArray_DATA(out)
+        self.check_unused()
+        if self.holds_gil and not is_block:
+            self.compute(&call)
+        else:
+            self.in_use = True
+            with nogil:
+                self.compute(&call)
+            self.in_use = False
+        return out
+
+    cdef void compute(self, const StreamCall* call) noexcept nogil:
+        if self.is_double:
+            run_stream(<Sequence[double]*>self.stack, self.layers, self.kernels.f64.cell(self.cell), call, &self.scratch,
+                       <double*>self.h_at, <double*>self.c_at)
+        else:
+            run_stream(<Sequence[float]*>self.stack, self.layers, self.kernels.f32.cell(self.cell), call, &self.scratch,
+                       <float*>self.h_at, <float*>self.c_at)
+
+    # -------------------------------------------------------- checks
+
+    cdef inline int check_unused(self) except -1:
+        if self.in_use:
+            raise RuntimeError("expected one call of a stream at a time, got another while one runs in another thread")
+        return 0
+
+    cdef inline bint is_ours(self, array, int typenum):
+        """Whether it is an array of that dtype which can be read as it lies"""
+        return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == typenum
+                and cnp.PyArray_ISCARRAY_RO(array))
+
+    cdef cnp.ndarray contiguous_input(self, x):
+        array = np.asarray(x)
+        if array.dtype.kind in "iu":
+            return np.require(array, np.int64, ["C", "A"])
+        if array.dtype != self.layer.dtype:
+            raise TypeError(f"expected x of dtype {self.layer.dtype}, or of an integer dtype, got {array.dtype}")
+        return np.require(array, array.dtype, ["C", "A"])
+
+    cdef bint indices_fit(self, const StreamCall* call) noexcept:
+        """Whether those of the rows that take part lie in [0, I)"""
+        cdef int64_t t, b
+        for t in range(call.T):
+            for b in range(self.B):
+                if call.active != NULL and not call.active[t * call.active_step + b * call.active_row]:
+                    continue
+                if not 0 <= call.ids[t * call.x_step + b * call.x_row] < self.I:
+                    return False
+        return True
+
+    cdef object checked_active(self, active, x, int axes):
+        array = np.asarray(active)
+        if array.dtype != np.bool_:
+            raise TypeError(f"expected active of dtype bool, got {array.dtype}")
+        if array.shape != x.shape[:axes]:
+            raise ValueError(f"expected active of shape {x.shape[:axes]}, got {array.shape}")
+        return np.require(array, requirements=["C", "A"])
+
+    cdef int check_out(self, out, int rank, const cnp.npy_intp* shape) except -1:
+        cdef int axis
+        cdef bint fits = cnp.PyArray_Check(out) and cnp.PyArray_NDIM(out) == rank
+        if fits:
+            for axis in range(rank):
+                fits = fits and cnp.PyArray_DIM(out, axis) == shape[axis]
+        if fits and cnp.PyArray_TYPE(out) == self.typenum and cnp.PyArray_ISCARRAY(out):
+            return 0
+        expected = tuple(shape[axis] for axis in range(rank))
+        if not cnp.PyArray_Check(out):
+            raise TypeError(f"expected out to be an array, got {type(out).__name__}")
+        if not fits:
+            raise ValueError(f"expected out of shape {expected}, got {out.shape}")
+        if out.dtype != self.layer.dtype:
+            raise TypeError(f"expected out of dtype {self.layer.dtype}, got {out.dtype}")
+        raise ValueError("expected out to be C-contiguous, aligned and writeable, got one that is not")
+
+    cdef object wrong_shape(self, str name, array, bint is_block, bint one_hot, int64_t width):
+        batch, features = [str(self.B)], [] if one_hot else [str(width)]
+        axes = (batch + ["T"] if self.batch_first else ["T"] + batch) if is_block else batch
+        wanted = f"({', '.join(axes + features)})"
+        if self.B == 1:
+            wanted += f" or ({', '.join((['T'] if is_block else []) + features)})"
+        return ValueError(f"expected {'integer ' if one_hot else ''}{name} of shape {wanted}, got {array.shape}")
+
+
+cdef void* stream_scratch(Sequence[real]* stack, int layers, int64_t B, StreamScratch* m) noexcept nogil:
+    """The memory that the scratch of a stream lies in; null if there is none."""
+    cdef Arena[real] arena
+    cdef int64_t P = stack[0].P, b, indices = B * (<int64_t>sizeof(int64_t) // <int64_t>sizeof(real))
+    cdef real* tape
+    cdef real* c_saved
+    cdef int k, again
+    arena.block = NULL
+    for again in range(2):  # counts, then places
+        arena.used = 0
+        m.x_offset, m.y_offset = <int64_t*>arena.take(indices), <int64_t*>arena.take(indices)
+        m.rows = <int64_t*>arena.take(indices)
+        m.y, m.h, m.c = arena.take(2 * B * P), arena.take(B * P), arena.take(B * stack[0].H)
+        tape = arena.take(B * stack[0].tape_width)
+        c_saved = arena.take(B * stack[0].H) if stack[0].zoneout_c.p > 0 else NULL
+        if not again and allocate(&arena):
+            return NULL
+    for b in range(B):
+        m.y_offset[b] = b * P
+    for k in range(layers):
+        stack[k].steps, stack[k].B, stack[k].c_in_place, stack[k].scratch = 1, B, True, tape
+        stack[k].c_saved = c_saved
+    return arena.block
+
+
+cdef void run_stream(
+        Sequence[real]* stack, int layers, const CellKernels[real]* cell, const StreamCall* call, StreamScratch* m,
+        real* h, real* c) noexcept nogil:
+    """h (L, B, P), c (L, B, H): the state, in place. All rows are worked on where their state lies; if some sit out, the
+    state of the others is copied together and back."""
+    cdef int64_t B = stack[0].B, P = stack[0].P, H = stack[0].H
+    cdef int64_t t, n, i
+    cdef int64_t start[2]
+    cdef int k
+    cdef Sequence[real]* q
+    cdef real *hk
+    cdef real *ck = NULL
+    cdef real* y
+    start[0] = 0
+    for t in range(call.T):
+        n = 0
+        for i in range(B):
+            if call.active == NULL or call.active[t * call.active_step + i * call.active_row]:
+                m.rows[n], m.x_offset[n] = i, i * call.x_row
+                n += 1
+        start[1] = n
+        for k in range(layers if n else 0):
+            q = stack + k
+            hk = h + k * B * P
+            if c != NULL:
+                ck = c + k * B * H
+            if n < B:
+                gather_rows(n, P, hk, m.rows, <real*>m.h)
+                if c != NULL:
+                    gather_rows(n, H, ck, m.rows, <real*>m.c)
+            y = <real*>m.y + (k % 2) * B * P
+            q.start = start
+            q.h0 = hk if n == B else <real*>m.h
+            if c != NULL:
+                q.c = ck if n == B else <real*>m.c
+                q.c0 = q.c
+            q.y.base, q.y.offset = y, m.y_offset
+            if k > 0:
+                q.x.base, q.x.offset = <real*>m.y + ((k - 1) % 2) * B * P, m.y_offset
+            elif call.ids != NULL:
+                q.ids.base, q.ids.offset = <int64_t*>call.ids + t * call.x_step, m.x_offset
+            else:
+                q.x.base, q.x.offset = <real*>call.x + t * call.x_step, m.x_offset
+                q.ids.base = NULL
+            cell.forward(q[0], 0)
+            if n == B:
+                memcpy(hk, y, B * P * sizeof(real))
+            else:
+                scatter_rows(n, P, y, m.rows, hk)
+                if c != NULL:
+                    scatter_rows(n, H, <real*>m.c, m.rows, ck)
+        if call.y != NULL:
+            hk = h + (layers - 1) * B * P
+            for i in range(B):
+                memcpy(<real*>call.y + t * call.y_step + i * call.y_row, hk + i * P, P * sizeof(real))
+
+
+cdef void gather_rows(int64_t n, int64_t width, const real* a, const int64_t* rows, real* out) noexcept nogil:
+    """out (n, width) := those rows of a"""
+    cdef int64_t i
+    for i in range(n):
+        memcpy(out + i * width, a + rows[i] * width, width * sizeof(real))
+
+
+cdef void scatter_rows(int64_t n, int64_t width, const real* a, const int64_t* rows, real* out) noexcept nogil:
+    """those rows of out := a (n, width)"""
+    cdef int64_t i
+    for i in range(n):
+        memcpy(out + rows[i] * width, a + i * width, width * sizeof(real))
+
+
+# ---------------------------------------------------------------- a stream with a head
+
+cdef class Predictor:
+    """p (K,) = softmax(c + V h) behind a stream of one row in float32, whose inputs are indices below K.
+
+    `feed` reads indices; `probabilities` tells what may come next; `write` draws it and reads that, again and again.
+    """
+
+    cdef readonly Stream stream
+    cdef int64_t K
+    cdef object panels, bias, logits, weights  # of V; c; (K,) float32 and float64, scratch
+    cdef float *panels_at
+    cdef float *bias_at
+    cdef float *o
+    cdef double *w
+
+    def __init__(self, Stream stream, const float[:, ::1] weight, const float[::1] bias):
+        K, panels = weight.shape[0], new_array((stream.kernels.f32.affine_size(weight.shape[0], stream.P),), np.float32)
+        stream.kernels.f32.pack_affine(K, stream.P, &weight[0, 0], <float*>data(panels))
+        self.set_up(stream, K, panels, np.array(bias))
+
+    cdef int set_up(self, Stream stream, int64_t K, panels, bias) except -1:
+        self.stream, self.K, self.panels, self.bias = stream, K, panels, bias
+        self.logits, self.weights = np.empty(K, np.float32), np.empty(K, np.float64)
+        self.panels_at, self.bias_at = <float*>data(panels), <float*>data(bias)
+        self.o, self.w = <float*>data(self.logits), <double*>data(self.weights)
+        return 0
+
+    def copy(self):
+        """Another with the same weights and from here on a state of its own."""
+        cdef Predictor other = Predictor.__new__(Predictor)
+        other.set_up(self.stream.copy(), self.K, self.panels, self.bias)
+        return other
+
+    def feed(self, const int64_t[::1] ids, out):
+        """Read ids (T,) in [0, K); out, float32 (T, K) or None: the probabilities of what comes after each."""
+        cdef Stream s = self.stream
+        cdef int64_t t, T = ids.shape[0]
+        cdef float* p = <float*>data(out)
+        s.check_unused()
+        s.in_use = True
+        with nogil:
+            for t in range(T):
+                read_index(s, &ids[t])
+                if p != NULL:
+                    self.softmax(s, 1)
+                    self.put(p + t * self.K)
+        s.in_use = False
+
+    def write(self, const double[::1] uniform, double temperature):
+        """The indices (T,) drawn from softmax(logits / temperature) by uniform numbers (T,) in [0, 1), each read in its
+        turn; the likeliest where the temperature is zero, whatever `uniform` holds."""
+        cdef Stream s = self.stream
+        cdef int64_t t, T = uniform.shape[0]
+        cdef int64_t[::1] ids = np.empty(T, np.int64)
+        s.check_unused()
+        s.in_use = True
+        with nogil:
+            for t in range(T):
+                self.softmax(s, temperature)
+                ids[t] = self.draw(uniform[t]) if temperature > 0 else self.likeliest()
+                read_index(s, &ids[t])
+        s.in_use = False
+        return ids.base
+
+    cdef void softmax(self, Stream s, double temperature) noexcept nogil:
+        """o := c + V h and, unless the temperature is zero, w := exp((o - max o) / temperature)"""
+        cdef int64_t k
+        cdef float highest
+        s.kernels.f32.affine(self.K, s.P, <float*>s.h_at + (s.layers - 1) * s.P, self.panels_at, self.bias_at, self.o)
+        if temperature == 0:
+            return
+        highest = self.o[self.likeliest()]
+        for k in range(self.K):
+            self.w[k] = <double>(self.o[k] - highest) / temperature
+        s.kernels.f64.exp(self.K, self.w, self.w)
+
+    cdef void put(self, float* p) noexcept nogil:
+        """p (K,) := w, in parts of its sum"""
+        cdef double sum = 0
+        cdef int64_t k
+        for k in range(self.K):
+            sum += self.w[k]
+        for k in range(self.K):
+            p[k] = <float>(self.w[k] / sum)
+
+    cdef int64_t likeliest(self) noexcept nogil:
+        cdef int64_t k, best = 0
+        cdef float highest = self.o[0]
+        for k in range(1, self.K):
+            if self.o[k] > highest:
+                best, highest = k, self.o[k]
+        return best
+
+    cdef int64_t draw(self, double uniform) noexcept nogil:
+        """The first index at which the sum of w is above that part of the whole; w becomes its sums."""
+        cdef double sum = 0
+        cdef int64_t k
+        for k in range(self.K):
+            sum += self.w[k]
+            self.w[k] = sum
+        for k in range(self.K):
+            if self.w[k] > uniform * sum:
+                return k
+        return self.K - 1
+
+
+cdef void read_index(Stream s, const int64_t* index) noexcept nogil:
+    """One step of a stream of one row, whose y is not wanted"""
+    cdef StreamCall call
+    memset(&call, 0, sizeof(call))
+    call.T, call.ids = 1, index
+    s.compute(&call)
