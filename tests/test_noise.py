@@ -216,6 +216,17 @@ def test_streams_of_rounded_weights_take_the_mean_of_zoneout(cell):
     agree("y", layer.stream(3).run(x), expected, TOLERANCE["float32"])
 
 
+@three_cells
+def test_the_search_for_values_that_are_not_finite_goes_through_noise_and_leaves_gradients(kind):
+    layer = kind(6, 21, 2, **DROPOUTS, zoneout=0.25, rng=0)
+    y, _, tape = layer.forward(np.ones((9, 5, 6), np.float32))
+    layer.backward(tape, y)
+    before = [g.copy() for g in layer.grads.values()]
+    assert fastrnn.training.first_nonfinite(tape, np.ones_like(y)) is None
+    for g, was in zip(layer.grads.values(), before, strict=True):
+        np.testing.assert_array_equal(g, was)
+
+
 def test_a_tape_may_be_walked_twice():
     layer = fastrnn.LSTM(6, 21, **DROPOUTS, **ZONEOUT, rng=0)
     y, _, tape = layer.forward(np.ones((9, 5, 6), np.float32))

@@ -62,7 +62,8 @@ template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v, int lanes) {
 template <class T> FASTRNN_INLINE Vec<T> load_bytes(const uint8_t* p, int lanes) {
   typename VecOf<T>::bytes bytes{};
   if (__builtin_expect(lanes == kLanes<T>, 1)) __builtin_memcpy(&bytes, p, sizeof bytes);
-  else __builtin_memcpy(&bytes, p, lanes);
+  else
+    for (int i = 0; i < lanes; ++i) bytes[i] = p[i];
   const auto halves = __builtin_convertvector(bytes, typename VecOf<T>::halves);
   const auto words = __builtin_convertvector(halves, typename VecOf<T>::words);
   return __builtin_convertvector(words, Vec<T>);
