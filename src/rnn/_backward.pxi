@@ -1,0 +1,216 @@
+# Back-propagation through time of one layer and direction, a chunk of steps at a time. Included by _core.pyx.
+
+cdef struct BackwardMemory:
+    # of one backward pass
+    void *x        # addresses of the rows of a chunk: of x,
+    void *h        # of h(t-1),
+    void *tape     # of the column of the tape that is a source of gradients,
+    void *dx       # and of dx
+    void *panel    # scratch of weight_gradient
+    void *panels   # W_ih packed for dx
+    void *sums     # (dgates_width,): sums of dgates over all rows
+    void *h_masked  # (rows, P): h(t-1) as the products saw it, if it was masked
+
+
+cdef void lay_out_backward(
+        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Arena[real]* arena, int64_t rows,
+        InputColumns[real]* c, BackwardMemory* m) noexcept nogil:
+    cdef int64_t pointers = rows * (sizeof(void*) // sizeof(real)), n_zeros = max(q.I, max(q.H, q.P))
+    cdef real* zeros = arena.take(n_zeros)
+    q.zeros = zeros
+    q.dgates = arena.take((rows + q.B) * q.dgates_width)
+    if q.weights.hr != NULL:
+        q.dprojected = arena.take(rows * q.P)
+    if q.zoneout_h.p > 0:
+        q.dh_kept = arena.take(q.B * q.P)
+    if q.h_mask != NULL:
+        m.h_masked = arena.take(rows * q.P)
+    m.x, m.h, m.tape, m.dx = arena.take(pointers), arena.take(pointers), arena.take(pointers), arena.take(pointers)
+    m.panel = arena.take(GRADIENT_PANEL)
+    m.panels = arena.take(k.pack_input_gradient(c[0], q.I, NULL, NULL)) if q.dx.base != NULL else NULL
+    m.sums = arena.take(q.dgates_width)
+    if arena.block != NULL:
+        memset(zeros, 0, n_zeros * sizeof(real))
+        memset(m.sums, 0, q.dgates_width * sizeof(real))
+        if q.dx.base != NULL:
+            k.pack_input_gradient(c[0], q.I, q.weights.ih, <real*>m.panels)
+    cell.pack_backward(q[0], arena[0])
+
+
+cdef void set_input_columns(const CellKernels[real]* cell, int64_t H, InputColumns[real]* c) noexcept nogil:
+    """Which columns of dgates reach x, from the cell's gradient blocks."""
+    cdef int i, n = 0
+    memset(c, 0, sizeof(InputColumns[real]))
+    for i in range(cell.n_blocks):
+        if cell.blocks[i].source == SOURCE_X:
+            c.K[n], c.column[n], c.row[n] = cell.blocks[i].gates * H, cell.blocks[i].column * H, cell.blocks[i].gate * H
+            n += 1
+
+
+cdef struct NonFinite:
+    # where the walk back comes upon the first gradient of a pre-activation that is NaN or infinite
+    int64_t step, row  # of the walk; step -1: nowhere
+    int blocks         # a bit for each block of H columns of dgates
+
+
+cdef bint found_nonfinite(const Sequence[real]* q, long s0, long s1, NonFinite* found) noexcept nogil:
+    """Whether one is in steps [s0, s1)."""
+    cdef long s, b
+    cdef int64_t j
+    cdef const real* d
+    for s in range(s1 - 1, s0 - 1, -1):
+        for b in range(q.active(s)):
+            d = q.dgates + (q.start[s] + b - q.start[s0]) * q.dgates_width
+            for j in range(q.dgates_width):
+                if d[j] - d[j] != 0:
+                    found.step, found.row = s, b
+                    found.blocks |= 1 << (j // q.H)
+            if found.step >= 0:
+                return True
+    return False
+
+
+cdef int64_t gradient_rows(const Sequence[real]* q) noexcept nogil:
+    """How many rows of pre-activation gradients are worked on at a time."""
+    return min(q.start[q.steps], max(q.B, GRADIENT_CHUNK // (q.dgates_width * <int64_t>sizeof(real))))
+
+
+cdef int run_backward(
+        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k,
+        Gradients[real]* g, int64_t n_columns, const int64_t* columns, const Segments* kept,
+        NonFinite* found, const Progress* above, Progress* own) noexcept nogil:
+    """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written.
+    With `found`, which is null but for a search, it stops there.
+    With segments, q's tape and c are room for any one and the rows of a chunk: one may begin before the other ends."""
+    cdef Arena[real] arena
+    cdef BackwardMemory m
+    cdef InputColumns[real] c
+    cdef Sequence[real] again = q[0]  # forward, with its own packed weights
+    cdef ForwardMemory forward
+    cdef int64_t width = q.dgates_width, rows = gradient_rows(q)
+    cdef int64_t i = 0 if kept == NULL else kept.count  # the segment that the tape begins with
+    cdef long s, s0, s1 = q.steps
+    forward.block = NULL
+    if kept != NULL and begin_forward(&again, cell, n_columns, columns, &forward):
+        return -1
+    q.kept_from = 0 if kept == NULL else q.steps  # nothing yet
+    arena.block = NULL
+    arena.used = 0
+    set_input_columns(cell, q.H, &c)
+    lay_out_backward(q, cell, k, &arena, rows, &c, &m)
+    if allocate(&arena):
+        free(forward.block)
+        return -1
+    lay_out_backward(q, cell, k, &arena, rows, &c, &m)
+
+    while s1 > 0:
+        s0 = chunk_start(q, s1, rows)
+        wait_for(above, q.steps - s0)
+        if s1 < q.steps:  # the first step of the chunk before now comes after this one
+            memmove(q.dgates + (q.start[s1] - q.start[s0]) * width, q.dgates, q.active(s1) * width * sizeof(real))
+        q.dgates_from = s0
+        if s0 < q.kept_from:
+            while kept.begin[i] > s0:
+                i -= 1
+            make_room(q, kept.begin[i], s1)
+            replay(&again, cell, &forward, kept, i, q.kept_from)
+            q.kept_from, q.c0 = again.kept_from, again.c0
+        for s in range(s1 - 1, s0 - 1, -1):
+            cell.backward(q[0], s)
+        if found != NULL and found_nonfinite(q, s0, s1, found):
+            break
+        chunk_gradients(q, cell, k, g, &c, &m, s0, s1)
+        publish(own, q.steps - s0)
+        s1 = s0
+    if s1 == 0:
+        cell.backward(q[0], -1)
+        add_biases(q, cell, g, &m)
+    free(arena.block)
+    free(forward.block)
+    return 0
+
+
+cdef void replay(
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, const Segments* kept, int64_t i,
+        long s1) noexcept nogil:
+    """Tape and c from segment i up to step s1, the begin of another, by running forward again; y is given the same
+    bits."""
+    q.kept_from = kept.begin[i]
+    if kept.c != NULL:
+        q.c0 = <real*>kept.c + i * q.B * q.H
+    run_steps(q, cell, m, kept.begin[i], s1)
+
+
+cdef void make_room(Sequence[real]* q, long s0, long s1) noexcept nogil:
+    """Move what is kept of the steps before s1 back, so that tape and c can begin with step s0."""
+    cdef int64_t rows = q.start[s1] - q.start[q.kept_from], before = q.start[q.kept_from] - q.start[s0]
+    memmove(q.tape + before * q.tape_width, q.tape, rows * q.tape_width * sizeof(real))
+    if q.c != NULL:
+        memmove(q.c + before * q.H, q.c, rows * q.H * sizeof(real))
+
+
+cdef void chunk_gradients(
+        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Gradients[real]* g,
+        const InputColumns[real]* c, BackwardMemory* m, long s0, long s1) noexcept nogil:
+    """Weight gradients and dx of steps [s0, s1):  dW += dgates^T . source  and  dx = dgates . W_ih"""
+    cdef int64_t rows = q.start[s1] - q.start[s0], width = q.dgates_width, H = q.H, n
+    cdef real* panel = <real*>m.panel
+    cdef real* d
+    cdef long tape_column = q.tape_width - H  # W_hr saw the unprojected h, the last H columns of the tape
+    cdef GradientBlock block
+    cdef int i
+    if rows == 0:
+        return
+    for i in range(cell.n_blocks):
+        if cell.blocks[i].source == SOURCE_TAPE:
+            tape_column = cell.blocks[i].tape_column * H
+    list_rows(q[0], s0, s1, tape_column, <const real**>m.x, <const real**>m.h, <const real**>m.tape, <real**>m.dx)
+    if q.h_mask != NULL:
+        mask_rows(q[0], s0, s1, <const real**>m.h, <real*>m.h_masked)
+    k.sum_rows(rows, width, q.dgates, width, <real*>m.sums)
+    for i in range(cell.n_blocks):
+        block = cell.blocks[i]
+        n, d = block.gates * H, q.dgates + block.column * H
+        if block.source == SOURCE_X and q.ids.base != NULL:
+            add_to_table(q, cell, g.ih + block.gate * H, d, n, s0, s1)
+        elif block.source == SOURCE_X:
+            k.weight_gradient(rows, n, q.I, d, width, <const real* const*>m.x, panel, g.ih + block.gate * H * q.I)
+        elif block.source == SOURCE_H:
+            k.weight_gradient(rows, n, q.P, d, width, <const real* const*>m.h, panel, g.hh + block.gate * H * q.P)
+        else:
+            k.weight_gradient(rows, n, q.P, d, width, <const real* const*>m.tape, panel, g.hh + block.gate * H * q.P)
+    if q.weights.hr != NULL:
+        k.weight_gradient(rows, q.P, H, q.dprojected, q.P, <const real* const*>m.tape, panel, g.hr)
+    if q.dx.base != NULL:
+        k.input_gradient(rows, q.I, c[0], q.dgates, width, q.zeros, <real* const*>m.dx)
+
+
+cdef void add_to_table(
+        Sequence[real]* q, const CellKernels[real]* cell, real* table, const real* d, int64_t n,
+        long s0, long s1) noexcept nogil:
+    """table[id of row] += d of that row, for the n columns of a block"""
+    cdef long s, b
+    cdef int64_t j
+    cdef real* row
+    for s in range(s0, s1):
+        for b in range(q.active(s)):
+            row = table + q.ids.at(s, b)[0] * cell.gates * q.H
+            for j in range(n):
+                row[j] += d[j]
+            d += q.dgates_width
+
+
+cdef void add_biases(
+        Sequence[real]* q, const CellKernels[real]* cell, Gradients[real]* g, BackwardMemory* m) noexcept nogil:
+    """From the sums of dgates."""
+    cdef int64_t H = q.H, i, j
+    cdef const real* sums
+    cdef real* bias
+    cdef GradientBlock block
+    for i in range(cell.n_blocks):
+        block = cell.blocks[i]
+        sums = <real*>m.sums + block.column * H
+        bias = g.b_ih if block.weight == IH else g.b_hh
+        if bias != NULL:
+            for j in range(block.gates * H):
+                bias[block.gate * H + j] += sums[j]

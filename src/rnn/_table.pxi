@@ -1,0 +1,126 @@
+# What the kernels offer, as kernels/table.hpp and kernels/sequence.hpp declare it. Included by _core.pyx.
+
+cdef extern from "table.hpp" namespace "fastrnn" nogil:
+    cppclass Rows[T]:
+        T* base
+        const int64_t* offset
+        int64_t step
+        T* at(long, long)  # row (s, b)
+    cppclass Zoneout[T]:
+        T p
+        Rows[uint8_t] keeps
+    struct Activation:
+        int kind
+        double alpha, beta
+    cppclass Weights[T]:
+        const T *ih
+        const T *hh
+        const T *b_ih
+        const T *b_hh
+        const T *hr
+        const T *peephole
+    cppclass Sequence[T]:
+        long steps "T_"
+        long B, I, H, P
+        const int64_t* start
+        Rows[T] x
+        Rows[int64_t] ids
+        const T* products
+        long products_from
+        const T* h0
+        const T* c0
+        Rows[uint8_t] reset
+        const T* zeros
+        const T* h_mask
+        T* h_masked
+        Zoneout[T] zoneout_h, zoneout_c
+        T* c_saved
+        T* dh_kept
+        Weights[T] weights
+        Activation activation[3]
+        T clip, grad_clip
+        cbool coupled
+        Rows[T] y
+        T* c
+        cbool c_in_place
+        T* tape
+        long kept_from
+        T* scratch
+        long tape_width
+        Rows[T] dy
+        Rows[T] dx
+        T* dh
+        T* dc
+        T* dgates
+        long dgates_from, dgates_width
+        T* dprojected
+        T* dpeephole
+        cbool packs
+        long active(long)
+        T* tape_at(long, long)
+    struct Progress:
+        int64_t steps
+    void publish(Progress*, int64_t)
+    void wait_for(const Progress*, int64_t)
+    cppclass Arena[T]:
+        T* block
+        long used
+        T* take(long)
+    cppclass Gradients[T]:
+        T *ih
+        T *hh
+        T *b_ih
+        T *b_hh
+        T *hr
+    const T* gather_x[T](const Sequence[T]&, long, long, T*, int64_t*)
+    void list_rows[T](const Sequence[T]&, long, long, long, const T**, const T**, const T**, T**)
+    void mask_rows[T](const Sequence[T]&, long, long, const T**, T*)
+
+    cppclass GradientBlock:
+        int weight, source, gate, gates, column, tape_column
+    enum:
+        IH "fastrnn::GradientBlock::kIH"
+        SOURCE_X "fastrnn::GradientBlock::kX"
+        SOURCE_H "fastrnn::GradientBlock::kH"
+        SOURCE_TAPE "fastrnn::GradientBlock::kTape"
+    cppclass InputColumns[T]:
+        long K[2]
+        long column[2]
+        long row[2]
+    long GRADIENT_PANEL "fastrnn::kGradientPanel"
+    cppclass CellKernels[T]:
+        int gates, tape_width, dgates_width, rows_per_tile, n_blocks
+        cbool has_c
+        GradientBlock blocks[3]
+        void (*pack_forward)(Sequence[T]&, Arena[T]&)
+        void (*narrow)(Sequence[T]&)
+        void (*pack_backward)(Sequence[T]&, Arena[T]&)
+        void (*forward)(const Sequence[T]&, long)
+        void (*backward)(const Sequence[T]&, long)
+    cppclass Kernels[T]:
+        const CellKernels[T]* cell(int)
+        void (*weight_gradient)(long, long, long, const T*, long, const T* const*, T*, T*)
+        long (*pack_input_gradient)(InputColumns[T]&, long, const T*, T*)
+        void (*input_gradient)(long, long, const InputColumns[T]&, const T*, long, const T*, T* const*)
+        double (*softmax_cross_entropy)(long, long, const T*, const int64_t*, T, T*)
+        void (*sgd)(long, T, T, T, T, T, cbool, const T*, T*, T*)
+        void (*adam)(long, T, T, T, T, T, T, T, T, const T*, T*, T*, T*)
+        void (*rmsprop)(long, T, T, T, T, T, T, const T*, T*, T*, T*, T*)
+        double (*sum_of_squares)(long, const T*)
+        void (*sum_rows)(long, long, const T*, long, T*)
+        long (*affine_size)(long, long)
+        void (*pack_affine)(long, long, const T*, T*)
+        void (*affine)(long, long, const T*, const T*, const T*, T*)
+        void (*exp)(long, const T*, T*)
+        void (*tanh)(long, const T*, T*)
+        void (*sigmoid)(long, const T*, T*)
+    cppclass KernelTable:
+        const char* name
+        Kernels[float] f32
+        Kernels[double] f64
+        const Kernels[float]& of(float)
+        const Kernels[double]& of(double)
+    struct KernelSet:
+        const KernelTable* table
+        cbool runs
+    const KernelSet* kernel_sets()
