@@ -121,18 +121,31 @@ FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const Tile<T, kAccumula
       if (has_x) multiply_narrow<G>(t, items.x, q.I, q.w_input + t.unit * G * words_of(q.I), input_slot<Cell>);
       return multiply_narrow<GS>(t, items.h, q.P, q.w_state + t.unit * GS * words_of(q.P), [](int gate) { return gate; });
     }
-  if (q.packs)
-    return multiply<T, G, GS, Cell::kShared>(
-        t.rows, t.vectors, in_place ? t.acc : (items.started ? items.started : q.bias) + t.unit * A,
-        in_place ? t.ld() : items.started ? start_width<T, Cell>(q.H) : 0, {items.x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {items.h, q.P, q.w_state + t.unit * GS * q.P}, t.acc,
-        t.ld(), wanted);
-  for (int r = 0; r < t.rows; ++r)
-    for (int v = 0; v < t.vectors; ++v) {
-      const long unit = t.unit + v * kLanes<T>;
-      multiply_unpacked<T, G, GS, Cell::kShared>(
-          t.lanes_of(v), q.H, has_x ? items.x[r] : nullptr, q.I, q.weights.ih + unit * q.I, items.h[r], q.P,
-          q.weights.hh + unit * q.P, t.at(r, 0, v), t.vectors * kLanes<T>);
-    }
+  multiply<T, G, GS, Cell::kShared>(
+      t.rows, t.vectors, in_place ? t.acc : (items.started ? items.started : q.bias) + t.unit * A,
+      in_place ? t.ld() : items.started ? start_width<T, Cell>(q.H) : 0,
+      {items.x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {items.h, q.P, q.w_state + t.unit * GS * q.P}, t.acc,
+      t.ld(), wanted);
+}
+
+// acc += W_ih x(t) + W_hh h(t-1) from the weights as they are; gate by gate, so that they are read in long runs
+template <class T, class Cell>
+FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const Tile<T, kAccumulatorsOf<Cell>>& t,
+                                       const Items<T, Cell>& items) {
+  constexpr int GS = Cell::GS, Shared = Cell::kShared;
+  const bool has_x = q.has_x_product();
+  for (int slot = 0; slot < kAccumulatorsOf<Cell>; ++slot) {
+    const int x_gate = slot < GS ? slot : slot - GS + Shared;
+    const bool takes_x = has_x && (slot < Shared || slot >= GS), takes_h = slot < GS;
+    for (int i = 0; i < t.items(); ++i)
+      for (int v = 0; v < t.vectors; ++v) {
+        const long unit = t.unit_of(i) + v * kLanes<T>;
+        const int lanes = v + 1 == t.vectors ? t.lanes_of_item(i) : kLanes<T>;
+        multiply_unpacked<T>(lanes, {items.x[i], q.I, takes_x ? q.weights.ih + (x_gate * q.H + unit) * q.I : nullptr},
+                             {items.h[i], q.P, takes_h ? q.weights.hh + (slot * q.H + unit) * q.P : nullptr},
+                             t.at(i, slot, v));
+      }
+  }
 }
 
 // acc = bias + W_ih x(t) + W_hh h(t-1) for the items of a tile
@@ -141,6 +154,7 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, k
                                    const Items<T, Cell>& items, Wanted<T>& wanted) {
   const bool in_place = q.one_hot() || !q.packs || q.narrow;
   if (in_place) start_accumulators<T, Cell>(q, s, t);
+  if (!q.packs) return multiply_as_stored<T, Cell>(q, t, items);
   for (int j = 0; j < t.panels; ++j) multiply_panel<T, Cell>(q, t.panel(j), items, in_place, wanted);
 }
 

@@ -228,19 +228,30 @@ template <class T> FASTRNN_INLINE Vec<T> sums_of_lanes(Vec<T> (&v)[kLanes<T>]) {
   return v[0];
 }
 
-// sum[i] += x (K,) . row i of w, lane by lane, for as many rows as lanes
-template <class T> FASTRNN_INLINE void add_dot_products(Vec<T> (&sum)[kLanes<T>], const T* x, long K, const T* w) {
+// sums (rows, lanes) += x . row i of w (rows, K), lane by lane, for as many rows as lanes and the N vectors from k on.
+// A row lies in one piece, and is read as such: x waits in registers.
+template <class T, int N> FASTRNN_INLINE void add_dot_products(T* sums, const T* x, long K, const T* w) {
   constexpr int L = kLanes<T>;
-  long k = 0;
-  for (; k + L <= K; k += L) {
-    const Vec<T> xk = load(x + k);
-    FASTRNN_UNROLL
-    for (int i = 0; i < L; ++i) sum[i] += xk * load(w + i * K + k);
-  }
-  if (k == K) return;
-  const Vec<T> xk = load(x + k, int(K - k));
+  Vec<T> part[N];
   FASTRNN_UNROLL
-  for (int i = 0; i < L; ++i) sum[i] += xk * load(w + i * K + k, int(K - k));
+  for (int n = 0; n < N; ++n) part[n] = load(x + n * L);
+  for (int i = 0; i < L; ++i, w += K) {
+    Vec<T> sum = load(sums + i * L);
+    FASTRNN_UNROLL
+    for (int n = 0; n < N; ++n) sum += part[n] * load(w + n * L);
+    store(sums + i * L, sum);
+  }
+}
+
+template <class T> FASTRNN_INLINE void add_dot_products(T* sums, const T* x, long K, const T* w) {
+  constexpr int L = kLanes<T>, kMost = FASTRNN_REGISTERS / 2;
+  long k = 0;
+  for (; k + kMost * L <= K; k += kMost * L) add_dot_products<T, kMost>(sums, x + k, K, w + k);
+  for (; k + 4 * L <= K; k += 4 * L) add_dot_products<T, 4>(sums, x + k, K, w + k);
+  for (; k + L <= K; k += L) add_dot_products<T, 1>(sums, x + k, K, w + k);
+  if (k == K) return;
+  const Vec<T> rest = load(x + k, int(K - k));
+  for (int i = 0; i < L; ++i) store(sums + i * L, load(sums + i * L) + rest * load(w + i * K + k, int(K - k)));
 }
 
 template <class T> T dot_product(const T* x, const T* w, long K) {
@@ -254,27 +265,32 @@ template <class T> T dot_product(const T* x, const T* w, long K) {
   return sum;
 }
 
-// The products of `multiply` for one row and one vector of units (`lanes` of them) from the weights as torch stores
-// them, (G*H, K): for calls too short to pay for packing.  w_ih and w_hh start at the first unit, acc is as above.
-template <class T, int G, int GS, int Shared>
-__attribute__((noinline)) void multiply_unpacked(int lanes, long H, const T* x, long I, const T* w_ih, const T* h,
-                                                 long P, const T* w_hh, T* acc, long ld_gate) {
+// The left side of a product and the weights as torch stores them, (units, K), from the first unit on; null: none
+template <class T> struct Unpacked {
+  const T* a;
+  long K;
+  const T* w;
+};
+
+// acc (lanes,) += x . rows of W_ih + h . rows of W_hh, one vector of units of one gate: for calls too short to pay for
+// packing
+template <class T>
+__attribute__((noinline)) void multiply_unpacked(int lanes, const Unpacked<T>& x, const Unpacked<T>& h, T* acc) {
   constexpr int L = kLanes<T>;
-  for (int slot = 0; slot < GS + G - Shared; ++slot, acc += ld_gate) {
-    const int x_gate = slot < Shared ? slot : slot - GS + Shared;
-    const T* wx = x && x_gate >= (slot < Shared ? 0 : Shared) ? w_ih + x_gate * H * I : nullptr;
-    const T* wh = slot < GS ? w_hh + slot * H * P : nullptr;
-    if (lanes == L) {
-      Vec<T> sum[L] = {};
-      if (wx) add_dot_products<T>(sum, x, I, wx);
-      if (wh) add_dot_products<T>(sum, h, P, wh);
-      store(acc, load(acc) + sums_of_lanes<T>(sum));
-      continue;
-    }
-    for (int u = 0; u < lanes; ++u) {
-      if (wx) acc[u] += dot_product<T>(x, wx + u * I, I);
-      if (wh) acc[u] += dot_product<T>(h, wh + u * P, P);
-    }
+  if (lanes == L) {
+    alignas(64) T sums[L * L];
+    FASTRNN_UNROLL
+    for (int i = 0; i < L; ++i) store(sums + i * L, Vec<T>{});
+    if (x.w) add_dot_products<T>(sums, x.a, x.K, x.w);
+    if (h.w) add_dot_products<T>(sums, h.a, h.K, h.w);
+    Vec<T> sum[L];
+    FASTRNN_UNROLL
+    for (int i = 0; i < L; ++i) sum[i] = load(sums + i * L);
+    return store(acc, load(acc) + sums_of_lanes<T>(sum));
+  }
+  for (int u = 0; u < lanes; ++u) {
+    if (x.w) acc[u] += dot_product<T>(x.a, x.w + u * x.K, x.K);
+    if (h.w) acc[u] += dot_product<T>(h.a, h.w + u * h.K, h.K);
   }
 }
 
