@@ -50,8 +50,8 @@ class Scan:
     tape: np.ndarray | None
     begin: np.ndarray | None
     def __init__(
-        self, cell: int, is_double: bool, weights: Any, options: dict[str, Any], walk: Walk, backwards: bool,
-        x: np.ndarray, y: np.ndarray, initial: tuple[np.ndarray, ...], final: tuple[np.ndarray, ...],
+        self, cell: int, is_double: bool, weights: Any, options: dict[str, Any], walk: Walk, at: int,
+        backwards: bool, x: np.ndarray, y: np.ndarray, initial: tuple[np.ndarray, ...], final: tuple[np.ndarray, ...],
         reset: np.ndarray | None, noise: Any,
     ) -> None: ...  # fmt: skip
     @property

@@ -144,10 +144,11 @@ cdef void* address(object array, bint writable=False) except? NULL:
 
 def new_array(tuple shape, dtype, bint zero=False):
     """np.empty or np.zeros whose elements start on a cache line, so that no vector of them lies across two."""
-    cdef int64_t size = np.dtype(dtype).itemsize
+    cdef cnp.npy_intp size = np.dtype(dtype).itemsize
     for n in shape:
         size *= n
-    raw = (np.zeros if zero else np.empty)(size + 64, np.uint8)
+    size += 64
+    raw = cnp.PyArray_ZEROS(1, &size, cnp.NPY_UINT8, 0) if zero else cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
     return np.ndarray(shape, dtype, raw, -<size_t>cnp.PyArray_DATA(raw) % 64)
 
 

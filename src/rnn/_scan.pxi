@@ -24,7 +24,7 @@ cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, di
 
 cdef list set_call(Sequence[real]* q, Walk walk, bint backwards, x, y, h0, c0, reset, noise):
     """What a call gives; all but the backward part. Returns what q then points to and nobody else holds."""
-    h_mask = None if noise.h is None else walk.take(noise.h)
+    h_mask = None if noise.h is None else walk.take(noise.h[None], 0)
     is_one_hot = cnp.PyArray_NDIM(x) == 2
     q.steps, q.B, q.start = walk.T, walk.n, <const int64_t*>data(walk.start)
     q.h0, q.c0, q.h_mask = <const real*>data(h0), <const real*>data(c0), <const real*>data(h_mask)
@@ -44,7 +44,8 @@ cdef class Scan:
 
     weights: the six arrays or None.   options: activations, clip, grad_clip, coupled and zoneout.
     x: (T, B, I); or int64 (T, B), places among walk.columns or, in inference only and without these, columns of W_ih.
-    y: (T, B, P), to be written.   initial, final: the states h (B, P) or h, c (B, H), the latter to be written.
+    y: (T, B, P), to be written.
+    initial, final: states of all layers and directions, (h,) or (h, c), each (L*D, B, width); final[i][at] are written.
     reset: (T, B) uint8 or None.   noise: what noise.py says.
     Rows of x and y are contiguous and states all so; nothing is checked. Arrays are of the layer's dtype.
 
@@ -54,7 +55,7 @@ cdef class Scan:
 
     cdef Sequence[float] f32
     cdef Sequence[double] f64
-    cdef int cell
+    cdef int cell, at
     cdef bint is_double, backwards
     cdef Walk walk
     cdef const int64_t* columns
@@ -68,12 +69,14 @@ cdef class Scan:
     cdef Scan before, behind  # that have to go first in forward and in backward; None: nobody
     cdef readonly object y, h0, c, c0, tape, begin  # begin (count + 1,): of the segments; None where all steps are kept
 
-    def __init__(self, int cell, bint is_double, tuple weights, dict options, Walk walk, bint backwards, x, y,
-                 tuple initial, tuple final, reset, noise):
-        self.cell, self.is_double, self.walk, self.backwards, self.final = cell, is_double, walk, backwards, final
+    def __init__(self, int cell, bint is_double, tuple weights, dict options, Walk walk, int at, bint backwards,
+                 x, y, tuple initial, tuple final, reset, noise):
+        self.cell, self.is_double, self.walk, self.at, self.backwards = cell, is_double, walk, at, backwards
+        self.final = final
         self.columns = <const int64_t*>data(walk.columns)
         self.n_columns = 0 if walk.columns is None else len(walk.columns)
-        self.y, self.h0, self.c0 = y, walk.take(initial[0]), walk.take(initial[1]) if len(initial) == 2 else None
+        self.y, self.h0 = y, walk.take(initial[0], at)
+        self.c0 = walk.take(initial[1], at) if len(initial) == 2 else None
         if is_double:
             set_cell(&self.f64, kernels.f64.cell(cell), weights, options)
             made = set_call(&self.f64, walk, backwards, x, y, self.h0, self.c0, reset, noise)
@@ -171,7 +174,7 @@ cdef class Scan:
 
     def backward(self, dy, dx, tuple final, tuple initial, gradients, bint search=False):
         """BPTT. dy (T, B, P), dx (T, B, I) or None: dx is written, zero in the padding. final, initial: gradients of the
-        states, as they are given to `Scan`; the latter are written. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added
+        states, as they are given to `Scan`; initial[i][at] are written. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added
         to; for ids, that of ih is (n, G*H), a row for each of the columns. In a search it returns (step and row of the
         walk, bits of the blocks of dgates) where the first value that is not finite arises, or None."""
         try:
@@ -232,8 +235,8 @@ cdef int scan_forward(const Sequence[real]* scan, Scan of) except -1:
     cdef Walk walk = of.walk
     cdef const Segments* kept = of.kept()
     cdef const Progress* below = <const Progress*>NULL if of.before is None else &of.before.steps_done
-    cdef real* h = <real*>data(of.final[0])
-    cdef real* c = <real*>(data(of.final[1]) if len(of.final) == 2 else NULL)
+    cdef real* h = <real*>state_data(of.final[0], of.at)
+    cdef real* c = <real*>(state_data(of.final[1], of.at) if len(of.final) == 2 else NULL)
     cdef real which = 0
     cdef int failed = 0
     with nogil:
@@ -284,7 +287,7 @@ cdef object scan_backward(
         set_kept(&q, tape, c, False)
     dy_offsets = set_rows(<Rows[real]*>&q.dy, dy, walk, of.backwards)
     dx_offsets = set_rows(&q.dx, dx, walk, of.backwards)
-    states = [walk.take(state) for state in final]
+    states = [walk.take(state, of.at) for state in final]
     q.dh = <real*>data(states[0])
     q.dc = <real*>(data(states[1]) if len(states) == 2 else NULL)
     d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole = gradients
@@ -303,5 +306,5 @@ cdef object scan_backward(
     if failed:
         raise MemoryError("no memory for the gradients of a chunk of steps")
     for state, to in zip(states, initial):
-        walk.put(state, to)
+        walk.put(state, to, of.at)
     return None if found.step < 0 else (found.step, found.row, found.blocks)

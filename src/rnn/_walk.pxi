@@ -9,6 +9,11 @@ cdef inline void* data(array) noexcept:
     return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
+cdef inline void* state_data(cnp.ndarray state, int64_t at) noexcept:
+    """Where state[at] starts, of (L*D, B, N) and contiguous."""
+    return <char*>data(state) + at * cnp.PyArray_DIM(state, 1) * cnp.PyArray_DIM(state, 2) * cnp.PyArray_ITEMSIZE(state)
+
+
 cdef class Walk:
     """Some sequences of a batch by falling length: what one thread walks, step by step.
 
@@ -31,21 +36,21 @@ cdef class Walk:
             steps = self.lengths[places] - 1 - steps
         return steps, self.members[places]
 
-    cdef cnp.ndarray take(self, cnp.ndarray state):
-        """A copy (n, N) of the members' rows of state (B, N), which is contiguous."""
+    cdef cnp.ndarray take(self, cnp.ndarray state, int64_t at):
+        """A copy (n, N) of the members' rows of state[at], the whole (L*D, B, N) and contiguous."""
         cdef cnp.npy_intp shape[2]
-        shape[0], shape[1] = self.n, cnp.PyArray_DIM(state, 1)
+        shape[0], shape[1] = self.n, cnp.PyArray_DIM(state, 2)
         taken = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(state), 0)
         cdef int64_t i, size = shape[1] * cnp.PyArray_ITEMSIZE(state)
         for i in range(self.n):
-            memcpy(<char*>data(taken) + i * size, <char*>data(state) + self.member[i] * size, size)
+            memcpy(<char*>data(taken) + i * size, <char*>state_data(state, at) + self.member[i] * size, size)
         return taken
 
-    cdef int put(self, cnp.ndarray values, cnp.ndarray state) except -1:
-        """The other way: the members' rows of state (B, N) := values (n, N)."""
-        cdef int64_t i, size = cnp.PyArray_DIM(state, 1) * cnp.PyArray_ITEMSIZE(state)
+    cdef int put(self, cnp.ndarray values, cnp.ndarray state, int64_t at) except -1:
+        """The other way: the members' rows of state[at] := values (n, N)."""
+        cdef int64_t i, size = cnp.PyArray_DIM(state, 2) * cnp.PyArray_ITEMSIZE(state)
         for i in range(self.n):
-            memcpy(<char*>data(state) + self.member[i] * size, <char*>data(values) + i * size, size)
+            memcpy(<char*>state_data(state, at) + self.member[i] * size, <char*>data(values) + i * size, size)
         return 0
 
 

@@ -108,8 +108,9 @@ def _checked_lengths(lengths: Any, T: int, B: int) -> np.ndarray | None:
         raise TypeError(f"expected lengths of an integer dtype, got {lengths.dtype}")
     if lengths.shape != (B,):
         raise ValueError(f"expected lengths of shape ({B},), got {lengths.shape}")
-    if B and not (lengths.min() >= 0 and lengths.max() <= T):
-        raise ValueError(f"expected lengths from 0 to T = {T}, got {lengths.min()} to {lengths.max()}")
+    values = lengths.tolist()  # of a few dozen, Python finds the least and the largest sooner than NumPy does
+    if values and not (min(values) >= 0 and max(values) <= T):
+        raise ValueError(f"expected lengths from 0 to T = {T}, got {min(values)} to {max(values)}")
     return lengths.astype(np.int64)
 
 
@@ -125,7 +126,7 @@ def checked_state(layer: Any, state: Any, B: int, unbatched: bool, name: str = "
     widths = layer._state_widths
     count = layer.num_layers * layer._directions
     if state is None:
-        return tuple(np.zeros((count, B, width), layer.dtype) for width in widths)
+        return tuple([np.zeros((count, B, width), layer.dtype) for width in widths])
     if len(widths) == 1:
         state = (state,)
     elif not isinstance(state, tuple | list) or len(state) != 2:

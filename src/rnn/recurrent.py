@@ -407,12 +407,11 @@ class Recurrent(Module):
         scans = []
         for d, y in enumerate(outputs):
             at = k * self._directions + d
-            weights, backwards = self._masked_weights(at, noise[d]), self._backwards(d)
-            states = tuple(array[at] for array in initial), tuple(array[at] for array in final)
+            weights = self._masked_weights(at, noise[d])
             for walk in batch.walks:
                 scan = _core.Scan(
-                    self._kernel_index, self._is_double, weights, self._options, walk, backwards, x, y, *states,
-                    batch.reset, noise[d],
+                    self._kernel_index, self._is_double, weights, self._options, walk, at, self._backwards(d),
+                    x, y, initial, final, batch.reset, noise[d],
                 )  # fmt: skip
                 scans.append(scan)
         if keep is not None:
@@ -421,8 +420,10 @@ class Recurrent(Module):
         return scans
 
     def _masked_weights(self, at: int, noise: Noise) -> tuple[np.ndarray | None, ...]:
+        if noise.weight_hh is None:
+            return self._weights[at]
         ih, hh, *others = self._weights[at]
-        return ih, hh if hh is None else masked(hh, noise.weight_hh), *others
+        return ih, masked(hh, noise.weight_hh), *others
 
     def _backward_layer(
         self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any, search: bool
@@ -437,17 +438,16 @@ class Recurrent(Module):
         tasks, ends = [], []
         d_inputs: list[Any] = []
         for d, part in enumerate(self._unmerge(dy, tape.outputs[k])):
-            at, backwards = k * self._directions + d, self._backwards(d)
             dx = None if one_hot else _core.new_array(x.shape, self.dtype)
             d_inputs.append(dx)
-            gradients, mask = self._gradients[at], tape.noise[k][d].weight_hh
-            states = tuple(array[at] for array in final), tuple(array[at] for array in initial)
+            gradients, mask = self._gradients[k * self._directions + d], tape.noise[k][d].weight_hh
             for index, walk in enumerate(batch.walks):
                 own = _walk_gradients(gradients, index, walk.columns if one_hot else None, mask is not None)
                 scan = next(scans)
                 scan.rewind()
-                tasks.append(partial(scan.backward, part, dx, *states, own, search))
-                ends.append((walk, gradients, own, mask))
+                tasks.append(partial(scan.backward, part, dx, final, initial, own, search))
+                if own is not gradients:
+                    ends.append((walk, gradients, own, mask))
 
         def finish() -> None:
             first = 1 if one_hot else 0  # tables of W_ih are added below
@@ -493,6 +493,8 @@ class Recurrent(Module):
         return y.swapaxes(0, 1) if swap else y
 
     def _direction_views(self, y: np.ndarray) -> list[np.ndarray]:
+        if self._directions == 1:
+            return [y]
         P = self._output_size
         return [y[:, :, d * P : (d + 1) * P] for d in range(self._directions)]
 
@@ -531,6 +533,8 @@ def _walk_gradients(gradients: Any, index: int, columns: np.ndarray | None, mask
     So does the first where the gradient of W_hh is yet to be masked. With one-hot input, that of W_ih (G*H, I) is for
     every walk a table (n, G*H) of the columns that it needs.
     """
+    if index == 0 and columns is None and not masks_hh:
+        return gradients
     ih, *others = gradients
     if index > 0:
         others = [None if g is None else np.zeros_like(g) for g in others]
