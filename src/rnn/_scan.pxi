@@ -1,4 +1,4 @@
-# One layer, one direction, one batch: the arrays of a call, and its two passes. Included by _core.pyx.
+# One walk through one layer in one direction: the arrays of a call, and its two passes. Included by _core.pyx.
 
 cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, dict options) except *:
     """Start a sequence: all zero but for what a layer and direction has in every call."""
@@ -230,8 +230,7 @@ cdef void put_final(const Sequence[real]* q, Walk walk, real* h, real* c) noexce
             memcpy(c + walk.member[i] * q.H, q.c0 + i * q.H if s < 0 else q.c_at(s, i), q.H * sizeof(real))
 
 
-cdef int scan_forward(const Sequence[real]* scan, Scan of) except -1:
-    cdef Sequence[real] q = scan[0]
+cdef int scan_forward(Sequence[real]* q, Scan of) except -1:
     cdef Walk walk = of.walk
     cdef const Segments* kept = of.kept()
     cdef const Progress* below = <const Progress*>NULL if of.before is None else &of.before.steps_done
@@ -242,10 +241,10 @@ cdef int scan_forward(const Sequence[real]* scan, Scan of) except -1:
     with nogil:
         if q.start[q.steps]:
             failed = run_forward(
-                &q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, kept, below, &of.steps_done)
+                q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, kept, below, &of.steps_done)
         if not failed:
             clear_padding(&q.y, walk, of.backwards, q.P)
-            put_final(&q, walk, h, c)
+            put_final(q, walk, h, c)
     if failed:
         raise MemoryError("no memory for the packed weights")
     return 0

@@ -423,7 +423,7 @@ class Recurrent(Module):
         if noise.weight_hh is None:
             return self._weights[at]
         ih, hh, *others = self._weights[at]
-        return ih, masked(hh, noise.weight_hh), *others
+        return ih, hh if hh is None else masked(hh, noise.weight_hh), *others
 
     def _backward_layer(
         self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any, search: bool
