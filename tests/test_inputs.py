@@ -9,7 +9,7 @@ import tracemalloc
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import inputs, threads
+from fastrnn import _core, inputs, threads
 from fastrnn.inputs import walkable
 
 T, B, I, H = 6, 4, 3, 5
@@ -192,6 +192,51 @@ def test_what_the_kernels_walk_is_aligned():
 def test_an_array_that_can_be_walked_is_not_copied():
     x = np.zeros((B, T, I)).swapaxes(0, 1)[::-1, ::2]
     assert walkable(x) is x
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize(("T", "B"), [(0, 4), (1, 1), (7, 0), (7, 5), (5, 40)])
+def test_walks_deal_out_a_batch_by_falling_length(T, B, parts):
+    lengths = np.random.default_rng(T + B).integers(0, T + 1, B)
+    order = np.argsort(-lengths, kind="stable")
+    for part, walk in enumerate(_core.walks(T, B, lengths, parts)):
+        np.testing.assert_array_equal(walk.members, order[part::parts])
+        np.testing.assert_array_equal(walk.lengths, lengths[walk.members])
+        active = (walk.lengths[:, None] > np.arange(T)).sum(axis=0)
+        np.testing.assert_array_equal(walk.start, [0, *np.cumsum(active)])
+    for part, walk in enumerate(_core.walks(T, B, None, parts)):
+        np.testing.assert_array_equal(walk.members, np.arange(B)[part::parts])
+        np.testing.assert_array_equal(walk.lengths, T)
+        np.testing.assert_array_equal(walk.start, np.arange(T + 1) * walk.n)
+
+
+@every_kind
+@pytest.mark.parametrize("options", [{"num_layers": 2, "bidirectional": True}, {"reverse": True, "batch_first": True}])
+@pytest.mark.parametrize("lengths", [[3, 0, T, 1], [0, 0, 0, 0]])
+def test_padding_is_zero_whatever_was_in_the_memory(kind, options, lengths, monkeypatch):
+    rng = np.random.default_rng(8)
+    layer = make(kind, **options)
+    x = rng.standard_normal((B, T, I) if layer.batch_first else (T, B, I))
+    state = random_state(layer, rng)
+    new_array = _core.new_array
+
+    def filled(shape, dtype):
+        array = new_array(shape, dtype)
+        array[...] = np.nan
+        return array
+
+    def step():
+        y, final, tape = layer.forward(x, state, lengths=np.array(lengths))
+        dx, initial = layer.backward(tape, np.ones_like(y), final)
+        return [y, dx, *flat(final), *flat(initial)]
+
+    expected = step()
+    monkeypatch.setattr(_core, "new_array", filled)
+    for ours, theirs in zip(step(), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for array in expected[:2]:
+        rows = array if layer.batch_first else array.swapaxes(0, 1)
+        assert not any(row[length:].any() for row, length in zip(rows, lengths, strict=True))
 
 
 @every_kind

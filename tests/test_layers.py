@@ -4,6 +4,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn import _core, reference
+from fastrnn.noise import NO_NOISE
 
 CELLS = {
     "rnn tanh": (fastrnn.RNN, {}),
@@ -182,19 +183,19 @@ def test_initial_state_may_lie_any_distance_from_y():
         pytest.skip("no address space of 8 GB")
     layer = fastrnn.RNN(3, 4, rng=0)
     x = np.random.default_rng(1).standard_normal((2, 1, 3), dtype=np.float32)
-    h0, y = far[:4].reshape(1, 4), far[-64:-56].reshape(2, 1, 4)
-    h0[...] = 0.5
-    start, zero = np.arange(3), np.zeros(1, np.int64)
+    y, h0 = far[-64:-56].reshape(2, 1, 4), np.full((1, 1, 4), 0.5, np.float32)
+    (walk,) = _core.walks(2, 1, None, 1)
     scan = _core.Scan(
-        layer._kernel_index, False, layer._weights[0], layer._options, sizes=(2, 1), start=start,
-        x=(x, zero, 3), ids=None, columns=None, reset=None, h0=h0, c0=None, y=(y, zero, 4),
+        layer._kernel_index, False, layer._weights[0], layer._options, walk, 0, False,
+        x, y, (h0,), (np.empty_like(h0),), None, NO_NOISE,
     )  # fmt: skip
+    assert abs(scan.h0.ctypes.data - y.ctypes.data) > 2**33
     scan.keep(0)
     scan.forward()
-    dy, dh = np.ones((2, 1, 4), np.float32), np.zeros((1, 4), np.float32)
-    scan.backward((dy, zero, 4), None, dh, None, layer._gradients[0])
+    dy, dh = np.ones((2, 1, 4), np.float32), np.zeros((1, 1, 4), np.float32)
+    scan.backward(dy, None, (dh,), (dh,), layer._gradients[0])
 
     same = fastrnn.RNN(3, 4, rng=0)
-    _, _, tape = same.forward(x, h0[None].copy())
+    _, _, tape = same.forward(x, h0)
     same.backward(tape, dy)
     np.testing.assert_array_equal(layer.grads["weight_hh_l0"], same.grads["weight_hh_l0"])

@@ -30,6 +30,16 @@ def rmsprop(
 ) -> None: ...  # fmt: skip
 def sum_of_squares(x: np.ndarray) -> float: ...
 def elementwise(function: str, x: np.ndarray, y: np.ndarray) -> None: ...
+def walks(T: int, B: int, lengths: np.ndarray | None, parts: int) -> list[Walk]: ...
+
+class Walk:
+    T: int
+    n: int
+    members: np.ndarray
+    lengths: np.ndarray
+    start: np.ndarray
+    columns: np.ndarray | None
+    def where(self, backwards: bool) -> tuple[np.ndarray, np.ndarray]: ...
 
 class Scan:
     y: np.ndarray
@@ -38,7 +48,11 @@ class Scan:
     c0: Any
     tape: np.ndarray | None
     begin: np.ndarray | None
-    def __init__(self, cell: int, is_double: bool, weights: Any, options: dict[str, Any], **call: Any) -> None: ...
+    def __init__(
+        self, cell: int, is_double: bool, weights: Any, options: dict[str, Any], walk: Walk, at: int,
+        backwards: bool, x: np.ndarray, y: np.ndarray, initial: tuple[np.ndarray, ...], final: tuple[np.ndarray, ...],
+        reset: np.ndarray | None, noise: Any,
+    ) -> None: ...  # fmt: skip
     @property
     def total(self) -> int: ...
     @property
@@ -50,8 +64,9 @@ class Scan:
     def rewind(self) -> None: ...
     def forward(self) -> None: ...
     def backward(
-        self, dy: Any, dx: Any, dh: np.ndarray, dc: np.ndarray | None, gradients: Any, search: bool = False
-    ) -> tuple[int, int, int] | None: ...
+        self, dy: np.ndarray, dx: np.ndarray | None, final: tuple[np.ndarray, ...], initial: tuple[np.ndarray, ...],
+        gradients: Any, search: bool = False,
+    ) -> tuple[int, int, int] | None: ...  # fmt: skip
 
 class ShortCalls:
     def __init__(

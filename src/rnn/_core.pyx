@@ -3,7 +3,8 @@
 """The loops over time steps, and the products around them.
 
     recurrent.py   checks every argument, then makes one Scan for each layer and direction of a call
-      _scan.pxi    Scan: one layer, one direction, one batch: addresses of its arrays, and its two passes
+      _walk.pxi    Walk: the sequences that one thread walks, by falling length
+      _scan.pxi    Scan: one walk through one layer in one direction: addresses of its arrays, and its two passes
         _forward.pxi    for s in steps:            cell.forward(s)        [x . W_ih in advance for few rows]
         _backward.pxi   for s in reversed steps:   cell.backward(s)       [run_steps again where no tape was kept]
                         after each chunk of steps: weight gradients and dx
@@ -143,14 +144,12 @@ cdef void* address(object array, bint writable=False) except? NULL:
 
 def new_array(tuple shape, dtype, bint zero=False):
     """np.empty or np.zeros whose elements start on a cache line, so that no vector of them lies across two."""
-    cdef int64_t size = np.dtype(dtype).itemsize, start
+    cdef cnp.npy_intp size = np.dtype(dtype).itemsize
     for n in shape:
         size *= n
-    raw = (np.zeros if zero else np.empty)(size + 64, np.uint8)
-    start = -<int64_t>cnp.PyArray_DATA(<cnp.ndarray>raw) % 64
-    if start < 0:
-        start += 64
-    return raw[start : start + size].view(dtype).reshape(shape)
+    size += 64
+    raw = cnp.PyArray_ZEROS(1, &size, cnp.NPY_UINT8, 0) if zero else cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
+    return np.ndarray(shape, dtype, raw, -<size_t>cnp.PyArray_DATA(raw) % 64)
 
 
 cdef int allocate(Arena[real]* arena) noexcept nogil:
@@ -181,6 +180,7 @@ cdef int64_t chunk_start(const Sequence[real]* q, long s1, int64_t rows) noexcep
 
 # ---------------------------------------------------------------- the loops
 
+include "_walk.pxi"
 include "_forward.pxi"
 include "_backward.pxi"
 include "_scan.pxi"

@@ -1,20 +1,4 @@
-# One layer, one direction, one batch: the arrays of a call, and its two passes. Included by _core.pyx.
-
-cdef void set_rows(Rows[real]* rows, object given, bint writable=False) except *:
-    """given: (array, offset of each batch row, step), or None"""
-    rows.base = NULL
-    if given is not None:
-        rows.base = <real*>address(given[0], writable)
-        rows.offset = <const int64_t*>address(given[1])
-        rows.step = given[2]
-
-
-cdef void set_bytes(Rows[uint8_t]* rows, object given) except *:
-    if given is not None:
-        rows.base = <uint8_t*>address(given[0])
-        rows.offset = <const int64_t*>address(given[1])
-        rows.step = given[2]
-
+# One walk through one layer in one direction: the arrays of a call, and its two passes. Included by _core.pyx.
 
 cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, dict options) except *:
     """Start a sequence: all zero but for what a layer and direction has in every call."""
@@ -38,42 +22,46 @@ cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, di
     q.zoneout_h.p, q.zoneout_c.p = options["zoneout"]
 
 
-cdef void set_call(Sequence[real]* q, dict a) except *:
-    """What a call gives; all but the backward part."""
-    q.steps, q.B = a["sizes"]
-    q.start = <const int64_t*>address(a["start"])
-    set_rows(<Rows[real]*>&q.x, a["x"])
-    if a["ids"] is not None:
-        q.ids.base = <int64_t*>address(a["ids"][0])
-        q.ids.offset = <const int64_t*>address(a["ids"][1])
-        q.ids.step = a["ids"][2]
-    set_bytes(<Rows[uint8_t]*>&q.reset, a["reset"])
-    set_bytes(<Rows[uint8_t]*>&q.zoneout_h.keeps, a.get("keeps_h"))
-    set_bytes(<Rows[uint8_t]*>&q.zoneout_c.keeps, a.get("keeps_c"))
-    q.h_mask = <const real*>address(a.get("h_mask"))
-    q.h0 = <const real*>address(a["h0"])
-    q.c0 = <const real*>address(a["c0"])
-    set_rows(&q.y, a["y"], True)
+cdef list set_call(Sequence[real]* q, Walk walk, bint backwards, x, y, h0, c0, reset, noise):
+    """What a call gives; all but the backward part. Returns what q then points to and nobody else holds."""
+    h_mask = None if noise.h is None else walk.take(noise.h[None], 0)
+    is_one_hot = cnp.PyArray_NDIM(x) == 2
+    q.steps, q.B, q.start = walk.T, walk.n, <const int64_t*>data(walk.start)
+    q.h0, q.c0, q.h_mask = <const real*>data(h0), <const real*>data(c0), <const real*>data(h_mask)
+    return [
+        h_mask,
+        set_rows(<Rows[real]*>&q.x, None if is_one_hot else x, walk, backwards),
+        set_rows(<Rows[int64_t]*>&q.ids, x if is_one_hot else None, walk, backwards),
+        set_rows(<Rows[uint8_t]*>&q.reset, reset, walk, backwards),
+        set_rows(<Rows[uint8_t]*>&q.zoneout_h.keeps, noise.keeps_h, walk, backwards),
+        set_rows(<Rows[uint8_t]*>&q.zoneout_c.keeps, noise.keeps_c, walk, backwards),
+        set_rows(&q.y, y, walk, backwards),
+    ]
 
 
 cdef class Scan:
-    """One layer in one direction over one batch: `forward`, then, if made for training, `backward`.
+    """One walk through one layer in one direction: `forward`, then, if made for training, `backward`.
 
-    All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip, grad_clip, coupled
-    and zoneout; of the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y;
-    where there is noise, h_mask, and as rows keeps_h and keeps_c. Arrays are of the layer's dtype, and C-contiguous
-    where they have no offsets. With `columns` (int64, n), ids are places among those columns of W_ih, without the
-    columns themselves: inference only. `c` holds the cell state: (B, H), the initial one and then the final one; or, if
-    `keep` says so, that of all steps (packed rows).
+    weights: the six arrays or None.   options: activations, clip, grad_clip, coupled and zoneout.
+    x: (T, B, I); or int64 (T, B), places among walk.columns or, in inference only and without these, columns of W_ih.
+    y: (T, B, P), to be written.
+    initial, final: states of all layers and directions, (h,) or (h, c), each (L*D, B, width); final[i][at] are written.
+    reset: (T, B) uint8 or None.   noise: what noise.py says.
+    Rows of x and y are contiguous and states all so; nothing is checked. Arrays are of the layer's dtype.
+
+    Inside, states are in the order of the walk: h0, c0 and c, (n, ...). `c` is the initial cell state and then the final
+    one; or, if `keep` says so, that of all steps (packed rows).
     """
 
     cdef Sequence[float] f32
     cdef Sequence[double] f64
-    cdef int cell
-    cdef bint is_double, is_empty
+    cdef int cell, at
+    cdef bint is_double, backwards
+    cdef Walk walk
     cdef const int64_t* columns
     cdef int64_t n_columns
-    cdef tuple alive  # the arrays that the sequence points to
+    cdef tuple final
+    cdef object alive  # what the sequence points to
     cdef Segments segments
     cdef int64_t window  # rows of a tape that holds any segment and a chunk of backward
     cdef object c_before
@@ -81,22 +69,22 @@ cdef class Scan:
     cdef Scan before, behind  # that have to go first in forward and in backward; None: nobody
     cdef readonly object y, h0, c, c0, tape, begin  # begin (count + 1,): of the segments; None where all steps are kept
 
-    def __init__(self, int cell, bint is_double, tuple weights, dict options, **call):
-        self.cell = cell
-        self.is_double = is_double
-        self.alive = weights, call
-        self.columns = <const int64_t*>address(call["columns"])
-        self.n_columns = 0 if call["columns"] is None else len(call["columns"])
-        self.is_empty = call["start"][call["sizes"][0]] == 0
+    def __init__(self, int cell, bint is_double, tuple weights, dict options, Walk walk, int at, bint backwards,
+                 x, y, tuple initial, tuple final, reset, noise):
+        self.cell, self.is_double, self.walk, self.at, self.backwards = cell, is_double, walk, at, backwards
+        self.final = final
+        self.columns = <const int64_t*>data(walk.columns)
+        self.n_columns = 0 if walk.columns is None else len(walk.columns)
+        self.y, self.h0 = y, walk.take(initial[0], at)
+        self.c0 = walk.take(initial[1], at) if len(initial) == 2 else None
         if is_double:
             set_cell(&self.f64, kernels.f64.cell(cell), weights, options)
-            set_call(&self.f64, call)
+            made = set_call(&self.f64, walk, backwards, x, y, self.h0, self.c0, reset, noise)
         else:
             set_cell(&self.f32, kernels.f32.cell(cell), weights, options)
-            set_call(&self.f32, call)
-        self.y, self.h0, self.c0 = call["y"][0], call["h0"], call["c0"]
-        self.c = None if self.c0 is None else self.c0.copy()
-        self.hold(None, self.c, True)
+            made = set_call(&self.f32, walk, backwards, x, y, self.h0, self.c0, reset, noise)
+        self.alive = weights, x, reset, noise, made
+        self.hold(None, None if self.c0 is None else self.c0.copy(), True)
 
     cdef int hold(self, tape, c, bint c_in_place) except -1:
         self.tape, self.c = tape, c
@@ -167,22 +155,14 @@ cdef class Scan:
         self.before, below.behind = below, self
 
     def forward(self):
-        """Run all steps: y, the final c in place, and what `keep` asked for."""
-        cdef int failed
-        cdef const Segments* kept = self.kept()
-        cdef const Progress* below = <const Progress*>NULL if self.before is None else &self.before.steps_done
-        if self.is_empty:
-            return
-        with nogil:
+        """Run all steps: y, zero in the padding, the final states, and what `keep` asked for."""
+        try:
             if self.is_double:
-                failed = run_forward(
-                    &self.f64, kernels.f64.cell(self.cell), self.n_columns, self.columns, kept, below, &self.steps_done)
+                scan_forward(&self.f64, self)
             else:
-                failed = run_forward(
-                    &self.f32, kernels.f32.cell(self.cell), self.n_columns, self.columns, kept, below, &self.steps_done)
+                scan_forward(&self.f32, self)
+        finally:
             publish(&self.steps_done, INT64_MAX)  # nobody shall wait after a failure
-        if failed:
-            raise MemoryError("no memory for the packed weights")
 
     def replayed(self, int64_t i):
         """Tape (rows, width) and c (rows, H), or None, of segment i: forward runs again where they were not kept."""
@@ -192,17 +172,15 @@ cdef class Scan:
             return scan_replay(&self.f64, self, i)
         return scan_replay(&self.f32, self, i)
 
-    def backward(self, dy, dx, dh, dc, gradients, bint search=False):
-        """BPTT. dy, dx: rows or None. dh (B, P), dc (B, H): gradient of the final state, replaced by that of the
-        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to; for ids, that of ih is (n, G*H), a row
-        for each of the columns. In a search it returns (step and row of the walk, bits of the blocks of dgates) where
-        the first value that is not finite arises, or None."""
+    def backward(self, dy, dx, tuple final, tuple initial, gradients, bint search=False):
+        """BPTT. dy (T, B, P), dx (T, B, I) or None: dx is written, zero in the padding. final, initial: gradients of the
+        states, as they are given to `Scan`; initial[i][at] are written. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added
+        to; for ids, that of ih is (n, G*H), a row for each of the columns. In a search it returns (step and row of the
+        walk, bits of the blocks of dgates) where the first value that is not finite arises, or None."""
         try:
-            if self.is_empty:
-                return None
             if self.is_double:
-                return scan_backward(&self.f64, self, dy, dx, dh, dc, gradients, search)
-            return scan_backward(&self.f32, self, dy, dx, dh, dc, gradients, search)
+                return scan_backward(&self.f64, self, dy, dx, final, initial, gradients, search)
+            return scan_backward(&self.f32, self, dy, dx, final, initial, gradients, search)
         finally:
             publish(&self.steps_undone, INT64_MAX)  # nobody shall wait after a failure
 
@@ -231,7 +209,46 @@ cdef tuple divide(const Sequence[real]* q, const CellKernels[real]* cell, int64_
     return np.array(begin, np.int64), min(q.start[q.steps], most + gradient_rows(q))
 
 
-cdef tuple scan_replay(Sequence[real]* scan, Scan of, int64_t i):
+cdef void clear_padding(const Rows[real]* rows, Walk walk, bint backwards, int64_t width) noexcept nogil:
+    """Rows of an array (T, B, width) beyond the true ends of the sequences := 0"""
+    cdef int64_t i, s, t
+    for i in range(walk.n):
+        for t in range(walk.length[i], walk.T):
+            s = walk.length[i] - 1 - t if backwards else t
+            memset(rows.at(s, i), 0, width * sizeof(real))
+
+
+cdef void put_final(const Sequence[real]* q, Walk walk, real* h, real* c) noexcept nogil:
+    """The states h (B, P) and c (B, H), or null, := those at the true end of each sequence"""
+    cdef int64_t i, s
+    for i in range(walk.n):
+        s = walk.length[i] - 1
+        memcpy(h + walk.member[i] * q.P, q.h0 + i * q.P if s < 0 else q.y.at(s, i), q.P * sizeof(real))
+        if c != NULL:
+            memcpy(c + walk.member[i] * q.H, q.c0 + i * q.H if s < 0 else q.c_at(s, i), q.H * sizeof(real))
+
+
+cdef int scan_forward(Sequence[real]* q, Scan of) except -1:
+    cdef Walk walk = of.walk
+    cdef const Segments* kept = of.kept()
+    cdef const Progress* below = <const Progress*>NULL if of.before is None else &of.before.steps_done
+    cdef real* h = <real*>state_data(of.final[0], of.at)
+    cdef real* c = <real*>(state_data(of.final[1], of.at) if len(of.final) == 2 else NULL)
+    cdef real which = 0
+    cdef int failed = 0
+    with nogil:
+        if q.start[q.steps]:
+            failed = run_forward(
+                q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, kept, below, &of.steps_done)
+        if not failed:
+            clear_padding(&q.y, walk, of.backwards, q.P)
+            put_final(q, walk, h, c)
+    if failed:
+        raise MemoryError("no memory for the packed weights")
+    return 0
+
+
+cdef tuple scan_replay(const Sequence[real]* scan, Scan of, int64_t i):
     cdef Sequence[real] q = scan[0]
     cdef ForwardMemory m
     cdef real which = 0
@@ -250,23 +267,26 @@ cdef tuple scan_replay(Sequence[real]* scan, Scan of, int64_t i):
     return tape, c
 
 
-cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradients, bint search):
+cdef object scan_backward(
+        const Sequence[real]* scan, Scan of, dy, dx, tuple final, tuple initial, gradients, bint search):
     cdef Sequence[real] q = scan[0]  # a tape may be walked more than once
     cdef Gradients[real] g
     cdef const Segments* kept = of.kept()
     cdef NonFinite found
-    cdef int failed
+    cdef int failed = 0
     cdef const Progress* above = <const Progress*>NULL if of.behind is None else &of.behind.steps_undone
     cdef Progress* own = &of.steps_undone
+    cdef Walk walk = of.walk
     cdef real which = 0
     found.step, found.blocks = -1, 0
     if kept != NULL:
         tape, c = of.room(of.window)
         set_kept(&q, tape, c, False)
-    set_rows(<Rows[real]*>&q.dy, dy)
-    set_rows(&q.dx, dx, True)
-    q.dh = <real*>address(dh, True)
-    q.dc = <real*>address(dc, dc is not None)
+    dy_offsets = set_rows(<Rows[real]*>&q.dy, dy, walk, of.backwards)
+    dx_offsets = set_rows(&q.dx, dx, walk, of.backwards)
+    states = [walk.take(state, of.at) for state in final]
+    q.dh = <real*>data(states[0])
+    q.dc = <real*>(data(states[1]) if len(states) == 2 else NULL)
     d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole = gradients
     g.ih = <real*>address(d_ih, True)
     g.hh = <real*>address(d_hh, True)
@@ -275,8 +295,13 @@ cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradien
     g.hr = <real*>address(d_hr, d_hr is not None)
     q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
     with nogil:
-        failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns,
-                              kept, &found if search else NULL, above, own)
+        if q.start[q.steps]:
+            failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns,
+                                  kept, &found if search else NULL, above, own)
+        if q.dx.base != NULL and not failed:
+            clear_padding(&q.dx, walk, of.backwards, q.I)
     if failed:
         raise MemoryError("no memory for the gradients of a chunk of steps")
+    for state, to in zip(states, initial):
+        walk.put(state, to, of.at)
     return None if found.step < 0 else (found.step, found.row, found.blocks)

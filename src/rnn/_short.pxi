@@ -102,11 +102,6 @@ cdef class ShortCalls:
         return cnp.PyArray_EMPTY(rank, shape, self.typenum, 0)
 
 
-cdef inline void* data(array) noexcept:
-    """Where the elements of an array start; None is null."""
-    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
-
-
 cdef int run_short(
         const Sequence[real]* stack, int layers, const CellKernels[real]* cell, int64_t T, int64_t B, const real* x,
         const real* h0, const real* c0, real* y, real* h, real* c) noexcept nogil:

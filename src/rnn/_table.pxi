@@ -59,6 +59,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         cbool packs
         long active(long)
         T* tape_at(long, long)
+        T* c_at(long, long)
     struct Progress:
         int64_t steps
     void publish(Progress*, int64_t)

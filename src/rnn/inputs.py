@@ -1,7 +1,7 @@
 """What a call gives to a layer: checked once, and brought into the layout that the kernels walk.
 
 All errors about x, states, lengths, reset masks and gradients are raised here, before anything is computed.  The
-layout is that of kernels/sequence.hpp: arrays are never transposed, sorted or reversed; `rows` describes where each
+layout is that of kernels/sequence.hpp: arrays are never transposed, sorted or reversed; `_core.Scan` is told where each
 row lies instead.
 """
 
@@ -15,67 +15,10 @@ import numpy as np
 from . import _core
 from .module import checked_array
 
-Rows = tuple[
-    np.ndarray, np.ndarray, int
-]  # array, offset of each batch row, step from one time to the next; in elements
-
-
 # One-hot input: where all of W_ih is fewer numbers than this, a table of it costs less than to find the columns needed;
 WORTH_NUMBERING = 1 << 16
 # and an inference of so few rows takes the columns from where they are
 FEW_INDICES = 64
-
-
-@dataclass(slots=True)
-class Walk:
-    """Some sequences of a batch by falling length: what one thread walks, step by step."""
-
-    T: int
-    members: np.ndarray  # (n,) their batch rows
-    lengths: np.ndarray | None  # (n,) int64, falling; None: all T
-    start: np.ndarray  # (T+1,) number of (step, row) pairs before each step
-    whole: bool  # the batch as it is
-    columns: np.ndarray | None = None  # (n,) of W_ih, if one-hot x holds places among these; None: columns themselves
-
-    @property
-    def n(self) -> int:
-        return len(self.members)
-
-    def take(self, state: np.ndarray) -> np.ndarray:
-        """A contiguous copy of the members' rows of state (B, N)."""
-        return state.copy() if self.whole else state[self.members]
-
-    def put(self, values: np.ndarray, state: np.ndarray) -> None:
-        """The other way: the members' rows of state (B, N) := values (n, N)."""
-        state[slice(None) if self.whole else self.members] = values
-
-    def rows(self, array: np.ndarray, backwards: bool) -> Rows:
-        """Where the rows of array (T, B, ...) lie, in the order of the walk."""
-        per_step, per_row = (stride // array.itemsize for stride in array.strides[:2])
-        offsets = self.members * per_row
-        if not backwards:
-            return array, offsets, per_step
-        lengths = self.T if self.lengths is None else self.lengths
-        return array, offsets + (lengths - 1) * per_step, -per_step
-
-    def where(self, backwards: bool) -> tuple[np.ndarray, np.ndarray]:
-        """(time, batch row) of each packed row."""
-        counts = np.diff(self.start)
-        steps = np.repeat(np.arange(self.T), counts)
-        places = np.arange(len(steps)) - np.repeat(self.start[:-1], counts)
-        if backwards:
-            steps = (self.T if self.lengths is None else self.lengths[places]) - 1 - steps
-        return steps, self.members[places]
-
-    def final_cell_state(self, c: np.ndarray, initial: np.ndarray) -> np.ndarray:
-        """c (n, H) at the true end of each sequence, from that of every step (packed rows)."""
-        if self.T == 0:
-            return initial
-        if self.lengths is None:
-            return c[self.start[self.T - 1] :]
-        final, running = initial.copy(), self.lengths > 0
-        final[running] = c[(self.start[np.maximum(self.lengths - 1, 0)] + np.arange(self.n))[running]]
-        return final
 
 
 @dataclass(slots=True)
@@ -86,7 +29,7 @@ class Batch:
     lengths: np.ndarray | None  # (B,) int64
     reset: np.ndarray | None  # (T, B) uint8
     unbatched: bool  # the caller gave no batch axis
-    walks: list[Walk]
+    walks: list[_core.Walk]
 
     @property
     def T(self) -> int:
@@ -114,40 +57,11 @@ class Batch:
                 walk.columns, x[:, walk.members] = np.arange(columns), self.x[:, walk.members]
         self.x = x
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array for all steps, which the walks fill but for the padding: that is zero."""
-        return _core.new_array(shape, dtype, zero=self.lengths is not None)
-
-    def last(self, y: np.ndarray, initial: np.ndarray, backwards: bool) -> np.ndarray:
-        """The final h (B, P): y (T, B, P) at the end of the walk; the initial one where a sequence is empty."""
-        if self.T == 0:
-            return initial
-        if self.lengths is None:
-            last: np.ndarray = y[0 if backwards else -1]
-            return last
-        at = np.zeros_like(self.lengths) if backwards else np.maximum(self.lengths - 1, 0)
-        h: np.ndarray = np.where(self.lengths[:, None] > 0, y[at, np.arange(self.B)], initial)
-        return h
-
-
-def divide(T: int, B: int, lengths: np.ndarray | None, parts: int) -> list[Walk]:
-    """The batch dealt out to so many walks, each with long and short sequences."""
-    order = np.arange(B) if lengths is None else np.argsort(-lengths, kind="stable")
-    walks = []
-    for part in range(parts):
-        members = np.ascontiguousarray(order[part::parts]) if parts > 1 else order
-        if lengths is None:
-            walks.append(Walk(T, members, None, np.arange(T + 1) * len(members), parts == 1))
-            continue
-        falling = lengths[members]
-        active = len(members) - np.searchsorted(falling[::-1], np.arange(T), side="right")  # how many lengths are > t
-        start = np.concatenate([[0], np.cumsum(active)]).astype(np.int64)
-        walks.append(Walk(T, members, falling, start, whole=False))
-    return walks
-
 
 def walkable(array: np.ndarray) -> np.ndarray:
     """The array itself if the kernels can walk it: aligned, rows contiguous; else a copy."""
+    if array.flags.carray:
+        return array
     strides_fit = all(stride % array.itemsize == 0 for stride in array.strides)
     rows_fit = array.ndim < 3 or array.shape[-1] <= 1 or array.strides[-1] == array.itemsize
     return array if array.flags.aligned and strides_fit and rows_fit else array.copy()
@@ -159,13 +73,11 @@ def checked_batch(layer: Any, x: Any, lengths: Any, reset: Any) -> Batch:
     one_hot = x.dtype.kind in "iu"
     if not one_hot and x.dtype != layer.dtype:
         raise TypeError(f"expected x of dtype {layer.dtype}, or of an integer dtype, got {x.dtype}")
-    axes = ["B", "T"] if layer.batch_first else ["T", "B"]
-    features = [] if one_hot else [str(layer.input_size)]
-    rank = len(axes + features)
+    rank = 2 if one_hot else 3
     if x.ndim not in (rank - 1, rank) or (not one_hot and x.shape[-1] != layer.input_size):
-        kind = "integer x" if one_hot else "x"
-        batched, unbatched = (", ".join(names + features) for names in (axes, ["T"]))
-        raise ValueError(f"expected {kind} of shape ({batched}), or ({unbatched}) unbatched, got {x.shape}")
+        kind, features = ("integer x", "") if one_hot else ("x", f", {layer.input_size}")
+        axes = "B, T" if layer.batch_first else "T, B"
+        raise ValueError(f"expected {kind} of shape ({axes}{features}), or (T{features}) unbatched, got {x.shape}")
     is_unbatched = x.ndim == rank - 1
     x = time_major(layer, x, is_unbatched)
     T, B = x.shape[:2]
@@ -178,8 +90,7 @@ def checked_batch(layer: Any, x: Any, lengths: Any, reset: Any) -> Batch:
         expected = (T,) if is_unbatched else (B, T) if layer.batch_first else (T, B)
         reset = checked_array("reset", reset, expected, np.dtype(bool))
         reset = walkable(time_major(layer, reset, is_unbatched)).view(np.uint8)
-    walks = divide(T, B, lengths, layer._parts(T, B))
-    return Batch(walkable(x), lengths, reset, is_unbatched, walks)
+    return Batch(walkable(x), lengths, reset, is_unbatched, _core.walks(T, B, lengths, layer._parts(T, B)))
 
 
 def time_major(layer: Any, x: np.ndarray, unbatched: bool) -> np.ndarray:
@@ -197,8 +108,9 @@ def _checked_lengths(lengths: Any, T: int, B: int) -> np.ndarray | None:
         raise TypeError(f"expected lengths of an integer dtype, got {lengths.dtype}")
     if lengths.shape != (B,):
         raise ValueError(f"expected lengths of shape ({B},), got {lengths.shape}")
-    if B and not (lengths.min() >= 0 and lengths.max() <= T):
-        raise ValueError(f"expected lengths from 0 to T = {T}, got {lengths.min()} to {lengths.max()}")
+    values = lengths.tolist()  # of a few dozen, Python finds the least and the largest sooner than NumPy does
+    if values and not (min(values) >= 0 and max(values) <= T):
+        raise ValueError(f"expected lengths from 0 to T = {T}, got {min(values)} to {max(values)}")
     return lengths.astype(np.int64)
 
 
@@ -210,11 +122,11 @@ def _check_indices(x: np.ndarray, lengths: np.ndarray | None, input_size: int) -
 
 
 def checked_state(layer: Any, state: Any, B: int, unbatched: bool, name: str = "state") -> tuple[np.ndarray, ...]:
-    """A state, or its gradient, as (h,) or (h, c), each (L*D, B, width); zeros for None."""
+    """A state, or its gradient, as (h,) or (h, c), each (L*D, B, width) and contiguous; zeros for None."""
     widths = layer._state_widths
     count = layer.num_layers * layer._directions
     if state is None:
-        return tuple(np.zeros((count, B, width), layer.dtype) for width in widths)
+        return tuple([np.zeros((count, B, width), layer.dtype) for width in widths])
     if len(widths) == 1:
         state = (state,)
     elif not isinstance(state, tuple | list) or len(state) != 2:
@@ -224,4 +136,4 @@ def checked_state(layer: Any, state: Any, B: int, unbatched: bool, name: str = "
         checked_array(f"{name} {letter}" if len(widths) == 2 else name, array, shape, layer.dtype)
         for letter, array, shape in zip("hc", state, shapes, strict=False)
     )
-    return tuple(array[:, None] if unbatched else array for array in checked)
+    return tuple(np.ascontiguousarray(array[:, None] if unbatched else array) for array in checked)

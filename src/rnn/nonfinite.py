@@ -149,7 +149,7 @@ def _named(tape: Any, k: int, searched: list[Any]) -> NonFinite | None:
         step, row, blocks = result
         walk, backwards = tape.batch.walks[index % n], layer._backwards(index // n)
         if backwards:
-            step = (walk.T if walk.lengths is None else int(walk.lengths[row])) - 1 - step
+            step = int(walk.lengths[row]) - 1 - step
         width = 4 if layer.cell == "gru" and layer.reset_after else layer._gates
         what = next(name for name, block in _GRADIENTS[layer.cell, width] if blocks >> block & 1)
         direction = "reverse" if backwards else "forward"

@@ -21,7 +21,7 @@ import numpy as np
 
 from . import _core, threads
 from .checks import boolean, float_dtype, positive_float, positive_int, probability
-from .inputs import FEW_INDICES, Batch, Rows, Walk, checked_batch, checked_state, time_major, walkable
+from .inputs import FEW_INDICES, Batch, checked_batch, checked_state, time_major, walkable
 from .module import Module, checked_array
 from .noise import NO_NOISE, Noise, draw, dropout_mask, masked
 from .segments import Kept
@@ -66,7 +66,7 @@ class Tape:
                 found[name][steps, rows] = array
         return found
 
-    def scans_of(self, layer: int, direction: int) -> list[tuple[Walk, Any]]:
+    def scans_of(self, layer: int, direction: int) -> list[tuple[_core.Walk, Any]]:
         """The walks through one layer in one direction, each with its scan."""
         walks = self.batch.walks
         scans = self.scans[layer][direction * len(walks) :][: len(walks)]
@@ -357,16 +357,15 @@ class Recurrent(Module):
             last = k == self.num_layers - 1
             y = self._empty_output(batch, last)
             outputs = self._direction_views(y)
-            noise = draw(self, k, batch.T, batch.B) if training else [NO_NOISE] * self._directions
+            drops = training and self._drops
+            noise = draw(self, k, batch.T, batch.B) if drops else [NO_NOISE] * self._directions
             x = masked(x, noise[0].x)
-            scans = self._layer_scans(batch, k, x, outputs, initial, keep, noise)
+            scans = self._layer_scans(batch, k, x, outputs, initial, final, keep, noise)
             if waiting:
-                scans[0].follow(waiting[-1][2][0])
-            waiting.append((k, outputs, scans))
+                scans[0].follow(waiting[-1])
+            waiting += scans
             if last or not at_once:
-                threads.run([scan.forward for _, _, scans in waiting for scan in scans])
-                for of, parts, done in waiting:
-                    self._put_final(batch, of, parts, done, initial, final)
+                threads.run([scan.forward for scan in waiting])
                 waiting = []
             y = self._merge(y, outputs)
             mask = dropout_mask(self, self.dropout, y.shape) if training and not last else None
@@ -386,11 +385,12 @@ class Recurrent(Module):
         be divided, if the work is worth it and each step needs but the steps before it. Not where something is dropped:
         a mask between layers is for all steps, and with zoneout y is for a moment not what it was when forward runs
         again."""
+        if self.num_layers == 1 or self._directions == 2 or len(batch.walks) > 1:
+            return False
         if training and (self.dropout or self._drops):
             return False
-        rows, (T, B) = self._gates * self.hidden_size, (batch.T, batch.B)
-        work = T * B * rows * (self.input_size + self.hidden_size)
-        return self.num_layers > 1 and self._directions == 1 == len(batch.walks) and work >= threads.WORTH_CUTTING
+        rows = self._gates * self.hidden_size
+        return batch.T * batch.B * rows * (self.input_size + self.hidden_size) >= threads.WORTH_CUTTING
 
     def _layer_scans(
         self,
@@ -399,70 +399,29 @@ class Recurrent(Module):
         x: np.ndarray,
         outputs: list[np.ndarray],
         initial: Any,
+        final: Any,
         keep: Kept | None,
         noise: list[Noise],
     ) -> list[Any]:
         """All directions and walks of layer k."""
-        weights = [self._masked_weights(k * self._directions + d, noise[d]) for d in range(self._directions)]
-        scans = [
-            self._scan(batch, walk, k, d, x, y, initial, weights[d], noise[d])
-            for d, y in enumerate(outputs)
-            for walk in batch.walks
-        ]
+        scans = []
+        for d, y in enumerate(outputs):
+            at = k * self._directions + d
+            weights = self._masked_weights(at, noise[d])
+            for walk in batch.walks:
+                scan = _core.Scan(
+                    self._kernel_index, self._is_double, weights, self._options, walk, at, self._backwards(d),
+                    x, y, initial, final, batch.reset, noise[d],
+                )  # fmt: skip
+                scans.append(scan)
         if keep is not None:
             for scan in scans:
                 scan.keep(keep.segments(scan, len(scans) * self.num_layers))
         return scans
 
-    def _put_final(
-        self, batch: Batch, k: int, outputs: list[np.ndarray], scans: list[Any], initial: Any, final: Any
-    ) -> None:
-        """The final states of layer k, when its scans are done."""
-        for d, y in enumerate(outputs):
-            at = k * self._directions + d
-            final[0][at] = batch.last(y, initial[0][at], self._backwards(d))
-            for scan, walk in zip(scans[d * len(batch.walks) :], batch.walks, strict=False):
-                if len(final) == 2:
-                    c = scan.c if scan.tape is None else walk.final_cell_state(scan.c, scan.c0)
-                    walk.put(c, final[1][at])
-
-    def _scan(
-        self,
-        batch: Batch,
-        walk: Walk,
-        k: int,
-        d: int,
-        x: np.ndarray,
-        y: np.ndarray,
-        initial: Any,
-        weights: tuple[np.ndarray | None, ...],
-        noise: Noise,
-    ) -> Any:
-        """One walk through layer k in one direction."""
-        backwards = self._backwards(d)
-        rows = walk.rows(x, backwards)
-        at = k * self._directions + d
-        before = [walk.take(array[at]) for array in initial]
-        return _core.Scan(
-            self._kernel_index,
-            self._is_double,
-            weights,
-            self._options,
-            sizes=(walk.T, walk.n),
-            start=walk.start,
-            x=rows if x.ndim == 3 else None,
-            ids=rows if x.ndim == 2 else None,
-            columns=walk.columns if x.ndim == 2 else None,
-            reset=None if batch.reset is None else walk.rows(batch.reset, backwards),
-            h_mask=None if noise.h is None else walk.take(noise.h),
-            keeps_h=None if noise.keeps_h is None else walk.rows(noise.keeps_h, backwards),
-            keeps_c=None if noise.keeps_c is None else walk.rows(noise.keeps_c, backwards),
-            h0=before[0],
-            c0=before[1] if len(before) == 2 else None,
-            y=walk.rows(y, backwards),
-        )
-
     def _masked_weights(self, at: int, noise: Noise) -> tuple[np.ndarray | None, ...]:
+        if noise.weight_hh is None:
+            return self._weights[at]
         ih, hh, *others = self._weights[at]
         return ih, hh if hh is None else masked(hh, noise.weight_hh), *others
 
@@ -479,35 +438,27 @@ class Recurrent(Module):
         tasks, ends = [], []
         d_inputs: list[Any] = []
         for d, part in enumerate(self._unmerge(dy, tape.outputs[k])):
-            at, backwards = k * self._directions + d, self._backwards(d)
-            dx = None
-            if not one_hot:
-                dx = batch.empty(x.shape, self.dtype)
+            dx = None if one_hot else _core.new_array(x.shape, self.dtype)
             d_inputs.append(dx)
-            gradients, mask = self._gradients[at], tape.noise[k][d].weight_hh
+            gradients, mask = self._gradients[k * self._directions + d], tape.noise[k][d].weight_hh
             for index, walk in enumerate(batch.walks):
                 own = _walk_gradients(gradients, index, walk.columns if one_hot else None, mask is not None)
-                states = [walk.take(array[at]) for array in final]
-                rows: Rows | None = None if dx is None else walk.rows(dx, backwards)
                 scan = next(scans)
                 scan.rewind()
-                tasks.append(
-                    partial(scan.backward, walk.rows(part, backwards), rows, *_pair(states), own, search=search)
-                )
-                ends.append((at, walk, states, gradients, own, mask))
+                tasks.append(partial(scan.backward, part, dx, final, initial, own, search))
+                if own is not gradients:
+                    ends.append((walk, gradients, own, mask))
 
         def finish() -> None:
             first = 1 if one_hot else 0  # tables of W_ih are added below
-            for at, walk, states, gradients, own, mask in ends:
-                for array, value in zip(initial, states, strict=True):
-                    walk.put(value, array[at])
+            for _, gradients, own, mask in ends:
                 if mask is not None:
                     own[1][...] *= mask
                 for g, mine in zip(gradients[first:], own[first:], strict=True):
                     if g is not None and g is not mine:
                         g += mine
             if one_hot:
-                _add_tables([(own[0], walk.columns, gradients[0]) for _, walk, _, gradients, own, _ in ends])
+                _add_tables([(own[0], walk.columns, gradients[0]) for walk, gradients, own, _ in ends])
                 return
             if len(d_inputs) == 2:
                 d_inputs[0] += d_inputs[1]
@@ -534,14 +485,16 @@ class Recurrent(Module):
         return self.input_size if k == 0 else self._merged_size
 
     def _empty_output(self, batch: Batch, last: bool) -> np.ndarray:
-        """y (T, B, D*P) of a layer, in the caller's layout if it is the last; zero where sequences end early."""
+        """y (T, B, D*P) of a layer, in the caller's layout if it is the last."""
         width = self._directions * self._output_size
         swap = self.batch_first and last
         shape = (batch.B, batch.T, width) if swap else (batch.T, batch.B, width)
-        y = batch.empty(shape, self.dtype)
+        y = _core.new_array(shape, self.dtype)
         return y.swapaxes(0, 1) if swap else y
 
     def _direction_views(self, y: np.ndarray) -> list[np.ndarray]:
+        if self._directions == 1:
+            return [y]
         P = self._output_size
         return [y[:, :, d * P : (d + 1) * P] for d in range(self._directions)]
 
@@ -580,6 +533,8 @@ def _walk_gradients(gradients: Any, index: int, columns: np.ndarray | None, mask
     So does the first where the gradient of W_hh is yet to be masked. With one-hot input, that of W_ih (G*H, I) is for
     every walk a table (n, G*H) of the columns that it needs.
     """
+    if index == 0 and columns is None and not masks_hh:
+        return gradients
     ih, *others = gradients
     if index > 0:
         others = [None if g is None else np.zeros_like(g) for g in others]
@@ -602,8 +557,3 @@ def _add_tables(tables: list[tuple[np.ndarray, Any, Any]]) -> None:
     # by blocks of rows of dW_ih, each in the order of the walks; a sum takes as long as some 32 multiply-adds
     work = 32 * sum(table.size for table, _, _ in tables)
     threads.run([partial(add, rows) for rows in threads.blocks(len(tables[0][2]), work)])
-
-
-def _pair(states: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-    """(h, c), or (h, None) for a cell without c."""
-    return (states[0], states[1]) if len(states) == 2 else (states[0], None)

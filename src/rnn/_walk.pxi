@@ -1,0 +1,127 @@
+# Which sequences of a batch a thread walks, and where their rows lie. Included by _core.pyx.
+
+cdef cnp.ndarray new_indices(int64_t n):
+    return cnp.PyArray_EMPTY(1, <cnp.npy_intp*>&n, cnp.NPY_INT64, 0)
+
+
+cdef inline void* data(array) noexcept:
+    """Where the elements of an array start; None is null."""
+    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+cdef inline void* state_data(cnp.ndarray state, int64_t at) noexcept:
+    """Where state[at] starts, of (L*D, B, N) and contiguous."""
+    return <char*>data(state) + at * cnp.PyArray_DIM(state, 1) * cnp.PyArray_DIM(state, 2) * cnp.PyArray_ITEMSIZE(state)
+
+
+cdef class Walk:
+    """Some sequences of a batch by falling length: what one thread walks, step by step.
+
+    members (n,): their batch rows; lengths (n,), falling; start (T+1,): the number of (step, row) pairs before each step;
+    columns: those of W_ih, if one-hot x holds places among these; None: columns themselves. All int64.
+    """
+
+    cdef readonly int64_t T, n
+    cdef readonly object members, lengths, start
+    cdef public object columns
+    cdef const int64_t *member  # members and lengths once more
+    cdef const int64_t *length
+
+    def where(self, bint backwards):
+        """(time, batch row) of each packed row."""
+        counts = np.diff(self.start)
+        steps = np.repeat(np.arange(self.T), counts)
+        places = np.arange(len(steps)) - np.repeat(self.start[: self.T], counts)
+        if backwards:
+            steps = self.lengths[places] - 1 - steps
+        return steps, self.members[places]
+
+    cdef cnp.ndarray take(self, cnp.ndarray state, int64_t at):
+        """A copy (n, N) of the members' rows of state[at], the whole (L*D, B, N) and contiguous."""
+        cdef cnp.npy_intp shape[2]
+        shape[0], shape[1] = self.n, cnp.PyArray_DIM(state, 2)
+        taken = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(state), 0)
+        cdef int64_t i, size = shape[1] * cnp.PyArray_ITEMSIZE(state)
+        for i in range(self.n):
+            memcpy(<char*>data(taken) + i * size, <char*>state_data(state, at) + self.member[i] * size, size)
+        return taken
+
+    cdef int put(self, cnp.ndarray values, cnp.ndarray state, int64_t at) except -1:
+        """The other way: the members' rows of state[at] := values (n, N)."""
+        cdef int64_t i, size = cnp.PyArray_DIM(state, 2) * cnp.PyArray_ITEMSIZE(state)
+        for i in range(self.n):
+            memcpy(<char*>state_data(state, at) + self.member[i] * size, <char*>data(values) + i * size, size)
+        return 0
+
+
+def walks(int64_t T, int64_t B, lengths, int64_t parts):
+    """A batch dealt out to so many walks, each with long and short sequences. lengths (B,), int64; None: all T."""
+    cdef int64_t b
+    cdef int64_t* length
+    if lengths is None:
+        lengths = new_indices(B)
+        length = <int64_t*>data(lengths)
+        for b in range(B):
+            length[b] = T
+    cdef cnp.ndarray order = by_falling_length(T, B, <const int64_t*>data(lengths))
+    return [new_walk(T, order[part::parts], lengths) for part in range(parts)]
+
+
+cdef cnp.ndarray by_falling_length(int64_t T, int64_t B, const int64_t* length):
+    """Batch rows (B,); those of one length in their order."""
+    order, places = new_indices(B), np.zeros(T + 2, np.int64)
+    cdef int64_t b, t
+    cdef int64_t *row = <int64_t*>data(order)
+    cdef int64_t *place = <int64_t*>data(places)  # [T - l]: where the next sequence of length l goes
+    for b in range(B):
+        place[T - length[b] + 1] += 1
+    for t in range(T):
+        place[t + 1] += place[t]
+    for b in range(B):
+        row[place[T - length[b]]] = b
+        place[T - length[b]] += 1
+    return order
+
+
+cdef Walk new_walk(int64_t T, members, lengths):
+    """The walk of some batch rows of falling length"""
+    cdef Walk walk = Walk.__new__(Walk)
+    cdef int64_t t, active = len(members)
+    cdef int64_t* start
+    walk.T, walk.n = T, active
+    walk.members = np.ascontiguousarray(members)
+    walk.lengths = lengths[walk.members]
+    walk.start = new_indices(T + 1)
+    walk.member, walk.length = <const int64_t*>data(walk.members), <const int64_t*>data(walk.lengths)
+    start = <int64_t*>data(walk.start)
+    start[0] = 0
+    for t in range(T):
+        while active and walk.length[active - 1] <= t:
+            active -= 1
+        start[t + 1] = start[t] + active
+    return walk
+
+
+# ---------------------------------------------------------------- the rows of an array (T, B, ...)
+
+ctypedef fused element:
+    float
+    double
+    int64_t
+    uint8_t
+
+
+cdef cnp.ndarray set_rows(Rows[element]* rows, array, Walk walk, bint backwards):
+    """Where row (s, i) of a walk lies; of None, nowhere. Returns the offsets, which the caller keeps alive."""
+    rows.base = <element*>data(array)
+    if array is None:
+        return None
+    offsets = new_indices(walk.n)
+    cdef int64_t *offset = <int64_t*>data(offsets)
+    cdef int64_t i, per_step = cnp.PyArray_STRIDE(array, 0) // <int64_t>sizeof(element)
+    cdef int64_t per_row = cnp.PyArray_STRIDE(array, 1) // <int64_t>sizeof(element)
+    for i in range(walk.n):
+        offset[i] = walk.member[i] * per_row + ((walk.length[i] - 1) * per_step if backwards else 0)
+    rows.offset = offset
+    rows.step = -per_step if backwards else per_step
+    return offsets
