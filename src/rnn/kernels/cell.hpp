@@ -11,6 +11,7 @@
 #pragma once
 
 #include "activations.hpp"
+#include "integer.hpp"
 #include "narrow.hpp"
 #include "product.hpp"
 
@@ -20,6 +21,32 @@ namespace FASTRNN_ISA {
 template <class Cell> constexpr int kAccumulatorsOf = Cell::GS + Cell::G - Cell::kShared;
 template <class Cell> constexpr int input_slot(int gate) {
   return gate < Cell::kShared ? gate : Cell::GS + gate - Cell::kShared;
+}
+
+// Rows of a panel of K weights a gate and unit
+constexpr long panel_rows(Storage storage, long K) {
+  return storage == kInt8 ? integer_rows(K) : storage == kBfloat16 ? narrow_rows(K) : K;
+}
+
+template <int G> void pack(Storage storage, const float* w, long H, long K, float* panels) {
+  if (storage == kInt8) pack_integers<G>(w, H, K, panels);
+  else if (storage == kBfloat16) pack_narrow<G>(w, H, K, panels);
+  else pack_rows<float, G>(w, K, H, K, panels);
+}
+
+template <int G> void pack(Storage, const double* w, long H, long K, double* panels) {
+  pack_rows<double, G>(w, K, H, K, panels);
+}
+
+// acc += a . panel for a tile and G gates; `slot_of(gate)` is the accumulator that a gate goes to
+template <int G, int A, class Slot>
+FASTRNN_INLINE void multiply_words(const Sequence<float>& q, const Tile<float, A>& t, const float* const* a, long K,
+                                   const float* panel, float* fixed, Slot slot_of) {
+  int slot[G * panel_vectors(G)];
+  for (int g = 0; g < G; ++g)
+    for (int v = 0; v < t.vectors; ++v) slot[g * t.vectors + v] = (slot_of(g) * t.vectors + v) * kLanes<float>;
+  if (q.storage == kInt8) multiply_integers<G>(t, a, K, panel, slot, q.dots, fixed + t.row * fixed_size(K));
+  else multiply_narrow<G>(t, a, K, panel, slot);
 }
 
 // acc = bias, and what of the input product there is already: made in advance, or to be picked from W_ih (one-hot x)
@@ -37,15 +64,15 @@ FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const Tile<
           T* to = t.at(r, input_slot<Cell>(g), v);
           store(to, load<T>(to) + load(product + g * q.H + v * kLanes<T>, t.lanes_of(v)));
         }
-    } else if (q.one_hot() && q.narrow) {
+    } else if (q.one_hot() && q.storage != kFull) {
       if constexpr (sizeof(T) == sizeof(float)) {
-        const long id = *q.ids.at(s, b), units = t.vectors * kLanes<T>;
-        const T* column = q.w_input + (t.unit * words_of(q.I) + id / 2 * units) * Cell::G;
+        const auto column = q.storage == kInt8 ? integer_column : narrow_column;
+        const long id = *q.ids.at(s, b), vectors = Cell::G * t.vectors;
+        const T* panel = q.w_input + t.unit * Cell::G * panel_rows(q.storage, q.I);
         for (int g = 0; g < Cell::G; ++g)
           for (int v = 0; v < t.vectors; ++v) {
             T* to = t.at(r, input_slot<Cell>(g), v);
-            const Bits<T> words = load_words(column + g * units + v * kLanes<T>);
-            store(to, load<T>(to) + (id % 2 ? upper(words) : lower(words)));
+            store(to, load<T>(to) + column(panel, id, vectors, g * t.vectors + v));
           }
       }
     } else if (q.one_hot() && q.w_input) {  // the panel has it in one piece
@@ -69,7 +96,7 @@ template <class T, class Cell>
 FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
                                    Wanted<T>& wanted) {
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
-  const bool has_x = !q.products && !q.one_hot(), starts = !has_x || !q.packs || q.narrow;
+  const bool has_x = !q.products && !q.one_hot(), starts = !has_x || !q.packs || q.storage != kFull;
   const T *x[kMaxRows], *h[kMaxRows];
   for (int r = 0; r < t.rows; ++r) {
     x[r] = has_x ? q.x.at(s, t.row + r) : nullptr;
@@ -77,9 +104,11 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, k
   }
   if (starts) start_accumulators<T, Cell>(q, s, t);
   if constexpr (sizeof(T) == sizeof(float))
-    if (q.narrow) {
-      if (has_x) multiply_narrow<G>(t, x, q.I, q.w_input + t.unit * G * words_of(q.I), input_slot<Cell>);
-      return multiply_narrow<GS>(t, h, q.P, q.w_state + t.unit * GS * words_of(q.P), [](int gate) { return gate; });
+    if (q.storage != kFull) {
+      const T* state = q.w_state + t.unit * GS * panel_rows(q.storage, q.P);
+      if (has_x)
+        multiply_words<G>(q, t, x, q.I, q.w_input + t.unit * G * panel_rows(q.storage, q.I), q.x_fixed, input_slot<Cell>);
+      return multiply_words<GS>(q, t, h, q.P, state, q.h_fixed, [](int gate) { return gate; });
     }
   if (q.packs)
     return multiply<T, G, GS, Cell::kShared>(
@@ -201,11 +230,11 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
   const Panels<T, G> panels{q.H};
   const Weights<T>& w = q.weights;
   T* bias = arena.take(A * panels.padded());
-  T* input = q.products || q.one_hot() || !q.packs ? nullptr : arena.take(G * q.I * panels.padded());
-  T* state = q.packs ? arena.take(GS * q.P * panels.padded()) : nullptr;
+  T* input = q.products || q.one_hot() || !q.packs ? nullptr : arena.take(G * panel_rows(q.storage, q.I) * panels.padded());
+  T* state = q.packs ? arena.take(GS * panel_rows(q.storage, q.P) * panels.padded()) : nullptr;
   if (!arena.block) return;
-  if (input) pack_rows<T, G>(w.ih, q.I, q.H, q.I, input);
-  if (state) pack_rows<T, GS>(w.hh, q.P, q.H, q.P, state);
+  if (input) pack<G>(q.storage, w.ih, q.H, q.I, input);
+  if (state) pack<GS>(q.storage, w.hh, q.H, q.P, state);
   q.w_input = input, q.w_state = state, q.bias = bias;
   for (long p = 0; p < panels.count(); ++p) {
     const int width = panels.vectors(p) * kLanes<T>;
@@ -217,15 +246,6 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
         if (w.b_hh) bias[(g < GS ? g : input_slot<Cell>(g)) * width + u] += w.b_hh[row];
       }
     bias += A * width;
-  }
-}
-
-// W_ih and W_hh, packed, to bfloat16
-template <class T, class Cell> void narrow_products(Sequence<T>& q) {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    narrow_panels<Cell::G>(const_cast<float*>(q.w_input), q.I, q.H);
-    narrow_panels<Cell::GS>(const_cast<float*>(q.w_state), q.P, q.H);
-    q.narrow = true;
   }
 }
 

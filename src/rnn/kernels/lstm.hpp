@@ -53,7 +53,7 @@ template <class T, bool General> struct Lstm {
         const Vec<T> h = t.get(r, 3, 0) * output(q, load<T>(q.c_at(s, b) + t.unit, t.lanes), &slope);
         store((q.weights.hr ? q.tape_at(s, b) + kUnprojected * q.H : q.y.at(s, b)) + t.unit, h, t.lanes);
       }
-    });
+    }, q.from_last);
     if (q.weights.hr) project(q, s);
   }
 

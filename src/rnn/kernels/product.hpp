@@ -283,6 +283,7 @@ template <class T, int A> struct Tile {
   long row;     // first row of the batch
   int rows;
   long panel, unit;  // index of the panel, its first unit
+  bool first_panel;  // of those that are swept
   int vectors;  // vectors of units
   int lanes;    // units in the last of them
   T* acc;
@@ -307,16 +308,19 @@ FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, long K, const T* panels, 
 }
 
 // Calls body(tile) for all tiles of rows [row0, row1) and H units, A accumulators a unit.  The rows divide evenly, so
-// that no tile is much smaller than the others.
-template <class T, int G, int A, class Body> FASTRNN_INLINE void sweep(long row0, long row1, long H, Body body) {
+// that no tile is much smaller than the others.  `from_last`: the last panel first.
+template <class T, int G, int A, class Body>
+FASTRNN_INLINE void sweep(long row0, long row1, long H, Body body, bool from_last = false) {
   const Panels<T, G> panels{H};
   constexpr int kRows = tile_rows(G * panels.kVectors);
   const long rows = row1 - row0, tiles = (rows + kRows - 1) / kRows;
   if (rows <= 0) return;
   alignas(64) T acc[kRows * A * panels.kUnits];
-  for (long p = 0; p < panels.count(); ++p) {
+  for (long n = 0; n < panels.count(); ++n) {
+    const long p = from_last ? panels.count() - 1 - n : n;
     Tile<T, A> tile;
     tile.panel = p;
+    tile.first_panel = n == 0;
     tile.unit = p * panels.kUnits;
     tile.vectors = panels.vectors(p);
     tile.lanes = int(H - tile.unit - (tile.vectors - 1) * kLanes<T>);

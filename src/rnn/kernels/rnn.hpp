@@ -30,7 +30,7 @@ template <class T, class F, bool General> struct Rnn {
           if (General && q.tape) store(q.tape_at(s, t.row + r) + t.unit + v * L, slope, t.lanes_of(v));
         }
       }
-    });
+    }, q.from_last);
   }
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Rnn>(q, arena); }
