@@ -38,7 +38,7 @@ template <int G> void pack(Storage, const double* w, long H, long K, double* pan
   pack_rows<double, G>(w, K, H, K, panels);
 }
 
-// acc += a . panel for a tile and G gates; `slot_of(gate)` is the accumulator that a gate goes to
+// acc += a . panel for a tile and G gates, of weights in words; `slot_of(gate)` is the accumulator that a gate goes to
 template <int G, int A, class Slot>
 FASTRNN_INLINE void multiply_words(const Sequence<float>& q, const Tile<float, A>& t, const float* const* a, long K,
                                    const float* panel, float* fixed, Slot slot_of) {
@@ -105,9 +105,9 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, k
   if (starts) start_accumulators<T, Cell>(q, s, t);
   if constexpr (sizeof(T) == sizeof(float))
     if (q.storage != kFull) {
+      const T* input = q.w_input + t.unit * G * panel_rows(q.storage, q.I);
       const T* state = q.w_state + t.unit * GS * panel_rows(q.storage, q.P);
-      if (has_x)
-        multiply_words<G>(q, t, x, q.I, q.w_input + t.unit * G * panel_rows(q.storage, q.I), q.x_fixed, input_slot<Cell>);
+      if (has_x) multiply_words<G>(q, t, x, q.I, input, q.x_fixed, input_slot<Cell>);
       return multiply_words<GS>(q, t, h, q.P, state, q.h_fixed, [](int gate) { return gate; });
     }
   if (q.packs)
@@ -230,8 +230,10 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
   const Panels<T, G> panels{q.H};
   const Weights<T>& w = q.weights;
   T* bias = arena.take(A * panels.padded());
-  T* input = q.products || q.one_hot() || !q.packs ? nullptr : arena.take(G * panel_rows(q.storage, q.I) * panels.padded());
-  T* state = q.packs ? arena.take(GS * panel_rows(q.storage, q.P) * panels.padded()) : nullptr;
+  const long input_size = G * panel_rows(q.storage, q.I) * panels.padded();
+  const long state_size = GS * panel_rows(q.storage, q.P) * panels.padded();
+  T* input = q.products || q.one_hot() || !q.packs ? nullptr : arena.take(input_size);
+  T* state = q.packs ? arena.take(state_size) : nullptr;
   if (!arena.block) return;
   if (input) pack<G>(q.storage, w.ih, q.H, q.I, input);
   if (state) pack<GS>(q.storage, w.hh, q.H, q.P, state);
