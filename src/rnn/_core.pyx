@@ -122,9 +122,9 @@ except ValueError as error:
 
 # ---------------------------------------------------------------- memory
 
-# Bytes of input products, and of pre-activation gradients, that are worked on at a time
+# Bytes of accumulators with input products, and of pre-activation gradients, that are worked on at a time
 cdef enum:
-    PRODUCT_CHUNK = 256 << 10
+    START_CHUNK = 256 << 10
     GRADIENT_CHUNK = 256 << 10
     UNPACKED_ROWS = 16  # a call of so few rows does not pay for packed weights
     MAX_SHORT_LAYERS = 4

@@ -36,15 +36,31 @@ cdef struct Segments:
     void *c               # (count, B, H) cell state before each; null for a cell without
 
 
+cdef struct ForwardMemory:
+    # of one forward pass
+    void *block
+    int64_t start_rows  # how many rows of accumulators are started in advance; 0: none
+    void *started       # they, see kernels/sequence.hpp
+    void *x             # addresses of their x
+
+
+cdef int64_t start_rows(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
+    """Of a batch with too few rows to fill a tile, the input products of many steps at once make better use of W_ih."""
+    if q.ids.base != NULL or q.start[q.steps] <= UNPACKED_ROWS or q.B >= cell.rows_per_tile:
+        return 0
+    return min(q.start[q.steps], max(q.B, START_CHUNK // (cell.start_width(q.H) * <int64_t>sizeof(real))))
+
+
 cdef void lay_out_forward(
-        Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t product_rows,
-        real** gathered) noexcept nogil:
+        Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t n_columns,
+        ForwardMemory* m) noexcept nogil:
     cdef real* zeros = arena.take(max(q.H, q.P))
-    q.products = NULL
-    if product_rows:
-        q.products = arena.take(product_rows * cell.gates * q.H)
-    if q.ids.base == NULL:
-        gathered[0] = arena.take(product_rows * q.I)
+    q.table = arena.take(n_columns * cell.gates * q.H) if q.ids.base != NULL and n_columns else NULL
+    q.started = NULL
+    if m.start_rows:
+        m.started = arena.take(m.start_rows * cell.start_width(q.H))
+        m.x = arena.take(m.start_rows * (<int64_t>sizeof(void*) // <int64_t>sizeof(real)))
+        q.started = <real*>m.started
     if q.tape == NULL:
         q.scratch = arena.take(q.B * q.tape_width)
     if q.h_mask != NULL:
@@ -57,42 +73,22 @@ cdef void lay_out_forward(
     cell.pack_forward(q[0], arena[0])
 
 
-cdef int64_t product_rows(const Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns) noexcept nogil:
-    """How many rows of input products are made in advance; 0: none."""
-    cdef int64_t width = cell.gates * q.H
-    if q.ids.base != NULL:
-        return n_columns  # a table: x is one-hot, so its product is a row of W_ih transposed
-    if q.start[q.steps] > UNPACKED_ROWS and q.B < cell.rows_per_tile:
-        # too few rows to fill a tile: the input products of many steps at once make better use of W_ih
-        return min(q.start[q.steps], max(q.B, PRODUCT_CHUNK // (width * <int64_t>sizeof(real))))
-    return 0
-
-
-cdef struct ForwardMemory:
-    # scratch of one forward pass
-    void *block
-    void *gathered  # x gathered
-    int64_t product_rows
-
-
 cdef int begin_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
         ForwardMemory* m) noexcept nogil:
     """Pack the weights, make the table of one-hot inputs; -1 if there is no memory."""
     cdef Arena[real] arena
-    cdef real* gathered = NULL
-    cdef int64_t width = cell.gates * q.H
     arena.block = NULL
     arena.used = 0
     q.packs = q.start[q.steps] > UNPACKED_ROWS
-    m.product_rows = product_rows(q, cell, n_columns)
-    lay_out_forward(q, cell, &arena, m.product_rows, &gathered)
+    m.start_rows = start_rows(q, cell)
+    lay_out_forward(q, cell, &arena, n_columns, m)
     if allocate(&arena):
         return -1
-    lay_out_forward(q, cell, &arena, m.product_rows, &gathered)
-    m.block, m.gathered = arena.block, gathered
-    if q.ids.base != NULL and m.product_rows:
-        gather_columns(width, q.I, q.weights.ih, n_columns, columns, <real*>q.products)
+    lay_out_forward(q, cell, &arena, n_columns, m)
+    m.block = arena.block
+    if q.table != NULL:
+        gather_columns(cell.gates * q.H, q.I, q.weights.ih, n_columns, columns, <real*>q.table)
     return 0
 
 
@@ -100,20 +96,27 @@ cdef void run_steps(
         Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1,
         const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
     """Steps [s0, s1), of which the first begins a chunk of input products. `below`: of the layer that makes x."""
-    cdef int64_t width = cell.gates * q.H, ld = 0
-    cdef long s, chunk = s0 if m.product_rows and q.ids.base == NULL else s1
-    cdef const real* x
+    cdef long s, chunk = s0 if m.start_rows else s1
     for s in range(s0, s1):
         if s == chunk:
-            q.products_from = s
-            chunk = chunk_end(q, s, m.product_rows)
+            chunk = chunk_end(q, s, m.start_rows)
             wait_for(below, chunk)
-            x = gather_x(q[0], s, chunk, <real*>m.gathered, &ld)
-            gemm(False, True, q.start[chunk] - q.start[s], width, q.I, x, ld, q.weights.ih, q.I,
-                 <real>0, <real*>q.products, width)
+            start_chunk(q, cell, m, s, chunk)
         wait_for(below, s + 1)
         cell.forward(q[0], s)
         publish(own, s + 1)
+
+
+cdef void start_chunk(
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1) noexcept nogil:
+    """Accumulators = bias + W_ih x of steps [s0, s1)"""
+    cdef const real** x = <const real**>m.x
+    cdef long s, b
+    for s in range(s0, s1):
+        for b in range(q.active(s)):
+            x[q.start[s] - q.start[s0] + b] = q.x.at(s, b)
+    q.started_from = s0
+    cell.start_rows(q[0], q.start[s1] - q.start[s0], <const real* const*>x, <real*>m.started)
 
 
 cdef int run_forward(

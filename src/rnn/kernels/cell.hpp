@@ -49,77 +49,135 @@ FASTRNN_INLINE void multiply_words(const Sequence<float>& q, const Tile<float, A
   else multiply_narrow<G>(t, a, K, panel, slot);
 }
 
-// acc = bias, and what of the input product there is already: made in advance, or to be picked from W_ih (one-hot x)
+// Length of a row of accumulators, (panels, A, units)
+template <class T, class Cell> long start_width(long H) {
+  return kAccumulatorsOf<Cell> * Panels<T, Cell::G>{H}.padded();
+}
+
+// started (rows, panels, A, units) = bias + W_ih x for rows that lie anywhere
+template <class T, class Cell> void start_rows(const Sequence<T>& q, long rows, const T* const* x, T* started) {
+  constexpr int G = Cell::G, A = kAccumulatorsOf<Cell>;
+  const long width = start_width<T, Cell>(q.H);
+  sweep<T, G, A>(0, rows, q.H, [&](const Tile<T, A>& tile) {
+    Wanted<T> wanted;
+    for (int j = 0; j < tile.panels; ++j) {
+      const Tile<T, A> t = tile.panel(j);
+      multiply<T, G, Cell::GS, Cell::kShared>(t.rows, t.vectors, q.bias + t.unit * A, 0,
+                                              {x + t.row, q.I, q.w_input + t.unit * G * q.I}, {nullptr, 0, nullptr},
+                                              started + t.row * width + t.unit * A, width, wanted);
+    }
+  });
+}
+
+// Where the items of a tile lie at step s: what belongs to the units at the first unit, x and h at their begin
+template <class T, class Cell> struct Items {
+  static constexpr int A = kAccumulatorsOf<Cell>;
+  const T *x[kMaxRows], *h[kMaxRows];  // what the products take; x is not set where its product is there already
+  const T* started;                    // accumulators of the first row, if they were made in advance
+  const T* c_before[kMaxRows];
+  T *c[kMaxRows], *y[kMaxRows], *tape[kMaxRows];
+
+  FASTRNN_INLINE Items(const Sequence<T>& q, long s, const Tile<T, A>& t) {
+    started = q.started ? q.started + (q.packed(s, t.row) - q.start[q.started_from]) * start_width<T, Cell>(q.H) : nullptr;
+    for (int i = 0; i < t.items(); ++i)
+      if (i > 0 && t.panels > 1) step(i);
+      else look_up(i, q, s, t.row + i, t.unit);
+  }
+
+  FASTRNN_INLINE void look_up(int i, const Sequence<T>& q, long s, long b, long unit) {
+    if (q.has_x_product()) x[i] = q.x.at(s, b);
+    h[i] = q.h_in_product(s, b);
+    if (Cell::kHasC) c_before[i] = q.c_before(s, b) + unit, c[i] = q.c_at(s, b) + unit;
+    y[i] = q.y.at(s, b) + unit;
+    tape[i] = q.tape_at(s, b) + unit;
+  }
+
+  FASTRNN_INLINE void step(int i) {  // from item i - 1 to the next panel
+    constexpr int L = kLanes<T>;
+    x[i] = x[0], h[i] = h[0];
+    if (Cell::kHasC) c_before[i] = c_before[i - 1] + L, c[i] = c[i - 1] + L;
+    y[i] = y[i - 1] + L, tape[i] = tape[i - 1] + L;
+  }
+};
+
+// acc += W_ih x(t) of a one-hot x: a row of the table or of a panel or, where W_ih is not packed, a column of W_ih
+template <class T, class Cell>
+FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t, int i) {
+  const long id = *q.ids.at(s, t.row + t.row_of(i)), unit = t.unit_of(i), units = t.vectors * kLanes<T>;
+  for (int g = 0; g < Cell::G; ++g)
+    for (int v = 0; v < t.vectors; ++v) {
+      T* to = t.at(i, input_slot<Cell>(g), v);
+      const long column = g * units + v * kLanes<T>;
+      const int lanes = v + 1 == t.vectors ? t.lanes_of_item(i) : kLanes<T>;
+      if (q.table) {
+        const T* row = q.table + (id * Cell::G + g) * q.H + unit;
+        store(to, load<T>(to) + load(row + v * kLanes<T>, lanes));
+      } else if (q.storage != kFull) {
+        if constexpr (sizeof(T) == sizeof(float)) {
+          const auto column_of = q.storage == kInt8 ? integer_column : narrow_column;
+          const T* panel = q.w_input + unit * Cell::G * panel_rows(q.storage, q.I);
+          store(to, load<T>(to) + column_of(panel, id, Cell::G * t.vectors, g * t.vectors + v));
+        }
+      } else if (q.w_input) {
+        store(to, load<T>(to) + load(q.w_input + (unit * q.I + id * units) * Cell::G + column));
+      } else {
+        const T* w = q.weights.ih + (g * q.H + unit + v * kLanes<T>) * q.I + id;
+        for (int u = 0; u < lanes; ++u) to[u] += w[u * q.I];
+      }
+    }
+}
+
+// acc = bias, and the input product of a one-hot x
 template <class T, class Cell>
 FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t) {
-  for (int r = 0; r < t.rows; ++r) {
-    const long b = t.row + r;
-    for (int i = 0; i < t.ld(); i += kLanes<T>)
-      store(t.acc + r * t.ld() + i, load(q.bias + t.unit * kAccumulatorsOf<Cell> + i));
-    if (q.products) {
-      const long row = q.one_hot() ? *q.ids.at(s, b) : q.packed(s, b) - q.start[q.products_from];
-      const T* product = q.products + row * Cell::G * q.H + t.unit;
-      for (int g = 0; g < Cell::G; ++g)
-        for (int v = 0; v < t.vectors; ++v) {
-          T* to = t.at(r, input_slot<Cell>(g), v);
-          store(to, load<T>(to) + load(product + g * q.H + v * kLanes<T>, t.lanes_of(v)));
-        }
-    } else if (q.one_hot() && q.storage != kFull) {
-      if constexpr (sizeof(T) == sizeof(float)) {
-        const auto column = q.storage == kInt8 ? integer_column : narrow_column;
-        const long id = *q.ids.at(s, b), vectors = Cell::G * t.vectors;
-        const T* panel = q.w_input + t.unit * Cell::G * panel_rows(q.storage, q.I);
-        for (int g = 0; g < Cell::G; ++g)
-          for (int v = 0; v < t.vectors; ++v) {
-            T* to = t.at(r, input_slot<Cell>(g), v);
-            store(to, load<T>(to) + column(panel, id, vectors, g * t.vectors + v));
-          }
-      }
-    } else if (q.one_hot() && q.w_input) {  // the panel has it in one piece
-      const int units = t.vectors * kLanes<T>;
-      const T* column = q.w_input + t.unit * Cell::G * q.I + *q.ids.at(s, b) * Cell::G * units;
-      for (int g = 0; g < Cell::G; ++g)
-        for (int v = 0; v < t.vectors; ++v) {
-          T* to = t.at(r, input_slot<Cell>(g), v);
-          store(to, load<T>(to) + load(column + g * units + v * kLanes<T>));
-        }
-    } else if (q.one_hot()) {
-      const T* column = q.weights.ih + *q.ids.at(s, b);
-      for (int g = 0; g < Cell::G; ++g)
-        for (int u = 0; u < t.units(); ++u) t.at(r, input_slot<Cell>(g), 0)[u] += column[(g * q.H + t.unit + u) * q.I];
-    }
+  for (int i = 0; i < t.items(); ++i) {
+    const T* bias = q.bias + t.unit_of(i) * kAccumulatorsOf<Cell>;
+    for (int j = 0; j < t.ld(); j += kLanes<T>) store(t.at(i, 0, 0) + j, load(bias + j));
+    if (q.one_hot()) add_one_hot<T, Cell>(q, s, t, i);
   }
 }
 
-// acc = bias + W_ih x(t) + W_hh h(t-1) for the units and rows of a tile
+// acc (rows, A, vectors of units) = what it starts from + W_ih x(t) + W_hh h(t-1), that being the bias, what was made in
+// advance, or acc itself
 template <class T, class Cell>
-FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
-                                   Wanted<T>& wanted) {
+FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const Tile<T, kAccumulatorsOf<Cell>>& t,
+                                   const Items<T, Cell>& items, bool in_place, Wanted<T>& wanted) {
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
-  const bool has_x = !q.products && !q.one_hot(), starts = !has_x || !q.packs || q.storage != kFull;
-  const T *x[kMaxRows], *h[kMaxRows];
-  for (int r = 0; r < t.rows; ++r) {
-    x[r] = has_x ? q.x.at(s, t.row + r) : nullptr;
-    h[r] = q.h_in_product(s, t.row + r);
-  }
-  if (starts) start_accumulators<T, Cell>(q, s, t);
+  const bool has_x = q.has_x_product();
   if constexpr (sizeof(T) == sizeof(float))
     if (q.storage != kFull) {
       const T* input = q.w_input + t.unit * G * panel_rows(q.storage, q.I);
       const T* state = q.w_state + t.unit * GS * panel_rows(q.storage, q.P);
-      if (has_x) multiply_words<G>(q, t, x, q.I, input, q.x_fixed, input_slot<Cell>);
-      return multiply_words<GS>(q, t, h, q.P, state, q.h_fixed, [](int gate) { return gate; });
+      if (has_x) multiply_words<G>(q, t, items.x, q.I, input, q.x_fixed, input_slot<Cell>);
+      return multiply_words<GS>(q, t, items.h, q.P, state, q.h_fixed, [](int gate) { return gate; });
     }
   if (q.packs)
     return multiply<T, G, GS, Cell::kShared>(
-        t.rows, t.vectors, starts ? t.acc : q.bias + t.unit * A, starts ? t.ld() : 0,
-        {x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {h, q.P, q.w_state + t.unit * GS * q.P}, t.acc, t.ld(), wanted);
+        t.rows, t.vectors, in_place ? t.acc : (items.started ? items.started : q.bias) + t.unit * A,
+        in_place ? t.ld() : items.started ? start_width<T, Cell>(q.H) : 0, {items.x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {items.h, q.P, q.w_state + t.unit * GS * q.P}, t.acc,
+        t.ld(), wanted);
   for (int r = 0; r < t.rows; ++r)
     for (int v = 0; v < t.vectors; ++v) {
       const long unit = t.unit + v * kLanes<T>;
-      multiply_unpacked<T, G, GS, Cell::kShared>(t.lanes_of(v), q.H, x[r], q.I, q.weights.ih + unit * q.I, h[r], q.P,
-                                                 q.weights.hh + unit * q.P, t.at(r, 0, v), t.vectors * kLanes<T>);
+      multiply_unpacked<T, G, GS, Cell::kShared>(
+          t.lanes_of(v), q.H, has_x ? items.x[r] : nullptr, q.I, q.weights.ih + unit * q.I, items.h[r], q.P,
+          q.weights.hh + unit * q.P, t.at(r, 0, v), t.vectors * kLanes<T>);
     }
+}
+
+// acc = bias + W_ih x(t) + W_hh h(t-1) for the items of a tile
+template <class T, class Cell>
+FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
+                                   const Items<T, Cell>& items, Wanted<T>& wanted) {
+  const bool in_place = q.one_hot() || !q.packs || q.storage != kFull;
+  if (in_place) start_accumulators<T, Cell>(q, s, t);
+  if constexpr (sizeof(T) == sizeof(float))
+    if (q.storage == kInt8 && q.dots && t.is_first) {
+      if (q.has_x_product()) to_fixed(t.rows, items.x, q.I, q.x_fixed + t.row * fixed_size(q.I));
+      to_fixed(t.rows, items.h, q.P, q.h_fixed + t.row * fixed_size(q.P));
+    }
+  for (int j = 0; j < t.panels; ++j)
+    multiply_panel<T, Cell>(q, t.panel(q.from_last ? t.panels - 1 - j : j), items, in_place, wanted);
 }
 
 // m of recurrent dropout, or one; k of zoneout, see noise.hpp
@@ -232,7 +290,7 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
   T* bias = arena.take(A * panels.padded());
   const long input_size = G * panel_rows(q.storage, q.I) * panels.padded();
   const long state_size = GS * panel_rows(q.storage, q.P) * panels.padded();
-  T* input = q.products || q.one_hot() || !q.packs ? nullptr : arena.take(input_size);
+  T* input = q.one_hot() || !q.packs ? nullptr : arena.take(input_size);
   T* state = q.packs ? arena.take(state_size) : nullptr;
   if (!arena.block) return;
   if (input) pack<G>(q.storage, w.ih, q.H, q.I, input);

@@ -146,8 +146,16 @@ __attribute__((noinline)) void fixed_product(const float* fixed, long K, const f
 
 #endif
 
+// Rows a (K,) to fixed (rows, fixed_size(K)), where there are products of that
+FASTRNN_INLINE void to_fixed([[maybe_unused]] int rows, [[maybe_unused]] const float* const* a,
+                             [[maybe_unused]] long K, [[maybe_unused]] float* fixed) {
+#if FASTRNN_VECTOR_BYTES == 64
+  for (int r = 0; r < rows; ++r) to_fixed(a[r], K, fixed + r * fixed_size(K));
+#endif
+}
+
 // The product of G gates of a tile, row by row; vector v of it goes to slot[v] of a row of accumulators.  With `dots`,
-// the tiles of the first panel put their rows a (K,) into `fixed` (rows, fixed_size(K)).
+// `fixed` (rows, fixed_size(K)) is read in place of a.
 template <int G, int V = panel_vectors(G), int A>
 FASTRNN_INLINE void multiply_integers(const Tile<float, A>& t, const float* const* a, long K, const float* panel,
                                       const int* slot, bool dots, float* fixed) {
@@ -156,9 +164,7 @@ FASTRNN_INLINE void multiply_integers(const Tile<float, A>& t, const float* cons
       float* acc = t.acc + r * t.ld();
 #if FASTRNN_VECTOR_BYTES == 64
       if (dots) {
-        float* row = fixed + r * fixed_size(K);
-        if (t.first_panel) to_fixed(a[r], K, row);
-        fixed_product<G * V>(row, K, panel, acc, slot);
+        fixed_product<G * V>(fixed + r * fixed_size(K), K, panel, acc, slot);
         continue;
       }
 #endif
