@@ -1,8 +1,8 @@
 """How long a step takes, from array to array, in the middle and in the tail: python benchmarks/latency.py --help.
 
 Each call is timed by itself, one row, one thread; the contenders take turns, some thousand calls each, round after
-round. `run` is a stream over a block of steps, its time divided by their number; the ceiling is the time of reading the
-weights as plain memory, in the same rounds.
+round. Streams are timed with compressed weights as well. `run` is a stream over a block of steps, its time divided by
+their number; the ceiling is the time of reading the weights in float32 as plain memory, in the same rounds.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 import machine
 
 CALLS, STEPS = 2000, 1000  # of a round; of a block
+COMPRESSED = ("bfloat16", "int8")
 PERCENTILES = (50, 99, 99.9)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0], allow_abbrev=False)
     parser.add_argument("--cells", nargs="+", choices=("rnn", "gru", "lstm"), default=("rnn", "gru", "lstm"))
-    parser.add_argument("--sizes", nargs="+", type=int, default=(64, 128, 256), metavar="H", help="I = H")
+    parser.add_argument("--sizes", nargs="+", type=int, default=(64, 128, 256, 512), metavar="H", help="I = H")
     parser.add_argument("--contenders", nargs="+", choices=("fastrnn", "onnxruntime", "torch"))
     parser.add_argument("--rounds", type=int, default=20, metavar="N")
     parser.add_argument("--json", type=Path, metavar="PATH")
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure_all(problem: Any, found: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
-    """Microseconds by contender: percentiles of single steps; for a stream also a step of a block, and the ceiling."""
+    """Microseconds by contender: percentiles of single steps; for streams also a step of a block, and the ceiling."""
     import numpy as np
 
     from ceiling import ceiling_rates, ceiling_runs
@@ -74,6 +75,8 @@ def measure_all(problem: Any, found: dict[str, Any], rounds: int) -> dict[str, d
         for name, contender in found.items()
         for entry in contender.entries(problem)
     }
+    if "fastrnn" in found:
+        runs |= {f"fastrnn {weights}": step_run(problem, weights) for weights in COMPRESSED}
     samples: dict[str, list[Any]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -82,13 +85,31 @@ def measure_all(problem: Any, found: dict[str, Any], rounds: int) -> dict[str, d
         name: {f"p{p:g}": float(np.percentile(np.concatenate(times), p)) / 1e3 for p in PERCENTILES}
         for name, times in samples.items()
     }
-    if "fastrnn stream" in rows:
-        side = {"run": block_run(problem)} | ceiling_runs(problem, 1)
-        timings = measure(side, Effort(9, 10.0, 0.01, 0.0))
-        weights = sum(problem.params[name].nbytes for name in ("weight_ih_l0", "weight_hh_l0"))
-        rows["fastrnn stream"]["run"] = timings["run"].median / STEPS * 1e6
-        rows["fastrnn stream"]["ceiling"] = weights / ceiling_rates(problem, timings)["stream"] * 1e6
+    if "fastrnn" in found:
+        streams = {"fastrnn stream": "float32"} | {f"fastrnn {weights}": weights for weights in COMPRESSED}
+        side = {name: block_run(problem, weights) for name, weights in streams.items()}
+        timings = measure(side | ceiling_runs(problem, 1), Effort(9, 10.0, 0.01, 0.0))
+        size = sum(problem.params[name].nbytes for name in ("weight_ih_l0", "weight_hh_l0"))
+        for name in streams:
+            rows[name]["run"] = timings[name].median / STEPS * 1e6
+        rows["fastrnn stream"]["ceiling"] = size / ceiling_rates(problem, timings)["stream"] * 1e6
     return rows
+
+
+def make_stream(problem: Any, weights: str) -> Any:
+    from contenders.fastrnn_ import make_layer
+
+    layer = make_layer(problem)
+    layer.compress(weights)
+    return layer.stream()
+
+
+def step_run(problem: Any, weights: str) -> Callable[[], Any]:
+    """`Stream.step`, each from the state of the one before."""
+    import numpy as np
+
+    step, x, y = make_stream(problem, weights).step, problem.x[0], np.empty((1, problem.shape.H), problem.dtype)
+    return lambda: step(x, y)
 
 
 def time_calls(run: Callable[[], Any], calls: int) -> Any:
@@ -105,14 +126,12 @@ def time_calls(run: Callable[[], Any], calls: int) -> Any:
     return times
 
 
-def block_run(problem: Any) -> Callable[[], Any]:
+def block_run(problem: Any, weights: str) -> Callable[[], Any]:
     """`Stream.run` over a block of steps."""
     import numpy as np
 
-    from contenders.fastrnn_ import make_layer
-
     x = np.random.default_rng(2).standard_normal((STEPS, 1, problem.shape.I)).astype(problem.dtype)
-    y, stream = np.empty((STEPS, 1, problem.shape.H), problem.dtype), make_layer(problem).stream()
+    y, stream = np.empty((STEPS, 1, problem.shape.H), problem.dtype), make_stream(problem, weights)
     return lambda: stream.run(x, y)
 
 

@@ -8,7 +8,7 @@ import pytest
 from fastrnn import _core, interchange, reference
 
 from test_segments import assert_same_bits, segments
-from test_stream import STEPS, in_pieces, with_rounded_weights
+from test_stream import STEPS, in_pieces, with_stored_weights
 
 CELLS = {
     "rnn": (fastrnn.RNN, {}),
@@ -204,15 +204,16 @@ def test_rows_of_a_stream_that_sit_out_do_not_move_in_zoneout(cell):
         agree("y", y[active[:, b], b], layer(x[active[:, b], b])[0], TOLERANCE["float32"])
 
 
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
 @every_cell
-def test_streams_of_rounded_weights_take_the_mean_of_zoneout(cell):
+def test_compressed_streams_take_the_mean_of_zoneout(cell, weights):
     rng = np.random.default_rng(13)
     kind, own = CELLS[cell]
     layer = layer_of(cell, 6, 37, rng=rng)
     noise = {name: getattr(layer, name) for name in ZONEOUT if hasattr(layer, name)}
-    layer.compress("bfloat16")
+    layer.compress(weights)
     x, _, _ = call(layer, rng, STEPS, 3)
-    expected = with_rounded_weights(layer, kind, own | noise)(x)[0]
+    expected = with_stored_weights(layer, kind, own | noise)(x)[0]
     agree("y", layer.stream(3).run(x), expected, TOLERANCE["float32"])
 
 

@@ -341,77 +341,195 @@ def test_layers_that_need_the_end_are_refused():
             fastrnn.GRU(3, 4).stream(batch)
 
 
-# ---------------------------------------------------------------- weights in bfloat16
+# ---------------------------------------------------------------- compressed weights
+
+COMPRESSED = ("bfloat16", "int8")
 
 
-def rounded(array):
-    """To bfloat16, the nearest, ties to even, in integers of 64 bits."""
-    bits = array.view(np.uint32).astype(np.int64)
-    low, high = bits & 0xFFFF, bits >> 16
-    high += (low > 0x8000) | ((low == 0x8000) & (high % 2 == 1))
-    return (high << 16).astype(np.uint32).view(np.float32)
+def half_before(lower, magnitude, least):
+    """The 16 bits that, with these lower ones behind them, come nearest to the bits of a float without sign."""
+    below, rest = (magnitude - lower) >> 16, (magnitude - lower) & 0xFFFF
+    return np.clip(below + ((rest > 0x8000) | ((rest == 0x8000) & (below % 2 == 1))), least, 0x7F7F)
 
 
-def with_rounded_weights(layer, kind, options):
+def as_bfloat16(array):
+    """Of each pair of a row the first rounded to its upper half, the second to a float that ends with that half."""
+    even = np.pad(array, ((0, 0), (0, array.shape[1] % 2)))
+    bits = even.view(np.uint32).astype(np.int64)
+    sign, magnitude = bits & 0x80000000, bits & 0x7FFFFFFF
+    first = half_before(0, magnitude[:, ::2], 0) | sign[:, ::2] >> 16
+    second = half_before(first, magnitude[:, 1::2], 0x80) << 16 | sign[:, 1::2] | first
+    found = np.stack([first << 16, second], axis=-1).reshape(bits.shape)
+    return found.astype(np.uint32).view(np.float32)[:, : array.shape[1]]
+
+
+def as_int8(array):
+    scale = np.abs(array).max(axis=1, keepdims=True) / np.float32(127)
+    return np.rint(array / np.where(scale == 0, 1, scale).astype(np.float32)) * scale
+
+
+def with_stored_weights(layer, kind, options):
+    """The layer that a compressed stream stands for."""
     other = kind(layer.input_size, layer.hidden_size, layer.num_layers, **options)
+    stored = as_int8 if layer.stream_weights == "int8" else as_bfloat16
     for name, array in layer.params.items():
-        other.params[name] = rounded(array) if name.startswith(("weight_ih", "weight_hh")) else array
+        other.params[name] = stored(array) if name.startswith(("weight_ih", "weight_hh")) else array
         if name.startswith("weight_hh") and not options.get("reset_after", True):  # W_hn has a product of its own
-            other.params[name][2 * layer.hidden_size :] = array[2 * layer.hidden_size :]
+            H = layer.hidden_size
+            other.params[name][: 2 * H], other.params[name][2 * H :] = stored(array[: 2 * H]), array[2 * H :]
     return other
 
 
-@pytest.mark.parametrize("name", _core.instruction_sets())
+@pytest.fixture(params=_core.instruction_sets())
+def instructions(request):
+    used = _core.instruction_set()
+    _core.use_instruction_set(request.param)
+    yield request.param
+    _core.use_instruction_set(used)
+
+
+@pytest.mark.parametrize("weights", COMPRESSED)
 @pytest.mark.parametrize("cell", CELLS)
-def test_compressed_stream_is_the_layer_with_rounded_weights(cell, name):
+def test_compressed_stream_is_the_layer_with_the_weights_that_it_holds(cell, weights, instructions):
     kind, options = CELLS[cell]
-    used, rng = _core.instruction_set(), np.random.default_rng(6)
-    try:
-        _core.use_instruction_set(name)
-        for I, H, B, one_hot in ((5, 19, 1, False), (5, 19, 1, True), (4, 70, 7, False), (7, 33, 11, True)):
-            layer = kind(I, H, 2, **options, rng=rng)
-            half = layer.params["weight_ih_l0"].view(np.uint32)
-            half[:, ::2] = half[:, ::2] & 0xFFFF0000 | 0x8000  # ties
-            layer.compress("bfloat16")
-            x, state, _ = case(layer, rng, T=STEPS, B=B, one_hot=one_hot)
-            stream = layer.stream(B)
-            stream.state = state
-            y = in_pieces(stream, x)
-            expected = with_rounded_weights(layer, kind, options)(x, state)[0]
-            np.testing.assert_allclose(y, expected, atol=2e-5, rtol=2e-5)
-            assert np.abs(y - expected).max() < 0.1 * np.abs(y - layer(x, state)[0]).max()
-    finally:
-        _core.use_instruction_set(used)
+    rng = np.random.default_rng(6)
+    for I, H, B, one_hot in ((5, 19, 1, False), (5, 19, 1, True), (1, 70, 7, False), (7, 33, 11, True)):
+        layer = kind(I, H, 2, **options, rng=rng)
+        half = layer.params["weight_ih_l0"].view(np.uint32)
+        half[:, ::2] = half[:, ::2] & 0xFFFF0000 | 0x8000  # ties
+        layer.compress(weights)
+        x, state, _ = case(layer, rng, T=STEPS, B=B, one_hot=one_hot)
+        stream, whole = layer.stream(B), layer.stream(B)
+        stream.state = whole.state = state
+        y = in_pieces(stream, x)
+        np.testing.assert_array_equal(y, whole.run(x))
+        expected = with_stored_weights(layer, kind, options)(x, state)[0]
+        np.testing.assert_allclose(y, expected, atol=2e-5, rtol=2e-5)
+        assert np.abs(y - expected).max() < 0.1 * np.abs(y - layer(x, state)[0]).max()
 
 
-def test_weights_that_bfloat16_holds_give_what_float32_gives():
-    layer = fastrnn.RNN(3, 5, bias=False, rng=0)
-    ties = np.array([1, 1.00390625, 1.01171875], np.float32)  # 1; half a step above 1, and above the odd one after it
+def weights_in_use(layer):
+    """W_ih (H, I) as a stream multiplies by it: of an RNN with relu, without bias, for each x = +-1 of one input."""
+    found = []
+    for unit in (np.eye(layer.input_size, dtype=np.float32), -np.eye(layer.input_size, dtype=np.float32)):
+        stream = layer.stream(layer.input_size)
+        found.append(stream.step(unit))
+    return (found[0] - found[1]).T
+
+
+def test_weights_are_within_the_stated_error(instructions):
+    rng = np.random.default_rng(0)
+    layer = fastrnn.RNN(45, 40, nonlinearity="relu", bias=False, rng=0)
+    w = rng.standard_normal((40, 45)).astype(np.float32)
+    w[:10] *= np.exp2(rng.integers(-120, 120, (10, 45))).astype(np.float32)
+    w[10:20] = np.nextafter(np.exp2(rng.integers(-20, 20, (10, 45))), -np.inf, dtype=np.float32)  # below powers of two
+    w[20], w[21] = 0, np.finfo(np.float32).max / 2
+    w[22:24] *= rng.random((2, 45)) < 0.3  # zeros beside others
+    w[24] = 1e-42  # subnormal
+    layer.params["weight_ih_l0"] = w
+    magnitude = np.abs(w.astype(float))
+    for weights, bound in (
+        ("bfloat16", np.maximum(2.0**-8 * magnitude, 2.0**-125)),
+        ("int8", np.maximum(magnitude.max(axis=1, keepdims=True) / 254 * (1 + 1e-5), 2.0**-100)),
+    ):
+        layer.compress(weights)
+        found = weights_in_use(layer)
+        assert (np.abs(found - w.astype(float)) <= bound).all()
+        expected = as_int8(w) if weights == "int8" else as_bfloat16(w)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-37)
+        ids = np.arange(45)  # the weights as they are where they are not negative
+        np.testing.assert_allclose(layer.stream(45).step(ids).T, np.maximum(expected, 0), rtol=1e-6, atol=1e-37)
+
+
+def test_weights_that_bfloat16_holds_stay_what_they_are():
+    layer = fastrnn.RNN(4, 5, nonlinearity="relu", bias=False, rng=0)
+    ties = np.array([1, 0, 1.00390625, 1.01171875], np.float32)  # half a step above 1, and above the odd one after it
     layer.params["weight_ih_l0"] = np.tile(ties, (5, 1))
-    layer.params["weight_hh_l0"] *= 0
     layer.compress("bfloat16")
-    found = np.arctanh(layer.stream().run(np.eye(3, dtype=np.float32) / 4)[:, 0].astype(float)) * 4
-    np.testing.assert_allclose(found, [1, 1, 1.015625], atol=1e-5)
+    found = weights_in_use(layer)
+    np.testing.assert_array_equal(found[:, ::2], [[1, 1]] * 5)
+    np.testing.assert_allclose(found[:, 1], 0, atol=1e-37)
+    assert (np.abs(found[:, 3] - ties[3]) <= 2.0**-8).all()
 
 
-def test_compressing_leaves_calls_training_and_older_streams_alone():
+@pytest.mark.parametrize("size", [1, 4, 50, 1003, 1 << 17])
+def test_sums_of_int8_are_as_good_as_those_of_float32(size, instructions):
+    rng = np.random.default_rng(size)
+    layer = fastrnn.RNN(size, 3, nonlinearity="relu", bias=False, rng=0)
+    layer.params["weight_ih_l0"] = w = rng.standard_normal((3, size)).astype(np.float32)
+    w[2] = 1  # all q are 127: the largest sums
+    layer.params["weight_ih_l0"][...] = w
+    layer.compress("int8")
+    x = (rng.standard_normal((20, size)) * np.exp(5 * rng.standard_normal((20, 1)))).astype(np.float32)
+    x[0], x[1], x[2] = 0, 1, -1
+    stored = as_int8(w).astype(float)
+    stream, negative = layer.stream(20), layer.stream(20)
+    found = stream.step(x).astype(float) - negative.step(-x)
+    bound = np.abs(x).max(axis=1, keepdims=True) * np.abs(stored).sum(axis=1) * 2.0**-22
+    assert (np.abs(found - x.astype(float) @ stored.T) <= bound).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_not_hidden_by_int8(value, instructions):
+    layer = fastrnn.RNN(9, 20, rng=0)
+    layer.compress("int8")
+    x = np.ones((3, 9), np.float32)
+    expected = layer.stream(3).step(x)
+    x[1, 4] = value
+    stream = layer.stream(3)
+    y = stream.step(x)
+    np.testing.assert_array_equal(y[::2], expected[::2])
+    exact = np.sign(value * layer.params["weight_ih_l0"][:, 4])  # as a sum in float32 has it
+    assert np.isnan(y[1]).all() or np.array_equal(y[1], exact)
+    assert np.isnan(y[1]).all() or not np.isnan(value)
+    state = stream.state
+    state[0, 2, 3] = np.nan
+    stream.state = state
+    assert np.isnan(stream.step(np.ones((3, 9), np.float32))[2]).all()
+
+
+@pytest.mark.parametrize("weights", COMPRESSED)
+def test_compressing_leaves_calls_training_and_older_streams_alone(weights):
     layer = fastrnn.GRU(6, 16, rng=0)
     x = np.random.default_rng(0).standard_normal((9, 1, 6), dtype=np.float32)
     stream, y, params = layer.stream(), layer(x)[0], layer.state_dict()
     before = layer.stream().run(x)
-    layer.compress("bfloat16")
+    layer.compress(weights)
     np.testing.assert_array_equal(layer(x)[0], y)
-    assert all(np.array_equal(layer.params[name], params[name]) for name in params)
+    assert all(np.array_equal(array, params[name]) for name, array in layer.state_dict().items())
     np.testing.assert_array_equal(stream.run(x), before)
     stream.reset()
     stream.refresh()
-    np.testing.assert_array_equal(stream.run(x), layer.stream().run(x))
+    compressed = stream.run(x)
+    assert not np.array_equal(compressed, before)
+    np.testing.assert_array_equal(layer.stream().run(x), compressed)
+    other = stream.copy()
+    layer.params["weight_hh_l0"] *= 2  # seen by neither
+    np.testing.assert_array_equal(other.run(x), stream.run(x))
+    layer.params["weight_hh_l0"] /= 2
     layer.compress("float32")
     np.testing.assert_array_equal(layer.stream().run(x), before)
-    with pytest.raises(ValueError, match="expected weights 'float32' or 'bfloat16', got 'int4'"):
+
+
+@pytest.mark.parametrize("weights", COMPRESSED)
+def test_what_compressed_weights_cannot_hold_is_refused(weights):
+    layer = fastrnn.GRU(6, 16, 2, rng=0)
+    with pytest.raises(ValueError, match="expected weights 'float32', 'bfloat16' or 'int8', got 'int4'"):
         layer.compress("int4")
-    with pytest.raises(TypeError, match="expected a float32 layer, got float64"):
-        fastrnn.GRU(6, 16, dtype="float64").compress("bfloat16")
+    with pytest.raises(TypeError, match=f"expected a float32 layer, got float64: {weights} would not keep"):
+        fastrnn.GRU(6, 16, dtype="float64").compress(weights)
+    layer.compress(weights)
+    stream = layer.stream()
+    y = stream.step(3)
+    for value in (np.nan, np.inf):
+        layer.params["weight_hh_l1"][7, 5] = value
+        for call in (layer.stream, stream.refresh):
+            with pytest.raises(ValueError, match=f"expected finite weights for {weights}, got .* in weight_hh_l1"):
+                call()
+    stream.reset()
+    np.testing.assert_array_equal(stream.step(3), y)
+    with pytest.raises(ValueError, match="expected at most 131072 inputs and outputs for int8, got 131073"):
+        fastrnn.RNN(131073, 2).compress("int8")
 
 
 # ---------------------------------------------------------------- a language model's

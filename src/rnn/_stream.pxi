@@ -18,7 +18,8 @@ cdef class PackedLayers:
     cdef int layers
     cdef tuple alive
 
-    def __init__(self, int cell, bint is_double, bint narrow, list weights, dict options):
+    def __init__(self, int cell, bint is_double, str stored, list weights, dict options):
+        cdef Storage storage = {"bfloat16": STORED_BFLOAT16, "int8": STORED_INT8}.get(stored, STORED_FULL)
         cdef int k
         self.kernels = kernels
         self.layers, self.alive = len(weights), (weights, options)
@@ -31,15 +32,14 @@ cdef class PackedLayers:
                 set_cell(<Sequence[double]*>self.sequences + k, kernels.f64.cell(cell), weights[k], options)
             else:
                 set_cell(<Sequence[float]*>self.sequences + k, kernels.f32.cell(cell), weights[k], options)
+                (<Sequence[float]*>self.sequences)[k].storage = storage
+                (<Sequence[float]*>self.sequences)[k].dots = kernels.dots
         if is_double:
             self.memory = pack_layers(<Sequence[double]*>self.sequences, self.layers, kernels.f64.cell(cell))
         else:
             self.memory = pack_layers(<Sequence[float]*>self.sequences, self.layers, kernels.f32.cell(cell))
         if self.memory == NULL:
             raise MemoryError("no memory for the packed weights")
-        if narrow:
-            for k in range(self.layers):
-                kernels.f32.cell(cell).narrow((<Sequence[float]*>self.sequences)[k])
 
     def __dealloc__(self):
         free(self.sequences)
@@ -47,8 +47,11 @@ cdef class PackedLayers:
 
 
 cdef PackedLayers packed_weights(layer):
-    narrow = layer.stream_weights == "bfloat16"
-    return PackedLayers(layer._kernel_index, layer._is_double, narrow, layer._weights, layer._options)
+    if layer.stream_weights in ("bfloat16", "int8"):
+        for name, array in layer.params.items():
+            if name.startswith(("weight_ih", "weight_hh")) and not np.isfinite(array).all():
+                raise ValueError(f"expected finite weights for {layer.stream_weights}, got NaN or infinity in {name}")
+    return PackedLayers(layer._kernel_index, layer._is_double, layer.stream_weights, layer._weights, layer._options)
 
 
 cdef void* pack_layers(Sequence[real]* stack, int layers, const CellKernels[real]* cell) noexcept nogil:
@@ -358,6 +361,8 @@ cdef void* stream_scratch(Sequence[real]* stack, int layers, int64_t B, StreamSc
     cdef int64_t P = stack[0].P, b, indices = B * (<int64_t>sizeof(int64_t) // <int64_t>sizeof(real))
     cdef real* tape
     cdef real* c_saved
+    cdef real *x_fixed = NULL
+    cdef real *h_fixed = NULL
     cdef int k, again
     arena.block = NULL
     for again in range(2):  # counts, then places
@@ -367,13 +372,16 @@ cdef void* stream_scratch(Sequence[real]* stack, int layers, int64_t B, StreamSc
         m.y, m.h, m.c = arena.take(2 * B * P), arena.take(B * P), arena.take(B * stack[0].H)
         tape = arena.take(B * stack[0].tape_width)
         c_saved = arena.take(B * stack[0].H) if stack[0].zoneout_c.p > 0 else NULL
+        if stack[0].storage == STORED_INT8:
+            x_fixed = arena.take(B * fixed_size(max(stack[0].I, P)))
+            h_fixed = arena.take(B * fixed_size(P))
         if not again and allocate(&arena):
             return NULL
     for b in range(B):
         m.y_offset[b] = b * P
     for k in range(layers):
         stack[k].steps, stack[k].B, stack[k].c_in_place, stack[k].scratch = 1, B, True, tape
-        stack[k].c_saved = c_saved
+        stack[k].c_saved, stack[k].x_fixed, stack[k].h_fixed = c_saved, x_fixed, h_fixed
     return arena.block
 
 
@@ -422,6 +430,7 @@ cdef void run_stream(
                 q.x.base, q.x.offset = <real*>call.x + t * call.x_step, m.x_offset
                 q.ids.base = NULL
             cell.forward(q[0], 0)
+            q.from_last = not q.from_last  # begins next time with what was read last, and is still in cache
             if n == B:
                 memcpy(hk, y, B * P * sizeof(real))
             else:

@@ -19,6 +19,11 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         const T *b_hh
         const T *hr
         const T *peephole
+    enum Storage "fastrnn::Storage":
+        STORED_FULL "fastrnn::kFull"
+        STORED_BFLOAT16 "fastrnn::kBfloat16"
+        STORED_INT8 "fastrnn::kInt8"
+    long fixed_size(long)
     cppclass Sequence[T]:
         long steps "T_"
         long B, I, H, P
@@ -57,6 +62,10 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T* dprojected
         T* dpeephole
         cbool packs
+        Storage storage
+        cbool dots, from_last
+        T *x_fixed
+        T *h_fixed
         long active(long)
         T* tape_at(long, long)
         T* c_at(long, long)
@@ -96,7 +105,6 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         void (*pack_forward)(Sequence[T]&, Arena[T]&)
         long (*start_width)(long)
         void (*start_rows)(const Sequence[T]&, long, const T* const*, T*)
-        void (*narrow)(Sequence[T]&)
         void (*pack_backward)(Sequence[T]&, Arena[T]&)
         void (*forward)(const Sequence[T]&, long)
         void (*backward)(const Sequence[T]&, long)
@@ -119,6 +127,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         void (*sigmoid)(long, const T*, T*)
     cppclass KernelTable:
         const char* name
+        cbool dots
         Kernels[float] f32
         Kernels[double] f64
         const Kernels[float]& of(float)

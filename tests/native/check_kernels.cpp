@@ -6,6 +6,7 @@
 //   cells      every row of the table, float and double: y, tape, dgates, the gradients of the initial states and of
 //              the peepholes; batches of 1 to 9 rows, ragged, with resets; sizes that fill no vector, panel or tile;
 //              weights packed or not, input products made in advance, one-hot inputs, projections
+//   compressed the cells in float with weights in bfloat16 and int8, against scalars in float with the same
 //   rows       softmax with cross-entropy, optimisers, sums
 //   functions  exp, tanh and sigmoid against the C library: the bounds in ULP that math.hpp states
 //
@@ -90,7 +91,8 @@ template <class T> Array<T> start_all(const Sequence<T>& q, const CellKernels<T>
 }
 
 // All that forward and backward of a layer write
-template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m) {
+template <class T>
+Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Storage storage = kFull, bool dots = false) {
   const long B = m.B, I = m.I, H = m.H, P = m.P;
   Array<int64_t> start{0}, x_at, y_at, ids, each_row;
   Array<uint8_t> reset;
@@ -105,14 +107,17 @@ template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, con
                  w_hr = as<T>(m.w_hr), w_p = as<T>(m.w_p), x = as<T>(m.x), h0 = as<T>(m.h0), c0 = as<T>(m.c0),
                  dy = as<T>(m.dy), zeros(H > P ? H : P);
   Array<T> y(kSteps * B * P), c(rows * H), tape(rows * tape_width), dgates(rows * cell.dgates_width * H),
-      dprojected(rows * P), dh = as<T>(m.dh), dc = as<T>(m.dc), dpeephole(3 * H);
+      dprojected(rows * P), dh = as<T>(m.dh), dc = as<T>(m.dc), dpeephole(3 * H), x_fixed(B * fixed_size(I)),
+      h_fixed(B * fixed_size(P));
 
   Sequence<T> q{};
   q.T_ = kSteps, q.B = B, q.I = I, q.H = H, q.P = P, q.start = start.data();
   q.tape_width = tape_width, q.dgates_width = cell.dgates_width * H;
   q.x = {x.data(), x_at.data(), B * I}, q.y = {y.data(), y_at.data(), B * P}, q.dy = {dy.data(), y_at.data(), B * P};
-  if (m.input == Layer::kOneHot) q.ids = {ids.data(), each_row.data(), B};
+  const Rows<const int64_t> indices{m.input == Layer::kOneHot ? ids.data() : nullptr, each_row.data(), B};
+  if (storage == kFull) q.ids = indices;  // a stream packs W_ih without knowing of indices
   q.packs = m.input != Layer::kUnpacked;
+  q.storage = storage, q.dots = dots, q.x_fixed = x_fixed.data(), q.h_fixed = h_fixed.data();
   q.reset = {reset.data(), each_row.data(), B};
   q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.tape = tape.data();
   q.weights = {w_ih.data(), w_hh.data(), b_ih.data(), b_hh.data(), P == H ? nullptr : w_hr.data(), nullptr};
@@ -126,6 +131,7 @@ template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, con
   q.dpeephole = dpeephole.data();
   {
     const Array<T> memory = packed(q, cell.pack_forward);
+    q.ids = indices;
     const Array<T> started = m.input == Layer::kInAdvance ? start_all(q, cell) : Array<T>();
     if (!started.empty()) q.started = started.data();
     for (long s = 0; s < kSteps; ++s) cell.forward(q, s);
@@ -162,6 +168,24 @@ template <class T> void check_cells(const Kernels<T>& kernels) {
             for (size_t i = 0; i < ours.size(); ++i) worst = std::fmax(worst, difference(ours[i], theirs[i]));
           }
     expect(worst <= kTolerance<T>, kNames[kind], worst);
+  }
+}
+
+// Streams' weights: both round them by the same operations, so what differs is the order of sums
+void check_compressed(const KernelTable& table) {
+  for (Storage storage : {kBfloat16, kInt8}) {
+    double worst = 0;
+    for (int kind = 0; kind < kCellKinds; ++kind)
+      for (long H : {1, 5, 16, 33, 70})
+        for (long B = 1; B <= 9; ++B)
+          for (auto input : {Layer::kStepByStep, Layer::kOneHot}) {
+            const Layer layer{input, table.f32.cell(kind)->gates, B, H / 2 + 3, H, H};
+            const auto ours = run(*table.f32.cell(kind), kind, layer, storage, table.dots);
+            const auto theirs = run(*scalar::table.f32.cell(kind), kind, layer, storage);
+            for (size_t i = 0; i < ours.size(); ++i)
+              worst = std::fmax(worst, difference(ours[i], Array<double>(theirs[i].begin(), theirs[i].end())));
+          }
+    expect(worst <= 2 * kTolerance<float>, storage == kInt8 ? "int8" : "bfloat16", worst);
   }
 }
 
@@ -280,7 +304,7 @@ int main(int count, char** names) {
     for (int i = 1; i < count; ++i) wanted |= !std::strcmp(names[i], set->table->name);
     std::printf("%s%s\n", set->table->name, wanted ? "" : ": not run");
     if (!wanted) continue;
-    std::puts(" float"), check_cells(set->table->f32), check_rows(set->table->f32);
+    std::puts(" float"), check_cells(set->table->f32), check_compressed(*set->table), check_rows(set->table->f32);
     check_functions<float, double>(set->table->f32);
     std::puts(" double"), check_cells(set->table->f64), check_rows(set->table->f64);
     check_functions<double, long double>(set->table->f64);

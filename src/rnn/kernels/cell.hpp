@@ -11,6 +11,7 @@
 #pragma once
 
 #include "activations.hpp"
+#include "integer.hpp"
 #include "narrow.hpp"
 #include "product.hpp"
 
@@ -20,6 +21,32 @@ namespace FASTRNN_ISA {
 template <class Cell> constexpr int kAccumulatorsOf = Cell::GS + Cell::G - Cell::kShared;
 template <class Cell> constexpr int input_slot(int gate) {
   return gate < Cell::kShared ? gate : Cell::GS + gate - Cell::kShared;
+}
+
+// Rows of a panel of K weights a gate and unit
+constexpr long panel_rows(Storage storage, long K) {
+  return storage == kInt8 ? integer_rows(K) : storage == kBfloat16 ? narrow_rows(K) : K;
+}
+
+template <int G> void pack(Storage storage, const float* w, long H, long K, float* panels) {
+  if (storage == kInt8) pack_integers<G>(w, H, K, panels);
+  else if (storage == kBfloat16) pack_narrow<G>(w, H, K, panels);
+  else pack_rows<float, G>(w, K, H, K, panels);
+}
+
+template <int G> void pack(Storage, const double* w, long H, long K, double* panels) {
+  pack_rows<double, G>(w, K, H, K, panels);
+}
+
+// acc += a . panel for a tile and G gates, of weights in words; `slot_of(gate)` is the accumulator that a gate goes to
+template <int G, int A, class Slot>
+FASTRNN_INLINE void multiply_words(const Sequence<float>& q, const Tile<float, A>& t, const float* const* a, long K,
+                                   const float* panel, float* fixed, Slot slot_of) {
+  int slot[G * panel_vectors(G)];
+  for (int g = 0; g < G; ++g)
+    for (int v = 0; v < t.vectors; ++v) slot[g * t.vectors + v] = (slot_of(g) * t.vectors + v) * kLanes<float>;
+  if (q.storage == kInt8) multiply_integers<G>(t, a, K, panel, slot, q.dots, fixed + t.row * fixed_size(K));
+  else multiply_narrow<G>(t, a, K, panel, slot);
 }
 
 // Length of a row of accumulators, (panels, A, units)
@@ -85,10 +112,11 @@ FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const Tile<T, kAcc
       if (q.table) {
         const T* row = q.table + (id * Cell::G + g) * q.H + unit;
         store(to, load<T>(to) + load(row + v * kLanes<T>, lanes));
-      } else if (q.narrow) {
+      } else if (q.storage != kFull) {
         if constexpr (sizeof(T) == sizeof(float)) {
-          const Bits<T> words = load_words(q.w_input + (unit * words_of(q.I) + id / 2 * units) * Cell::G + column);
-          store(to, load<T>(to) + (id % 2 ? upper(words) : lower(words)));
+          const auto column_of = q.storage == kInt8 ? integer_column : narrow_column;
+          const T* panel = q.w_input + unit * Cell::G * panel_rows(q.storage, q.I);
+          store(to, load<T>(to) + column_of(panel, id, Cell::G * t.vectors, g * t.vectors + v));
         }
       } else if (q.w_input) {
         store(to, load<T>(to) + load(q.w_input + (unit * q.I + id * units) * Cell::G + column));
@@ -117,9 +145,11 @@ FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const Tile<T, kAccumula
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
   const bool has_x = q.has_x_product();
   if constexpr (sizeof(T) == sizeof(float))
-    if (q.narrow) {
-      if (has_x) multiply_narrow<G>(t, items.x, q.I, q.w_input + t.unit * G * words_of(q.I), input_slot<Cell>);
-      return multiply_narrow<GS>(t, items.h, q.P, q.w_state + t.unit * GS * words_of(q.P), [](int gate) { return gate; });
+    if (q.storage != kFull) {
+      const T* input = q.w_input + t.unit * G * panel_rows(q.storage, q.I);
+      const T* state = q.w_state + t.unit * GS * panel_rows(q.storage, q.P);
+      if (has_x) multiply_words<G>(q, t, items.x, q.I, input, q.x_fixed, input_slot<Cell>);
+      return multiply_words<GS>(q, t, items.h, q.P, state, q.h_fixed, [](int gate) { return gate; });
     }
   multiply<T, G, GS, Cell::kShared>(
       t.rows, t.vectors, in_place ? t.acc : (items.started ? items.started : q.bias) + t.unit * A,
@@ -152,10 +182,16 @@ FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const Tile<T, kAccu
 template <class T, class Cell>
 FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
                                    const Items<T, Cell>& items, Wanted<T>& wanted) {
-  const bool in_place = q.one_hot() || !q.packs || q.narrow;
+  const bool in_place = q.one_hot() || !q.packs || q.storage != kFull;
   if (in_place) start_accumulators<T, Cell>(q, s, t);
   if (!q.packs) return multiply_as_stored<T, Cell>(q, t, items);
-  for (int j = 0; j < t.panels; ++j) multiply_panel<T, Cell>(q, t.panel(j), items, in_place, wanted);
+  if constexpr (sizeof(T) == sizeof(float))
+    if (q.storage == kInt8 && q.dots && t.is_first) {
+      if (q.has_x_product()) to_fixed(t.rows, items.x, q.I, q.x_fixed + t.row * fixed_size(q.I));
+      to_fixed(t.rows, items.h, q.P, q.h_fixed + t.row * fixed_size(q.P));
+    }
+  for (int j = 0; j < t.panels; ++j)
+    multiply_panel<T, Cell>(q, t.panel(q.from_last ? t.panels - 1 - j : j), items, in_place, wanted);
 }
 
 // m of recurrent dropout, or one; k of zoneout, see noise.hpp
@@ -266,11 +302,13 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
   const Panels<T, G> panels{q.H};
   const Weights<T>& w = q.weights;
   T* bias = arena.take(A * panels.padded());
-  T* input = q.one_hot() || !q.packs ? nullptr : arena.take(G * q.I * panels.padded());
-  T* state = q.packs ? arena.take(GS * q.P * panels.padded()) : nullptr;
+  const long input_size = G * panel_rows(q.storage, q.I) * panels.padded();
+  const long state_size = GS * panel_rows(q.storage, q.P) * panels.padded();
+  T* input = q.one_hot() || !q.packs ? nullptr : arena.take(input_size);
+  T* state = q.packs ? arena.take(state_size) : nullptr;
   if (!arena.block) return;
-  if (input) pack_rows<T, G>(w.ih, q.I, q.H, q.I, input);
-  if (state) pack_rows<T, GS>(w.hh, q.P, q.H, q.P, state);
+  if (input) pack<G>(q.storage, w.ih, q.H, q.I, input);
+  if (state) pack<GS>(q.storage, w.hh, q.H, q.P, state);
   q.w_input = input, q.w_state = state, q.bias = bias;
   for (long p = 0; p < panels.count(); ++p) {
     const int width = panels.vectors(p) * kLanes<T>;
@@ -282,15 +320,6 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
         if (w.b_hh) bias[(g < GS ? g : input_slot<Cell>(g)) * width + u] += w.b_hh[row];
       }
     bias += A * width;
-  }
-}
-
-// W_ih and W_hh, packed, to bfloat16
-template <class T, class Cell> void narrow_products(Sequence<T>& q) {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    narrow_panels<Cell::G>(const_cast<float*>(q.w_input), q.I, q.H);
-    narrow_panels<Cell::GS>(const_cast<float*>(q.w_state), q.P, q.H);
-    q.narrow = true;
   }
 }
 

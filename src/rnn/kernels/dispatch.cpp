@@ -4,15 +4,17 @@
 namespace fastrnn {
 
 #if defined(__x86_64__)
-namespace avx512 { extern const KernelTable table; }
+namespace avx512 { extern const KernelTable table, with_dots; }
 namespace avx2 { extern const KernelTable table; }
 namespace baseline { extern const KernelTable table; }
 
 const KernelSet* kernel_sets() {
   __builtin_cpu_init();
+  static const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   static const KernelSet sets[] = {
-      {&avx512::table, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")},
+      {&avx512::with_dots, avx512 && __builtin_cpu_supports("avx512vnni")},
+      {&avx512::table, avx512},
       {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
       {&baseline::table, true},
       {nullptr, false}};

@@ -80,7 +80,7 @@ template <class T, bool General> struct Gru {
         store(items.tape[i] + 2 * H, n, lanes);
         if (General) store(items.tape[i] + 6 * H, slope_n, lanes);
       }
-    });
+    }, q.from_last);
   }
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Gru>(q, arena); }
@@ -140,7 +140,7 @@ template <class T, bool General> struct GruResetBefore {
         const Vec<T> kept[] = {r, z, t.get(i, 2, 0), r * h_seen, slope_r, slope_z, Vec<T>{}};
         for (int k = 0; k < (General ? 7 : 4); ++k) store(items.tape[i] + k * H, kept[k], t.lanes_of_item(i));
       }
-    });
+    }, q.from_last);
     sweep<T, 1, 1>(0, q.active(s), H, [&](const Tile<T, 1>& t) {
       const T* a[kMaxRows];
       Wanted<T> wanted;

@@ -19,8 +19,8 @@ template <class T, class Cell>
 constexpr CellKernels<T> kernels_of(int tape_width, int dgates_width, int n_blocks,
                                     GradientBlock b0, GradientBlock b1, GradientBlock b2 = {}) {
   return {Cell::G, tape_width, dgates_width, tile_rows(Cell::G * panel_vectors(Cell::G)), n_blocks, Cell::kHasC,
-          {b0, b1, b2}, Cell::pack_forward, start_width<T, Cell>, start_rows<T, Cell>, narrow_products<T, Cell>,
-          Cell::pack_backward, forward_step<T, Cell>, Cell::backward};
+          {b0, b1, b2}, Cell::pack_forward, start_width<T, Cell>, start_rows<T, Cell>, Cell::pack_backward,
+          forward_step<T, Cell>, Cell::backward};
 }
 
 using B = GradientBlock;
@@ -55,7 +55,11 @@ template <class T> constexpr Kernels<T> kernels() {
 #define FASTRNN_STRING_(x) #x
 #define FASTRNN_STRING(x) FASTRNN_STRING_(x)
 extern const KernelTable table;
-const KernelTable table = {FASTRNN_STRING(FASTRNN_ISA), kernels<float>(), kernels<double>()};
+const KernelTable table = {FASTRNN_STRING(FASTRNN_ISA), false, kernels<float>(), kernels<double>()};
+#if FASTRNN_VECTOR_BYTES == 64
+extern const KernelTable with_dots;
+const KernelTable with_dots = {FASTRNN_STRING(FASTRNN_ISA) "vnni", true, kernels<float>(), kernels<double>()};
+#endif
 
 }  // namespace FASTRNN_ISA
 }  // namespace fastrnn

@@ -54,7 +54,7 @@ template <class T, bool General> struct Lstm {
         const Vec<T> h = t.get(i, 3, 0) * output(q, load<T>(items.c[i], lanes), &slope);
         store(q.weights.hr ? items.tape[i] + kUnprojected * q.H : items.y[i], h, lanes);
       }
-    });
+    }, q.from_last);
     if (q.weights.hr) project(q, s);
   }
 

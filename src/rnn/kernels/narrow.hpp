@@ -1,7 +1,13 @@
 // Weights in bfloat16, a float's upper half, for streams: half the bytes to read; arithmetic and state stay float32.
 //
-// A word of 32 bits holds two rows of a panel, k in its lower half and k + 1 in the upper: (ceil(K / 2), G, units) words.
-// A shift and a mask make two floats of it, in every instruction set.
+// A word of 32 bits holds two rows of a panel: (ceil(K / 2), G, units) words.
+//
+//   k, even    the lower half, which a shift makes a float: the weight rounded to bfloat16
+//   k + 1      the whole word, read as a float with no instruction. The lower half ends its mantissa; the upper is
+//              chosen with regard to that, such that the word is nearest to the weight
+//
+// Either is within half a step of bfloat16 of the weight, that is 2^-8 of it; a weight of less than 2^-126 may become
+// that. Weights are finite.
 #pragma once
 
 #include "product.hpp"
@@ -9,45 +15,49 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-constexpr long words_of(long K) { return (K + 1) / 2; }
+constexpr long narrow_rows(long K) { return (K + 1) / 2; }
 
-// To the nearest, ties to even; NaN stays NaN
-inline uint32_t bfloat16_bits(float x) {
-  uint32_t bits;
+// The upper half of a word, held within finite numbers: the word is nearest to x if the lower half is that.  Ties to even
+inline uint32_t bfloat16_before(uint32_t lower, float x, int32_t least) {
+  int32_t bits;
   __builtin_memcpy(&bits, &x, sizeof bits);
-  if (x != x) return bits >> 16 | 0x40;
-  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const int32_t magnitude = (bits & 0x7fffffff) - int32_t(lower);
+  const int32_t half = (magnitude + 0x7fff + (magnitude >> 16 & 1)) >> 16;
+  return (half < least ? least : half > 0x7f7f ? 0x7f7f : half) | (bits < 0 ? 0x8000 : 0);
 }
 
-// Panels (K, G, units) become panels of words, in their own place: a word lies before what has yet to be read
-template <int G> void narrow_panels(float* panels, long K, long H) {
+// A normal number in the upper half, whatever the lower is: others slow some processors down
+inline uint32_t word_of(float lower, float upper) {
+  const uint32_t half = bfloat16_before(0, lower, 0);
+  return bfloat16_before(half, upper, 0x0080) << 16 | half;
+}
+
+// Panels of G*H x K weights w
+template <int G> void pack_narrow(const float* w, long H, long K, float* panels) {
   const Panels<float, G> all{H};
-  const float* from = panels;
-  float* to = panels;
   for (long p = 0; p < all.count(); ++p) {
-    const long width = long(G) * all.vectors(p) * kLanes<float>;
-    for (long k = 0; k < K; k += 2) {
-      const bool pair = k + 1 < K;
-      for (long i = 0; i < width; ++i) {
-        const uint32_t word = bfloat16_bits(from[i]) | (pair ? bfloat16_bits(from[i + width]) << 16 : 0);
-        __builtin_memcpy(to++, &word, sizeof word);
+    const long units = all.vectors(p) * kLanes<float>, width = G * units;
+    __builtin_memset(panels, 0, narrow_rows(K) * width * sizeof(float));
+    for (int g = 0; g < G; ++g)
+      for (long u = 0; u < units && p * all.kUnits + u < H; ++u) {
+        const float* row = w + (g * H + p * all.kUnits + u) * K;
+        for (long k = 0; k < K; k += 2) {
+          const uint32_t word = word_of(row[k], k + 1 < K ? row[k + 1] : 0);
+          __builtin_memcpy(panels + k / 2 * width + g * units + u, &word, sizeof word);
+        }
       }
-      from += pair ? 2 * width : width;
-    }
+    panels += narrow_rows(K) * width;
   }
 }
 
 // The two floats of each word
 FASTRNN_INLINE Vec<float> lower(Bits<float> words) { return (Vec<float>)(words << 16); }
-FASTRNN_INLINE Vec<float> upper(Bits<float> words) { return (Vec<float>)(words & int32_t(0xffff0000)); }
+FASTRNN_INLINE Vec<float> upper(Bits<float> words) { return (Vec<float>)words; }
 
-FASTRNN_INLINE Bits<float> load_words(const float* p) {
-  Bits<float> words;
-  __builtin_memcpy(&words, p, sizeof words);
-#if defined(__x86_64__)
-  __asm__("" : "+x"(words));  // in a register: else they are read from memory twice
-#endif
-  return words;
+// Vector v of row k of a panel that is `vectors` wide
+inline Vec<float> narrow_column(const float* panel, long k, long vectors, int v) {
+  const Bits<float> words = load_words(panel + (k / 2 * vectors + v) * kLanes<float>);
+  return k % 2 ? upper(words) : lower(words);
 }
 
 // Vector v of acc (MR, ld), at slot[v], += a (MR, K) . panel (K, NV vectors).  Few accumulators are two sets, one for
@@ -86,17 +96,12 @@ FASTRNN_INLINE void narrow_product_of_rows(int rows, const float* const* a, long
   if constexpr (MR > 1) narrow_product_of_rows<NV, MR - 1>(rows, a, K, panel, acc, ld, slot);
 }
 
-// The product of G gates of a tile; `slot_of(gate)` is the accumulator that a gate goes to
-template <int G, int V = panel_vectors(G), int A, class Slot>
+// The product of G gates of a tile; vector v of it goes to slot[v] of a row of accumulators
+template <int G, int V = panel_vectors(G), int A>
 FASTRNN_INLINE void multiply_narrow(const Tile<float, A>& t, const float* const* a, long K, const float* panel,
-                                    Slot slot_of) {
-  if (t.vectors == V) {
-    int slot[G * V];
-    for (int g = 0; g < G; ++g)
-      for (int v = 0; v < V; ++v) slot[g * V + v] = (slot_of(g) * V + v) * kLanes<float>;
-    return narrow_product_of_rows<G * V>(t.rows, a, K, panel, t.acc, t.ld(), slot);
-  }
-  if constexpr (V > 1) multiply_narrow<G, V - 1>(t, a, K, panel, slot_of);
+                                    const int* slot) {
+  if (t.vectors == V) return narrow_product_of_rows<G * V>(t.rows, a, K, panel, t.acc, t.ld(), slot);
+  if constexpr (V > 1) multiply_narrow<G, V - 1>(t, a, K, panel, slot);
 }
 
 }  // namespace FASTRNN_ISA

@@ -306,6 +306,7 @@ template <class T, int A> struct Tile : PanelWidth<(A > 1)> {
   long row, unit;     // the first
   int rows, panels;   // one of them is 1
   int lanes;          // units in the last vector
+  bool is_first;      // nothing was swept before of its rows
   T* acc;
 
   // Items of a tile: its rows, or its panels
@@ -340,8 +341,9 @@ FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, long K, const T* panels, 
 }
 
 // Calls body(tile) for all tiles of rows [row0, row1) and H units, A accumulators a unit.  The rows divide evenly, so
-// that no tile is much smaller than the others.
-template <class T, int G, int A, class Body> FASTRNN_INLINE void sweep(long row0, long row1, long H, Body body) {
+// that no tile is much smaller than the others.  `from_last`: the last panel first.
+template <class T, int G, int A, class Body>
+FASTRNN_INLINE void sweep(long row0, long row1, long H, Body body, bool from_last = false) {
   const Panels<T, G> panels{H};
   constexpr int kRows = tile_rows(G * panels.kVectors);
   const int rows = int(row1 - row0), tiles = (rows + kRows - 1) / kRows;
@@ -349,8 +351,10 @@ template <class T, int G, int A, class Body> FASTRNN_INLINE void sweep(long row0
   alignas(64) T acc[kMaxRows * A * panels.kUnits];
   Tile<T, A> tile;
   tile.acc = acc;
-  for (long p = 0, count = panels.count(); p < count; p += tile.panels) {
-    tile.panels = A > 1 && rows == 1 ? int(count - p < kMaxRows ? count - p : kMaxRows) : 1;
+  for (long n = 0, count = panels.count(); n < count; n += tile.panels) {
+    tile.panels = A > 1 && rows == 1 ? int(count - n < kMaxRows ? count - n : kMaxRows) : 1;
+    tile.is_first = n == 0;
+    const long p = from_last ? count - n - tile.panels : n;
     tile.unit = p * panels.kUnits;
     if constexpr (A == 1) tile.vectors = panels.vectors(p);
     const long left = H - tile.unit - ((tile.panels - 1) * panels.kUnits + (tile.vectors - 1) * kLanes<T>);

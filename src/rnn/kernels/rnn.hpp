@@ -29,7 +29,7 @@ template <class T, class F, bool General> struct Rnn {
           store(items.y[r] + v * L, gate<T, General, F>(q, 0, t.get(r, 0, v), &slope), t.lanes_of(v));
           if (General && q.tape) store(items.tape[r] + v * L, slope, t.lanes_of(v));
         }
-    });
+    }, q.from_last);
   }
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Rnn>(q, arena); }

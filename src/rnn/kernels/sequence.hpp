@@ -44,6 +44,12 @@ template <class T> struct Zoneout {
   Rows<const uint8_t> keeps;
 };
 
+// How a stream holds W_ih and W_hh: as they are or, those of float32, in fewer bytes, see narrow.hpp and integer.hpp
+enum Storage { kFull, kBfloat16, kInt8 };
+
+// Words that a row of K values takes in fixed point, see integer.hpp
+constexpr long fixed_size(long K) { return 16 + (K + 15) / 16 * 12; }
+
 template <class T> struct Sequence {
   // sizes
   long T_, B, I, H, P;  // T_ is T, which names the type here
@@ -96,8 +102,11 @@ template <class T> struct Sequence {
 
   // packed weights, see each cell; a call of few rows reads W_ih and W_hh as they are
   bool packs;
-  bool narrow;  // a stream's w_input and w_state are words of bfloat16, see narrow.hpp
+  Storage storage;  // of w_input and w_state
+  bool dots;        // int8 is multiplied in whole numbers: the machine has an instruction for it
+  bool from_last;   // forward takes the panels from the last to the first
   const T *w_input, *w_state, *w_second, *bias;
+  T *x_fixed, *h_fixed;  // (B, fixed_size(I)), (B, fixed_size(P)) scratch: x(t), h(t-1) in fixed point; null unless int8
 
   bool one_hot() const { return ids.base; }
   bool has_x_product() const { return !started && !ids.base; }  // x . W_ih is made step by step

@@ -37,7 +37,6 @@ template <class T> struct CellKernels {
   void (*pack_forward)(Sequence<T>&, Arena<T>&);
   long (*start_width)(long H);
   void (*start_rows)(const Sequence<T>&, long rows, const T* const* x, T* started);
-  void (*narrow)(Sequence<T>&);  // what pack_forward packed, to bfloat16; of float32 only
   void (*pack_backward)(Sequence<T>&, Arena<T>&);
   void (*forward)(const Sequence<T>&, long s);
   void (*backward)(const Sequence<T>&, long s);  // s = -1: gradients of the initial state
@@ -66,6 +65,7 @@ template <class T> struct Kernels {
 
 struct KernelTable {
   const char* name;
+  bool dots;  // Sequence::dots of its streams
   Kernels<float> f32;
   Kernels<double> f64;
   const Kernels<float>& of(float) const { return f32; }

@@ -3,6 +3,7 @@
 //   Vec<T>            kLanes<T> values of T; + - * / compare lane by lane
 //   load, store       whole vectors, unaligned; with a count of lanes, the first of them (the rest reads as zero)
 //   load_bytes        bytes as values of T
+//   load_words        as many words of 32 bits as a vector of float has lanes
 //   splat             one value in every lane
 //   select(m, a, b)   lane by lane, m ? a : b
 //   shuffle(a, b, at)  lane l is lane at[l] of a and b laid end to end
@@ -67,6 +68,15 @@ template <class T> FASTRNN_INLINE Vec<T> load_bytes(const uint8_t* p, int lanes)
   const auto halves = __builtin_convertvector(bytes, typename VecOf<T>::halves);
   const auto words = __builtin_convertvector(halves, typename VecOf<T>::words);
   return __builtin_convertvector(words, Vec<T>);
+}
+
+FASTRNN_INLINE Bits<float> load_words(const float* p) {
+  Bits<float> words;
+  __builtin_memcpy(&words, p, sizeof words);
+#if defined(__x86_64__)
+  __asm__("" : "+v"(words));  // in a register: else words of several uses are read from memory as often
+#endif
+  return words;
 }
 
 // x - 0 is x for every x, also -0: the compiler drops the subtraction and broadcasts.
