@@ -73,6 +73,8 @@ cdef struct ForwardMemory:
     void *block
     void *gathered  # x gathered
     int64_t product_rows
+    const void *x   # rows of a chunk, ld apart
+    int64_t ld
 
 
 cdef int begin_forward(
@@ -96,29 +98,50 @@ cdef int begin_forward(
     return 0
 
 
+cdef int64_t step_work(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
+    """Multiply-adds of a step's products, those that are made in advance not among them."""
+    cdef int64_t inputs = 0 if q.ids.base != NULL or product_rows(q, cell, 0) else q.I
+    if q.steps == 0:
+        return 0
+    return q.start[q.steps] // q.steps * cell.gates * q.H * (q.P + inputs)
+
+
+cdef void input_products(const Chunk[real]* of, Share* share) noexcept nogil:
+    """A share of those of a chunk of steps: of blocks of columns, if such steps are ever shared"""
+    cdef const Sequence[real]* q = of.q
+    cdef const ForwardMemory* m = <const ForwardMemory*>of.memory
+    cdef int64_t width = of.cell.gates * q.H, rows = q.start[of.s1] - q.start[of.s0]
+    cdef int64_t block = PRODUCT_BLOCK if step_work(q, of.cell) >= 2 * SHARED_WORK else width
+    cdef long i, end
+    take(share, (width + block - 1) // block, &i, &end)
+    for i in range(i, end):
+        gemm(False, True, rows, min(block, width - i * block), q.I, <const real*>m.x, m.ld,
+             q.weights.ih + i * block * q.I, q.I, <real>0, <real*>q.products + i * block, width)
+
+
 cdef void run_steps(
-        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1,
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1, CrewState* crew=NULL,
         const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
     """Steps [s0, s1), of which the first begins a chunk of input products. `below`: of the layer that makes x."""
-    cdef int64_t width = cell.gates * q.H, ld = 0
     cdef long s, chunk = s0 if m.product_rows and q.ids.base == NULL else s1
-    cdef const real* x
+    cdef Chunk[real] products
+    products.q, products.cell, products.memory = q, cell, m
     for s in range(s0, s1):
         if s == chunk:
             q.products_from = s
             chunk = chunk_end(q, s, m.product_rows)
             wait_for(below, chunk)
-            x = gather_x(q[0], s, chunk, <real*>m.gathered, &ld)
-            gemm(False, True, q.start[chunk] - q.start[s], width, q.I, x, ld, q.weights.ih, q.I,
-                 <real>0, <real*>q.products, width)
+            m.x = gather_x(q[0], s, chunk, <real*>m.gathered, &m.ld)
+            products.s0, products.s1 = s, chunk
+            together(crew, input_products[real], products)
         wait_for(below, s + 1)
-        cell.forward(q[0], s)
+        step_together(crew, q[0], cell.forward, s)
         publish(own, s + 1)
 
 
 cdef int run_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
-        const Segments* kept=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
+        const Segments* kept=NULL, CrewState* crew=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
     """y and the tape; in inference, only y; with segments, y and c before each of them.
     Returns -1 if memory ran out, before anything was written.
 
@@ -128,11 +151,11 @@ cdef int run_forward(
     if begin_forward(q, cell, n_columns, columns, &m):
         return -1
     if kept == NULL:
-        run_steps(q, cell, &m, 0, q.steps, below, own)
+        run_steps(q, cell, &m, 0, q.steps, crew, below, own)
     else:
         for i in range(kept.count):
             if kept.c != NULL:
                 memcpy(<real*>kept.c + i * states, q.c, states * sizeof(real))
-            run_steps(q, cell, &m, kept.begin[i], kept.begin[i + 1], below, own)
+            run_steps(q, cell, &m, kept.begin[i], kept.begin[i + 1], crew, below, own)
     free(m.block)
     return 0

@@ -56,6 +56,33 @@ cdef void set_call(Sequence[real]* q, dict a) except *:
     set_rows(&q.y, a["y"], True)
 
 
+cdef class Crew:
+    """The threads that make one walk together: `help` is for all of them but the one that walks, which dismisses them
+    when it is done. At most `places` may come, before or during the walk; it waits for nobody who does not."""
+
+    cdef CrewState state
+
+    def __cinit__(self, int places):
+        memset(&self.state, 0, sizeof(self.state))
+        self.state.places = min(places, 254)
+
+    def help(self):
+        with nogil:
+            help(&self.state)
+
+    def dismiss(self):
+        dismiss(&self.state)
+
+    @staticmethod
+    def rest():
+        """Whether it would not pay now: the last helper was kept from its work by others."""
+        return crews_rest()
+
+
+cdef CrewState* state_of(Crew crew) noexcept:
+    return <CrewState*>NULL if crew is None else &crew.state
+
+
 cdef class Scan:
     """One layer in one direction over one batch: `forward`, then, if made for training, `backward`.
 
@@ -166,9 +193,27 @@ cdef class Scan:
         the two may run at once. `below.forward` has to be called first, and this one's `backward`."""
         self.before, below.behind = below, self
 
-    def forward(self):
+    cdef int64_t step_work(self):
+        if self.is_double:
+            return 2 * step_work(&self.f64, kernels.f64.cell(self.cell))
+        return step_work(&self.f32, kernels.f32.cell(self.cell))
+
+    @property
+    def work(self):
+        """Multiply-adds of all steps together; in float64, each counts as two."""
+        return self.step_work() * (self.f64.steps if self.is_double else self.f32.steps)
+
+    @property
+    def threads(self):
+        """How many may share its steps, for what that gains: 1 where they are small."""
+        if self.f64.is_noisy() if self.is_double else self.f32.is_noisy():
+            return 1
+        return max(1, self.step_work() // SHARED_WORK)
+
+    def forward(self, Crew crew=None):
         """Run all steps: y, the final c in place, and what `keep` asked for."""
         cdef int failed
+        cdef CrewState* helpers = state_of(crew)
         cdef const Segments* kept = self.kept()
         cdef const Progress* below = <const Progress*>NULL if self.before is None else &self.before.steps_done
         if self.is_empty:
@@ -176,10 +221,12 @@ cdef class Scan:
         with nogil:
             if self.is_double:
                 failed = run_forward(
-                    &self.f64, kernels.f64.cell(self.cell), self.n_columns, self.columns, kept, below, &self.steps_done)
+                    &self.f64, kernels.f64.cell(self.cell), self.n_columns, self.columns, kept, helpers, below,
+                    &self.steps_done)
             else:
                 failed = run_forward(
-                    &self.f32, kernels.f32.cell(self.cell), self.n_columns, self.columns, kept, below, &self.steps_done)
+                    &self.f32, kernels.f32.cell(self.cell), self.n_columns, self.columns, kept, helpers, below,
+                    &self.steps_done)
             publish(&self.steps_done, INT64_MAX)  # nobody shall wait after a failure
         if failed:
             raise MemoryError("no memory for the packed weights")
@@ -192,7 +239,7 @@ cdef class Scan:
             return scan_replay(&self.f64, self, i)
         return scan_replay(&self.f32, self, i)
 
-    def backward(self, dy, dx, dh, dc, gradients, bint search=False):
+    def backward(self, dy, dx, dh, dc, gradients, bint search=False, Crew crew=None):
         """BPTT. dy, dx: rows or None. dh (B, P), dc (B, H): gradient of the final state, replaced by that of the
         initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to; for ids, that of ih is (n, G*H), a row
         for each of the columns. In a search it returns (step and row of the walk, bits of the blocks of dgates) where
@@ -201,8 +248,8 @@ cdef class Scan:
             if self.is_empty:
                 return None
             if self.is_double:
-                return scan_backward(&self.f64, self, dy, dx, dh, dc, gradients, search)
-            return scan_backward(&self.f32, self, dy, dx, dh, dc, gradients, search)
+                return scan_backward(&self.f64, self, dy, dx, dh, dc, gradients, search, crew)
+            return scan_backward(&self.f32, self, dy, dx, dh, dc, gradients, search, crew)
         finally:
             publish(&self.steps_undone, INT64_MAX)  # nobody shall wait after a failure
 
@@ -252,7 +299,7 @@ cdef tuple scan_replay(Sequence[real]* scan, Scan of, int64_t i):
     return tape, c
 
 
-cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradients, bint search):
+cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradients, bint search, Crew crew):
     cdef Sequence[real] q = scan[0]  # a tape may be walked more than once
     cdef Gradients[real] g
     cdef const Segments* kept = of.kept()
@@ -260,6 +307,7 @@ cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradien
     cdef int failed
     cdef const Progress* above = <const Progress*>NULL if of.behind is None else &of.behind.steps_undone
     cdef Progress* own = &of.steps_undone
+    cdef CrewState* helpers = state_of(crew)
     cdef real which = 0
     found.step, found.blocks = -1, 0
     if kept != NULL:
@@ -278,7 +326,7 @@ cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradien
     q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
     with nogil:
         failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns,
-                              kept, &found if search else NULL, above, own)
+                              kept, &found if search else NULL, helpers, above, own)
     if failed:
         raise MemoryError("no memory for the gradients of a chunk of steps")
     return None if found.step < 0 else (found.step, found.row, found.blocks)

@@ -336,7 +336,7 @@ class Recurrent(Module):
             dy, own, finish = self._backward_layer(tape, k, dy, final, initial, search=False)
             tasks, finishing = tasks + own, [*finishing, finish]
             if k == 0 or not tape.at_once:
-                threads.run(tasks)
+                _walk(tasks, tape.scans[k])
                 for each in finishing:
                     each()
                 tasks, finishing = [], []
@@ -364,7 +364,8 @@ class Recurrent(Module):
                 scans[0].follow(waiting[-1][2][0])
             waiting.append((k, outputs, scans))
             if last or not at_once:
-                threads.run([scan.forward for _, _, scans in waiting for scan in scans])
+                walks = [scan for _, _, scans in waiting for scan in scans]
+                _walk([scan.forward for scan in walks], walks)
                 for of, parts, done in waiting:
                     self._put_final(batch, of, parts, done, initial, final)
                 waiting = []
@@ -572,6 +573,15 @@ class Recurrent(Module):
         if batch.unbatched:
             state = tuple(array[:, 0] for array in state)
         return state if len(state) == 2 else state[0]
+
+
+def _walk(tasks: list[Any], scans: list[Any]) -> None:
+    """Run tasks that each walk through a scan: several side by side, one by itself by units."""
+    if len(tasks) > 1:
+        threads.run(tasks)
+        return
+    with threads.crew(scans[0].threads, scans[0].work) as crew:
+        tasks[0](crew=crew)
 
 
 def _walk_gradients(gradients: Any, index: int, columns: np.ndarray | None, masks_hh: bool) -> tuple[Any, ...]:

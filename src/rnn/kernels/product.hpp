@@ -306,15 +306,21 @@ FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, long K, const T* panels, 
   multiply<T>(t.rows, t.vectors, {a, K, panels + t.unit * K}, t.acc, t.ld(), wanted);
 }
 
-// Calls body(tile) for all tiles of rows [row0, row1) and H units, A accumulators a unit.  The rows divide evenly, so
-// that no tile is much smaller than the others.
-template <class T, int G, int A, class Body> FASTRNN_INLINE void sweep(long row0, long row1, long H, Body body) {
+// Calls body(tile) for all tiles of rows [row0, row1) and a share of the H units, all if it is null, A accumulators a
+// unit.  The rows divide evenly, so that no tile is much smaller than the others.  The second sweep of a share begins
+// when all have done the first.
+template <class T, int G, int A, class Body>
+FASTRNN_INLINE void sweep(Share* share, long row0, long row1, long H, Body body) {
   const Panels<T, G> panels{H};
   constexpr int kRows = tile_rows(G * panels.kVectors);
   const long rows = row1 - row0, tiles = (rows + kRows - 1) / kRows;
   if (rows <= 0) return;
+  if (share && share->swept) meet(share);
+  if (share) share->swept = true;
+  long first, end;
+  take(share, panels.count(), &first, &end);
   alignas(64) T acc[kRows * A * panels.kUnits];
-  for (long p = 0; p < panels.count(); ++p) {
+  for (long p = first; p < end; ++p) {
     Tile<T, A> tile;
     tile.panel = p;
     tile.unit = p * panels.kUnits;

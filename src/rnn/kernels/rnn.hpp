@@ -18,7 +18,7 @@ template <class T, class F, bool General> struct Rnn {
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Rnn>(q, arena); }
 
   static void forward(const Sequence<T>& q, long s) {
-    sweep<T, G, 1>(0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
+    sweep<T, G, 1>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
       Wanted<T> wanted;
       for (int r = 0; r < t.rows; ++r) wanted.add(q.y.at(s, t.row + r) + t.unit);
       preactivations<T, Rnn>(q, s, t, wanted);

@@ -1,0 +1,120 @@
+// A walk that several threads make together: each takes some of the units of every step.
+//
+// The leader, whose walk it is, gives orders: `together` has one step, or the like, done by all who are there.  Helpers
+// come when they get to run (`help`), and each order is for those who had come before it: the leader waits for nobody
+// who is still on the way, and makes the whole walk alone if nobody comes.  An order goes like this:
+//
+//   leader      call: number + 1, taking part: all who have come       does share 0       meets      next order
+//   helper i    ... sees the number change                             does share i       meets      waits for the next
+//
+// `sweep` takes a share of the panels; where a step sweeps twice, all meet between.  What is not in a sweep is done by
+// every thread.  Shares are of panels, which do not depend on each other: the results are the same bits for any number.
+//
+// A helper whose core is needed elsewhere would keep the leader waiting at each meeting.  A leader that has waited for
+// longer than kPatience sends its helpers away, and crews of this process rest for a hundred times what was lost.
+#pragma once
+
+#include "progress.hpp"
+
+namespace fastrnn {
+
+struct Share;
+
+// Padding keeps what different threads write on cache lines of their own
+struct Crew {
+  int64_t call;  // number of the order << 16 | how many helpers take part in it << 8 | how many have come, or kDismissed
+  char apart[120];
+  int64_t arrived;  // at meetings, so far
+  char apart_too[120];
+  void (*work)(const void* job, Share*);  // the order
+  const void* job;
+  int64_t arrived_before;
+  int places;  // how many helpers may come
+};
+
+struct Share {
+  Crew* crew;
+  int index, count;
+  int64_t meeting;      // `arrived` when all have come to the last meeting
+  int64_t waited = 0;   // nanoseconds, at meetings
+  bool swept = false;   // see `sweep`
+  void take(long n, long* begin, long* end) const { *begin = n * index / count, *end = n * (index + 1) / count; }
+};
+
+// The share of n panels; all of them if there is none
+inline void take(const Share* share, long n, long* begin, long* end) {
+  *begin = 0, *end = n;
+  if (share) share->take(n, begin, end);
+}
+
+constexpr int64_t kPatience = 300000;  // nanoseconds
+constexpr int kDismissed = 255;        // in place of how many have come, of which there are fewer
+constexpr int64_t kNumber = 1 << 16, kTaking = 1 << 8;
+
+inline int have_come(int64_t call) { return int(call & 255); }
+inline int taking_part(int64_t call) { return int(call >> 8 & 255); }
+
+// Until when crews rest
+inline int64_t* resting() {
+  static int64_t until = 0;
+  return &until;
+}
+inline bool crews_rest() { return nanoseconds() < __atomic_load_n(resting(), __ATOMIC_RELAXED); }
+
+// Returns when all who take part have come
+inline void meet(Share* share) {
+  Crew* crew = share->crew;
+  share->meeting += share->count;
+  __atomic_fetch_add(&crew->arrived, 1, __ATOMIC_ACQ_REL);
+  share->waited += wait([&] { return __atomic_load_n(&crew->arrived, __ATOMIC_ACQUIRE) >= share->meeting; });
+}
+
+// Nobody comes from here on, and who waits for an order leaves
+inline void dismiss(Crew* crew) {
+  int64_t call = __atomic_load_n(&crew->call, __ATOMIC_RELAXED);
+  while (!__atomic_compare_exchange_n(&crew->call, &call, call / kNumber * kNumber + kNumber + kDismissed, false,
+                                      __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {}
+}
+
+// Has work(job, share) done by all who have come, or by the caller alone, with a null share
+template <class Job> void together(Crew* crew, void (*work)(const Job*, Share*), const Job& job) {
+  int64_t call = crew ? __atomic_load_n(&crew->call, __ATOMIC_RELAXED) : 0;
+  if (have_come(call) == 0 || have_come(call) == kDismissed) return work(&job, nullptr);
+  struct Order {
+    void (*work)(const Job*, Share*);
+    const Job* job;
+  } const order{work, &job};
+  crew->work = [](const void* p, Share* share) {
+    const Order* order = static_cast<const Order*>(p);
+    order->work(order->job, share);
+  };
+  crew->job = &order;
+  crew->arrived_before = __atomic_load_n(&crew->arrived, __ATOMIC_RELAXED);
+  while (!__atomic_compare_exchange_n(&crew->call, &call,
+                                      call / kNumber * kNumber + kNumber + have_come(call) * kTaking + have_come(call),
+                                      false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {}
+  Share share{crew, 0, 1 + have_come(call), crew->arrived_before};
+  work(&job, &share);
+  meet(&share);
+  if (share.waited < kPatience) return;
+  dismiss(crew);
+  __atomic_store_n(resting(), nanoseconds() + 100 * share.waited, __ATOMIC_RELAXED);
+}
+
+// A helper's part, from coming to leaving
+inline void help(Crew* crew) {
+  int64_t call = __atomic_load_n(&crew->call, __ATOMIC_RELAXED);
+  do {
+    if (have_come(call) >= crew->places) return;  // so it is when they were dismissed
+  } while (!__atomic_compare_exchange_n(&crew->call, &call, call + 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  const int index = have_come(call) + 1;
+  for (int64_t number = call / kNumber;; number = call / kNumber) {
+    wait([&] { return (call = __atomic_load_n(&crew->call, __ATOMIC_ACQUIRE)) / kNumber != number; });
+    if (index > taking_part(call)) return;
+    Share share{crew, index, 1 + taking_part(call), crew->arrived_before};
+    crew->work(crew->job, &share);
+    meet(&share);
+  }
+}
+
+}  // namespace fastrnn
