@@ -101,9 +101,8 @@ cdef int begin_forward(
 cdef int64_t step_work(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
     """Multiply-adds of a step's products, those that are made in advance not among them."""
     cdef int64_t inputs = 0 if q.ids.base != NULL or product_rows(q, cell, 0) else q.I
-    if q.steps == 0:
-        return 0
-    return q.start[q.steps] // q.steps * cell.gates * q.H * (q.P + inputs)
+    cdef int64_t weights = cell.gates * q.H * (q.P + inputs) + (q.P * q.H if q.weights.hr != NULL else 0)
+    return q.start[q.steps] // q.steps * weights if q.steps else 0
 
 
 cdef void input_products(const Chunk[real]* of, Share* share) noexcept nogil:

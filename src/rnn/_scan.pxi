@@ -73,6 +73,11 @@ cdef class Crew:
     def dismiss(self):
         dismiss(&self.state)
 
+    @property
+    def come(self):
+        """How many have come, before they are dismissed."""
+        return have_come(self.state.call)
+
     @staticmethod
     def rest():
         """Whether it would not pay now: the last helper was kept from its work by others."""

@@ -60,12 +60,14 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         long active(long)
         T* tape_at(long, long)
     struct CrewState "fastrnn::Crew":
+        int64_t call
         int places
+    int have_come(int64_t)
     struct Share:
         int index
     void help(CrewState*)
     void dismiss(CrewState*)
-    cbool crews_rest()
+    cbool crews_rest "fastrnn::Rest::now"()
     void take(const Share*, long, long*, long*)
     void together[Job](CrewState*, void (*)(const Job*, Share*) noexcept nogil, const Job&)
     void step_together[T](CrewState*, const Sequence[T]&, void (*)(const Sequence[T]&, long) noexcept nogil, long)

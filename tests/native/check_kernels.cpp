@@ -6,6 +6,7 @@
 //   cells      every row of the table, float and double: y, tape, dgates, the gradients of the initial states and of
 //              the peepholes; batches of 1 to 9 rows, ragged, with resets; sizes that fill no vector, panel or tile;
 //              weights packed or not, input products made in advance, one-hot inputs, projections
+//   crews      the same to the bit, with resets and all, where threads share the steps
 //   rows       softmax with cross-entropy, optimisers, sums
 //   functions  exp, tanh and sigmoid against the C library: the bounds in ULP that math.hpp states
 //
@@ -14,10 +15,14 @@
 //   g++ -std=c++17 -O3 -I src/rnn/kernels tests/native/check_kernels.cpp src/rnn/kernels/*.cpp -o check_kernels
 //   ./check_kernels             every table that this machine can run
 //   ./check_kernels avx512      this one, whatever the machine says
+//
+// With -fsanitize=thread it shows that threads which share steps do not race.
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <thread>
 #include <vector>
 
 #define FASTRNN_ISA scalar
@@ -79,7 +84,8 @@ template <class T, class Pack> Array<T> packed(Sequence<T>& q, Pack pack) {
 }
 
 // All that forward and backward of a layer write
-template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m) {
+template <class T>
+Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Crew* crew = nullptr) {
   const long B = m.B, I = m.I, H = m.H, P = m.P, width = m.G * H;
   Array<int64_t> start{0}, x_at, y_at, ids, each_row;
   Array<uint8_t> reset;
@@ -123,10 +129,11 @@ template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, con
   q.dpeephole = dpeephole.data();
   {
     const Array<T> memory = packed(q, cell.pack_forward);
-    for (long s = 0; s < kSteps; ++s) cell.forward(q, s);
+    for (long s = 0; s < kSteps; ++s) step_together(crew, q, cell.forward, s);
   }
   const Array<T> memory = packed(q, cell.pack_backward);
-  for (long s = kSteps - 1; s >= -1; --s) cell.backward(q, s);
+  for (long s = kSteps - 1; s >= 0; --s) step_together(crew, q, cell.backward, s);
+  cell.backward(q, -1);
   return {y, tape, c, dgates, dprojected, dh, dc, dpeephole};
 }
 
@@ -156,6 +163,56 @@ template <class T> void check_cells(const Kernels<T>& kernels) {
           }
     expect(worst <= kTolerance<T>, kNames[kind], worst);
   }
+}
+
+// ---------------------------------------------------------------- crews
+
+// work(crew), with helpers who are there from the start or come in its course
+template <class Work> auto with_helpers(int helpers, bool from_the_start, Work work) {
+  Crew crew{};
+  crew.places = helpers;
+  Array<std::thread> threads;
+  for (int i = 0; i < helpers + 1; ++i) threads.emplace_back(help, &crew);  // one too many
+  if (from_the_start) wait([&] { return have_come(__atomic_load_n(&crew.call, __ATOMIC_RELAXED)) == helpers; });
+  const auto result = work(&crew);
+  dismiss(&crew);
+  for (std::thread& each : threads) each.join();
+  return result;
+}
+
+template <class T> void check_crews(const Kernels<T>& kernels) {
+  long wrong = 0;
+  for (int kind = 0; kind < kCellKinds; ++kind)
+    for (long H : {5, 70, 200})
+      for (int input = 0; input < Layer::kInputs; ++input)
+        for (long P : {H, (H + 1) / 2}) {
+          if (P != H && kind < kLstm) continue;
+          const Layer layer{Layer::Input(input), kernels.cell(kind)->gates, 3, H / 2 + 3, H, P};
+          const auto alone = run(*kernels.cell(kind), kind, layer);
+          for (int helpers = 1; helpers < 4; ++helpers)
+            for (bool from_the_start : {true, false})
+              wrong += alone != with_helpers(helpers, from_the_start, [&](Crew* crew) {
+                return run(*kernels.cell(kind), kind, layer, crew);
+              });
+        }
+  expect(wrong == 0, "steps shared by threads", double(wrong));
+}
+
+// A helper that keeps the leader waiting is sent away, and crews rest
+void check_patience() {
+  struct Job {
+    long calls = 0, shared = 0;
+    static void make(Job* const* job, Share* share) {
+      if (share && share->index > 0) return std::this_thread::sleep_for(std::chrono::nanoseconds(2 * kPatience));
+      ++(*job)->calls, (*job)->shared += share != nullptr;
+    }
+  } job;
+  const bool rested = Rest::now();
+  with_helpers(1, true, [&](Crew* crew) {
+    for (int i = 0; i < 3; ++i) together<Job*>(crew, Job::make, &job);
+    return 0;
+  });
+  expect(!rested && Rest::now() && job.calls == 3 && job.shared == 1, "who keeps others waiting is sent away", 0);
 }
 
 // ---------------------------------------------------------------- rows
@@ -199,11 +256,11 @@ template <class T> Array<Array<T>> run_gradients(const Kernels<T>& k, long rows,
   Array<const T*> sources;
   Array<T*> targets;
   for (long r = 0; r < rows; ++r) sources.push_back(&d[(rows - 1 - r) * 2 * n]), targets.push_back(&dx[r * n]);
-  k.weight_gradient(rows, 2 * n, n, d.data(), 2 * n, sources.data(), panel.data(), dw.data());
+  k.weight_gradient(nullptr, rows, 2 * n, n, d.data(), 2 * n, sources.data(), panel.data(), dw.data());
   InputColumns<T> c{{n - n / 3, n / 3}, {n / 3, 0}, {0, n - n / 3}, {}};
   Array<T> panels(k.pack_input_gradient(c, n, w.data(), nullptr));
   k.pack_input_gradient(c, n, w.data(), panels.data());
-  k.input_gradient(rows, n, c, d.data(), 2 * n, zeros.data(), targets.data());
+  k.input_gradient(nullptr, rows, n, c, d.data(), 2 * n, zeros.data(), targets.data());
   return {dw, dx};
 }
 
@@ -268,14 +325,15 @@ template <class T, class Wide> void check_functions(const Kernels<T>& k) {
 }
 
 int main(int count, char** names) {
+  check_patience();
   for (const KernelSet* set = kernel_sets(); set->table; ++set) {
     bool wanted = count == 1 && set->runs;
     for (int i = 1; i < count; ++i) wanted |= !std::strcmp(names[i], set->table->name);
     std::printf("%s%s\n", set->table->name, wanted ? "" : ": not run");
     if (!wanted) continue;
-    std::puts(" float"), check_cells(set->table->f32), check_rows(set->table->f32);
+    std::puts(" float"), check_cells(set->table->f32), check_crews(set->table->f32), check_rows(set->table->f32);
     check_functions<float, double>(set->table->f32);
-    std::puts(" double"), check_cells(set->table->f64), check_rows(set->table->f64);
+    std::puts(" double"), check_cells(set->table->f64), check_crews(set->table->f64), check_rows(set->table->f64);
     check_functions<double, long double>(set->table->f64);
     std::fflush(stdout);
   }

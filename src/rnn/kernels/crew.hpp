@@ -11,7 +11,8 @@
 // every thread.  Shares are of panels, which do not depend on each other: the results are the same bits for any number.
 //
 // A helper whose core is needed elsewhere would keep the leader waiting at each meeting.  A leader that has waited for
-// longer than kPatience sends its helpers away, and crews of this process rest for a hundred times what was lost.
+// longer than kPatience sends its helpers away, and crews of this process rest for many times as long as it waited: each
+// time that happens for twice as long as before, until crews stay together again.
 #pragma once
 
 #include "progress.hpp"
@@ -54,12 +55,23 @@ constexpr int64_t kNumber = 1 << 16, kTaking = 1 << 8;
 inline int have_come(int64_t call) { return int(call & 255); }
 inline int taking_part(int64_t call) { return int(call >> 8 & 255); }
 
-// Until when crews rest
-inline int64_t* resting() {
-  static int64_t until = 0;
-  return &until;
-}
-inline bool crews_rest() { return nanoseconds() < __atomic_load_n(resting(), __ATOMIC_RELAXED); }
+// Of all crews of this process; what it holds is a guess, and two leaders may overwrite each other's
+class Rest {
+  static constexpr int64_t kLeast = 64, kMost = 1024;  // what one wait in so many is worth, that much is lost
+  static inline int64_t until = 0, times = kLeast;
+  static void set(int64_t* p, int64_t value) { __atomic_store_n(p, value, __ATOMIC_RELAXED); }
+  static int64_t get(const int64_t* p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+
+ public:
+  static bool now() { return nanoseconds() < get(&until); }
+  static void after_waiting(int64_t waited) {
+    set(&until, nanoseconds() + waited * get(&times));
+    if (get(&times) < kMost) set(&times, 2 * get(&times));
+  }
+  static void after_work() {
+    if (get(&times) > kLeast) set(&times, get(&times) / 2);
+  }
+};
 
 // Returns when all who take part have come
 inline void meet(Share* share) {
@@ -69,16 +81,25 @@ inline void meet(Share* share) {
   share->waited += wait([&] { return __atomic_load_n(&crew->arrived, __ATOMIC_ACQUIRE) >= share->meeting; });
 }
 
-// Nobody comes from here on, and who waits for an order leaves
+// Announces the next order, or, with kDismissed, that there are no more: for how many helpers it is
+inline int announce(Crew* crew, bool dismissed) {
+  int64_t call = __atomic_load_n(&crew->call, __ATOMIC_RELAXED), next;
+  do next = (call / kNumber + 1) * kNumber + (dismissed ? kDismissed : have_come(call) * (kTaking + 1));
+  while (!__atomic_compare_exchange_n(&crew->call, &call, next, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED));
+  return taking_part(next);
+}
+
+// The walk is done: nobody comes from here on, and who waits for an order leaves
 inline void dismiss(Crew* crew) {
-  int64_t call = __atomic_load_n(&crew->call, __ATOMIC_RELAXED);
-  while (!__atomic_compare_exchange_n(&crew->call, &call, call / kNumber * kNumber + kNumber + kDismissed, false,
-                                      __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {}
+  const int64_t call = __atomic_load_n(&crew->call, __ATOMIC_RELAXED);
+  if (have_come(call) == kDismissed) return;
+  if (taking_part(call)) Rest::after_work();
+  announce(crew, true);
 }
 
 // Has work(job, share) done by all who have come, or by the caller alone, with a null share
 template <class Job> void together(Crew* crew, void (*work)(const Job*, Share*), const Job& job) {
-  int64_t call = crew ? __atomic_load_n(&crew->call, __ATOMIC_RELAXED) : 0;
+  const int64_t call = crew ? __atomic_load_n(&crew->call, __ATOMIC_RELAXED) : 0;
   if (have_come(call) == 0 || have_come(call) == kDismissed) return work(&job, nullptr);
   struct Order {
     void (*work)(const Job*, Share*);
@@ -90,15 +111,12 @@ template <class Job> void together(Crew* crew, void (*work)(const Job*, Share*),
   };
   crew->job = &order;
   crew->arrived_before = __atomic_load_n(&crew->arrived, __ATOMIC_RELAXED);
-  while (!__atomic_compare_exchange_n(&crew->call, &call,
-                                      call / kNumber * kNumber + kNumber + have_come(call) * kTaking + have_come(call),
-                                      false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {}
-  Share share{crew, 0, 1 + have_come(call), crew->arrived_before};
+  Share share{crew, 0, 1 + announce(crew, false), crew->arrived_before};
   work(&job, &share);
   meet(&share);
   if (share.waited < kPatience) return;
-  dismiss(crew);
-  __atomic_store_n(resting(), nanoseconds() + 100 * share.waited, __ATOMIC_RELAXED);
+  announce(crew, true);
+  Rest::after_waiting(share.waited);
 }
 
 // A helper's part, from coming to leaving
