@@ -135,7 +135,7 @@ cdef class Stream:
         self.step_work = batch * layer._flat_params.size
         self.holds_gil = self.step_work < HELD_WORK
         work = self.step_work // self.layers * (2 if self.is_double else 1)
-        self.most_threads = 1 if layer._drops else min(254, max(1, work // SHARED_WORK))
+        self.most_threads = 1 if any(layer._zoneout) else min(254, max(1, work // SHARED_WORK))
         self.h = new_array((self.layers, batch, self.P), layer.dtype, zero=True)
         self.c = new_array((self.layers, batch, self.H), layer.dtype, zero=True) if self.has_c else None
         self.h_at, self.c_at = data(self.h), data(self.c)
@@ -285,9 +285,9 @@ cdef class Stream:
         return out
 
     cdef int compute_without_gil(self, const StreamCall* call) except -1:
-        """With others, if the steps are worth it"""
+        """Steps of a block with others, if they are worth it; before anybody came, one step would be over"""
         cdef CrewState* helpers
-        if self.most_threads == 1:
+        if self.most_threads == 1 or call.T == 1:
             with nogil:
                 self.compute(call)
             return 0
