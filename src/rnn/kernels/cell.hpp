@@ -22,75 +22,113 @@ template <class Cell> constexpr int input_slot(int gate) {
   return gate < Cell::kShared ? gate : Cell::GS + gate - Cell::kShared;
 }
 
+// Where the items of a tile lie at step s: what belongs to the units at the first unit, x and h at their begin
+template <class T, class Cell> struct Items {
+  static constexpr int A = kAccumulatorsOf<Cell>;
+  const T *x[kMaxRows], *h[kMaxRows];  // what the products take; x is not set where its product is there already
+  const T* product[kMaxRows];          // the input product made in advance, (G, H) a row; null if there is none
+  const T* c_before[kMaxRows];
+  T *c[kMaxRows], *y[kMaxRows], *tape[kMaxRows];
+
+  FASTRNN_INLINE Items(const Sequence<T>& q, long s, const Tile<T, A>& t) {
+    for (int i = 0; i < t.items(); ++i)
+      if (i > 0 && t.panels > 1) step(i);
+      else look_up(i, q, s, t.row + i, t.unit);
+  }
+
+  FASTRNN_INLINE void look_up(int i, const Sequence<T>& q, long s, long b, long unit) {
+    if (q.has_x_product()) x[i] = q.x.at(s, b);
+    h[i] = q.h_in_product(s, b);
+    product[i] = q.products ? q.products + q.product_row(s, b) * Cell::G * q.H + unit : nullptr;
+    if (Cell::kHasC) c_before[i] = q.c_before(s, b) + unit, c[i] = q.c_at(s, b) + unit;
+    y[i] = q.y.at(s, b) + unit;
+    tape[i] = q.tape_at(s, b) + unit;
+  }
+
+  FASTRNN_INLINE void step(int i) {  // from item i - 1 to the next panel
+    constexpr int L = kLanes<T>;
+    x[i] = x[0], h[i] = h[0];
+    product[i] = product[0] ? product[i - 1] + L : nullptr;
+    if (Cell::kHasC) c_before[i] = c_before[i - 1] + L, c[i] = c[i - 1] + L;
+    y[i] = y[i - 1] + L, tape[i] = tape[i - 1] + L;
+  }
+};
+
+// acc += W_ih x(t) of a one-hot x: a row of a panel or, where W_ih is not packed, a column of W_ih
+template <class T, class Cell>
+FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t, int i) {
+  const long id = *q.ids.at(s, t.row + t.row_of(i)), unit = t.unit_of(i), units = t.vectors * kLanes<T>;
+  for (int g = 0; g < Cell::G; ++g)
+    for (int v = 0; v < t.vectors; ++v) {
+      T* to = t.at(i, input_slot<Cell>(g), v);
+      const long column = g * units + v * kLanes<T>;
+      if (q.narrow) {
+        if constexpr (sizeof(T) == sizeof(float)) {
+          const Bits<T> words = load_words(q.w_input + (unit * words_of(q.I) + id / 2 * units) * Cell::G + column);
+          store(to, load<T>(to) + (id % 2 ? upper(words) : lower(words)));
+        }
+      } else if (q.w_input) {
+        store(to, load<T>(to) + load(q.w_input + (unit * q.I + id * units) * Cell::G + column));
+      } else {
+        const T* w = q.weights.ih + (g * q.H + unit + v * kLanes<T>) * q.I + id;
+        const int lanes = v + 1 == t.vectors ? t.lanes_of_item(i) : kLanes<T>;
+        for (int u = 0; u < lanes; ++u) to[u] += w[u * q.I];
+      }
+    }
+}
+
 // acc = bias, and what of the input product there is already: made in advance, or to be picked from W_ih (one-hot x)
 template <class T, class Cell>
-FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t) {
-  for (int r = 0; r < t.rows; ++r) {
-    const long b = t.row + r;
-    for (int i = 0; i < t.ld(); i += kLanes<T>)
-      store(t.acc + r * t.ld() + i, load(q.bias + t.unit * kAccumulatorsOf<Cell> + i));
-    if (q.products) {
-      const long row = q.one_hot() ? *q.ids.at(s, b) : q.packed(s, b) - q.start[q.products_from];
-      const T* product = q.products + row * Cell::G * q.H + t.unit;
+FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
+                                       const Items<T, Cell>& items) {
+  for (int i = 0; i < t.items(); ++i) {
+    const T* bias = q.bias + t.unit_of(i) * kAccumulatorsOf<Cell>;
+    for (int j = 0; j < t.ld(); j += kLanes<T>) store(t.at(i, 0, 0) + j, load(bias + j));
+    if (items.product[i]) {
       for (int g = 0; g < Cell::G; ++g)
         for (int v = 0; v < t.vectors; ++v) {
-          T* to = t.at(r, input_slot<Cell>(g), v);
-          store(to, load<T>(to) + load(product + g * q.H + v * kLanes<T>, t.lanes_of(v)));
-        }
-    } else if (q.one_hot() && q.narrow) {
-      if constexpr (sizeof(T) == sizeof(float)) {
-        const long id = *q.ids.at(s, b), units = t.vectors * kLanes<T>;
-        const T* column = q.w_input + (t.unit * words_of(q.I) + id / 2 * units) * Cell::G;
-        for (int g = 0; g < Cell::G; ++g)
-          for (int v = 0; v < t.vectors; ++v) {
-            T* to = t.at(r, input_slot<Cell>(g), v);
-            const Bits<T> words = load_words(column + g * units + v * kLanes<T>);
-            store(to, load<T>(to) + (id % 2 ? upper(words) : lower(words)));
-          }
-      }
-    } else if (q.one_hot() && q.w_input) {  // the panel has it in one piece
-      const int units = t.vectors * kLanes<T>;
-      const T* column = q.w_input + t.unit * Cell::G * q.I + *q.ids.at(s, b) * Cell::G * units;
-      for (int g = 0; g < Cell::G; ++g)
-        for (int v = 0; v < t.vectors; ++v) {
-          T* to = t.at(r, input_slot<Cell>(g), v);
-          store(to, load<T>(to) + load(column + g * units + v * kLanes<T>));
+          T* to = t.at(i, input_slot<Cell>(g), v);
+          const int lanes = v + 1 == t.vectors ? t.lanes_of_item(i) : kLanes<T>;
+          store(to, load<T>(to) + load(items.product[i] + g * q.H + v * kLanes<T>, lanes));
         }
     } else if (q.one_hot()) {
-      const T* column = q.weights.ih + *q.ids.at(s, b);
-      for (int g = 0; g < Cell::G; ++g)
-        for (int u = 0; u < t.units(); ++u) t.at(r, input_slot<Cell>(g), 0)[u] += column[(g * q.H + t.unit + u) * q.I];
+      add_one_hot<T, Cell>(q, s, t, i);
     }
   }
 }
 
-// acc = bias + W_ih x(t) + W_hh h(t-1) for the units and rows of a tile
+// acc (rows, A, vectors of units) = bias, or acc itself, + W_ih x(t) + W_hh h(t-1)
 template <class T, class Cell>
-FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
-                                   Wanted<T>& wanted) {
+FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const Tile<T, kAccumulatorsOf<Cell>>& t,
+                                   const Items<T, Cell>& items, bool has_started, Wanted<T>& wanted) {
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
-  const bool has_x = !q.products && !q.one_hot(), starts = !has_x || !q.packs || q.narrow;
-  const T *x[kMaxRows], *h[kMaxRows];
-  for (int r = 0; r < t.rows; ++r) {
-    x[r] = has_x ? q.x.at(s, t.row + r) : nullptr;
-    h[r] = q.h_in_product(s, t.row + r);
-  }
-  if (starts) start_accumulators<T, Cell>(q, s, t);
+  const bool has_x = q.has_x_product();
   if constexpr (sizeof(T) == sizeof(float))
     if (q.narrow) {
-      if (has_x) multiply_narrow<G>(t, x, q.I, q.w_input + t.unit * G * words_of(q.I), input_slot<Cell>);
-      return multiply_narrow<GS>(t, h, q.P, q.w_state + t.unit * GS * words_of(q.P), [](int gate) { return gate; });
+      if (has_x) multiply_narrow<G>(t, items.x, q.I, q.w_input + t.unit * G * words_of(q.I), input_slot<Cell>);
+      return multiply_narrow<GS>(t, items.h, q.P, q.w_state + t.unit * GS * words_of(q.P), [](int gate) { return gate; });
     }
   if (q.packs)
     return multiply<T, G, GS, Cell::kShared>(
-        t.rows, t.vectors, starts ? t.acc : q.bias + t.unit * A, starts ? t.ld() : 0,
-        {x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {h, q.P, q.w_state + t.unit * GS * q.P}, t.acc, t.ld(), wanted);
+        t.rows, t.vectors, has_started ? t.acc : q.bias + t.unit * A, has_started ? t.ld() : 0,
+        {items.x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {items.h, q.P, q.w_state + t.unit * GS * q.P}, t.acc,
+        t.ld(), wanted);
   for (int r = 0; r < t.rows; ++r)
     for (int v = 0; v < t.vectors; ++v) {
       const long unit = t.unit + v * kLanes<T>;
-      multiply_unpacked<T, G, GS, Cell::kShared>(t.lanes_of(v), q.H, x[r], q.I, q.weights.ih + unit * q.I, h[r], q.P,
-                                                 q.weights.hh + unit * q.P, t.at(r, 0, v), t.vectors * kLanes<T>);
+      multiply_unpacked<T, G, GS, Cell::kShared>(
+          t.lanes_of(v), q.H, has_x ? items.x[r] : nullptr, q.I, q.weights.ih + unit * q.I, items.h[r], q.P,
+          q.weights.hh + unit * q.P, t.at(r, 0, v), t.vectors * kLanes<T>);
     }
+}
+
+// acc = bias + W_ih x(t) + W_hh h(t-1) for the items of a tile
+template <class T, class Cell>
+FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
+                                   const Items<T, Cell>& items, Wanted<T>& wanted) {
+  const bool starts = !q.has_x_product() || !q.packs || q.narrow;
+  if (starts) start_accumulators<T, Cell>(q, s, t, items);
+  for (int j = 0; j < t.panels; ++j) multiply_panel<T, Cell>(q, t.panel(j), items, starts, wanted);
 }
 
 // m of recurrent dropout, or one; k of zoneout, see noise.hpp

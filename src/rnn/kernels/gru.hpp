@@ -49,35 +49,36 @@ template <class T, bool General> struct Gru {
   static void forward(const Sequence<T>& q, long s) {
     const long H = q.H;
     sweep<T, G, 4>(q.share, 0, q.active(s), H, [&](const Tile<T, 4>& t) {
+      const Items<T, Gru> items(q, s, t);
       Wanted<T> wanted;
-      for (int row = 0; row < t.rows; ++row) {
-        wanted.add(q.y.at(s, t.row + row) + t.unit);
-        for (int k = 0; q.tape && k < 4; ++k) wanted.add(q.tape_at(s, t.row + row) + k * H + t.unit);
+      for (int i = 0; i < t.items(); ++i) {
+        wanted.add(items.y[i]);
+        for (int k = 0; q.tape && k < 4; ++k) wanted.add(items.tape[i] + k * H);
       }
-      preactivations<T, Gru>(q, s, t, wanted);
-      // The gates of all rows, then the candidates of all rows: n waits for r, so a row by itself would wait too.
-      for (int row = 0; row < t.rows; ++row) {
+      preactivations<T, Gru>(q, s, t, items, wanted);
+      // The gates of all items, then the candidates of all: n waits for r, so an item by itself would wait too.
+      for (int i = 0; i < t.items(); ++i) {
+        const int lanes = t.lanes_of_item(i);
         Vec<T> slope_r{}, slope_z{};
-        const Vec<T> hn = t.get(row, 2, 0);
-        const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 0, 0), &slope_r);
-        const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_z);
-        store(t.at(row, 1, 0), z);
-        store(t.at(row, 3, 0), t.get(row, 3, 0) + r * hn);
+        const Vec<T> hn = t.get(i, 2, 0);
+        const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(i, 0, 0), &slope_r);
+        const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(i, 1, 0), &slope_z);
+        store(t.at(i, 1, 0), z);
+        store(t.at(i, 3, 0), t.get(i, 3, 0) + r * hn);
         if (!q.tape) continue;
-        T* tape = q.tape_at(s, t.row + row) + t.unit;
-        store(tape, r, t.lanes), store(tape + H, z, t.lanes), store(tape + 3 * H, hn, t.lanes);
-        if (General) store(tape + 4 * H, slope_r, t.lanes), store(tape + 5 * H, slope_z, t.lanes);
+        T* tape = items.tape[i];
+        store(tape, r, lanes), store(tape + H, z, lanes), store(tape + 3 * H, hn, lanes);
+        if (General) store(tape + 4 * H, slope_r, lanes), store(tape + 5 * H, slope_z, lanes);
       }
-      for (int row = 0; row < t.rows; ++row) {
-        const long b = t.row + row;
+      for (int i = 0; i < t.items(); ++i) {
+        const int lanes = t.lanes_of_item(i);
         Vec<T> slope_n{};
-        const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(row, 3, 0), &slope_n);
-        const Vec<T> h_before = load(q.h_before(s, b) + t.unit, t.lanes);
-        store(q.y.at(s, b) + t.unit, n + t.get(row, 1, 0) * (h_before - n), t.lanes);
+        const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(i, 3, 0), &slope_n);
+        const Vec<T> h_before = load(q.h_before(s, t.row + t.row_of(i)) + t.unit_of(i), lanes);
+        store(items.y[i], n + t.get(i, 1, 0) * (h_before - n), lanes);
         if (!q.tape) continue;
-        T* tape = q.tape_at(s, b) + t.unit;
-        store(tape + 2 * H, n, t.lanes);
-        if (General) store(tape + 6 * H, slope_n, t.lanes);
+        store(items.tape[i] + 2 * H, n, lanes);
+        if (General) store(items.tape[i] + 6 * H, slope_n, lanes);
       }
     });
   }
@@ -128,17 +129,16 @@ template <class T, bool General> struct GruResetBefore {
   static void forward(const Sequence<T>& q, long s) {
     const long H = q.H;
     sweep<T, G, 3>(q.share, 0, q.active(s), H, [&](const Tile<T, 3>& t) {
+      const Items<T, GruResetBefore> items(q, s, t);
       Wanted<T> wanted;
-      preactivations<T, GruResetBefore>(q, s, t, wanted);
-      for (int row = 0; row < t.rows; ++row) {
-        const long b = t.row + row;
+      preactivations<T, GruResetBefore>(q, s, t, items, wanted);
+      for (int i = 0; i < t.items(); ++i) {
         Vec<T> slope_r{}, slope_z{};
-        const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 0, 0), &slope_r);
-        const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_z);
-        const Vec<T> h_seen = load(q.h_in_product(s, b) + t.unit, t.lanes);
-        T* tape = q.tape_at(s, b) + t.unit;
-        const Vec<T> kept[] = {r, z, t.get(row, 2, 0), r * h_seen, slope_r, slope_z, Vec<T>{}};
-        for (int k = 0; k < (General ? 7 : 4); ++k) store(tape + k * H, kept[k], t.lanes);
+        const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(i, 0, 0), &slope_r);
+        const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(i, 1, 0), &slope_z);
+        const Vec<T> h_seen = load(items.h[i] + t.unit_of(i), t.lanes_of_item(i));
+        const Vec<T> kept[] = {r, z, t.get(i, 2, 0), r * h_seen, slope_r, slope_z, Vec<T>{}};
+        for (int k = 0; k < (General ? 7 : 4); ++k) store(items.tape[i] + k * H, kept[k], t.lanes_of_item(i));
       }
     });
     sweep<T, 1, 1>(q.share, 0, q.active(s), H, [&](const Tile<T, 1>& t) {

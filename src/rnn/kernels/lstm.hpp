@@ -38,46 +38,48 @@ template <class T, bool General> struct Lstm {
 
   static void forward(const Sequence<T>& q, long s) {
     sweep<T, G, 4>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 4>& t) {
+      const Items<T, Lstm> items(q, s, t);
       Wanted<T> wanted;
-      for (int r = 0; r < t.rows; ++r) {
-        wanted.add(q.c_before(s, t.row + r) + t.unit);
-        wanted.add(q.y.at(s, t.row + r) + (q.weights.hr ? 0 : t.unit));
-        for (int k = 0; q.tape && k < 4; ++k) wanted.add(q.tape_at(s, t.row + r) + k * q.H + t.unit);
+      for (int i = 0; i < t.items(); ++i) {
+        wanted.add(items.c_before[i]);
+        if (!q.weights.hr) wanted.add(items.y[i]);
+        for (int k = 0; q.tape && k < 4; ++k) wanted.add(items.tape[i] + k * q.H);
       }
-      preactivations<T, Lstm>(q, s, t, wanted);
-      // The gates and c of all rows, then h of all rows: h waits for c, so a row by itself would wait too.
-      for (int r = 0; r < t.rows; ++r) gates_and_c(q, s, t, r);
-      for (int r = 0; r < t.rows; ++r) {
-        const long b = t.row + r;
+      preactivations<T, Lstm>(q, s, t, items, wanted);
+      // The gates and c of all items, then h of all: h waits for c, so an item by itself would wait too.
+      for (int i = 0; i < t.items(); ++i) gates_and_c(q, t, items, i);
+      for (int i = 0; i < t.items(); ++i) {
+        const int lanes = t.lanes_of_item(i);
         Vec<T> slope;
-        const Vec<T> h = t.get(r, 3, 0) * output(q, load<T>(q.c_at(s, b) + t.unit, t.lanes), &slope);
-        store((q.weights.hr ? q.tape_at(s, b) + kUnprojected * q.H : q.y.at(s, b)) + t.unit, h, t.lanes);
+        const Vec<T> h = t.get(i, 3, 0) * output(q, load<T>(items.c[i], lanes), &slope);
+        store(q.weights.hr ? items.tape[i] + kUnprojected * q.H : items.y[i], h, lanes);
       }
     });
     if (q.weights.hr) project(q, s);
   }
 
   // o stays in its accumulator
-  static FASTRNN_INLINE void gates_and_c(const Sequence<T>& q, long s, const Tile<T, 4>& t, int r) {
-    const long b = t.row + r, H = q.H;
-    const int lanes = t.lanes;
-    const Vec<T> c_before = load(q.c_before(s, b) + t.unit, lanes);
-    Vec<T> ai = t.get(r, 0, 0), af = t.get(r, 1, 0), ag = t.get(r, 2, 0), ao = t.get(r, 3, 0), slope[4];
+  static FASTRNN_INLINE void gates_and_c(const Sequence<T>& q, const Tile<T, 4>& t, const Items<T, Lstm>& items,
+                                         int n) {
+    const long H = q.H, unit = t.unit_of(n);
+    const int lanes = t.lanes_of_item(n);
+    const Vec<T> c_before = load(items.c_before[n], lanes);
+    Vec<T> ai = t.get(n, 0, 0), af = t.get(n, 1, 0), ag = t.get(n, 2, 0), ao = t.get(n, 3, 0), slope[4];
     if (General) {
-      ai += peephole(q, 0, t.unit, lanes, c_before);
-      af += peephole(q, 1, t.unit, lanes, c_before);
+      ai += peephole(q, 0, unit, lanes, c_before);
+      af += peephole(q, 1, unit, lanes, c_before);
     }
     const Vec<T> i = gate<T, General, Sigmoid<T>>(q, 0, ai, &slope[0]);
     Vec<T> f = gate<T, General, Sigmoid<T>>(q, 0, af, &slope[1]);
     if (General && q.coupled) f = T(1) - i, slope[1] = Vec<T>{};
     const Vec<T> g = gate<T, General, Tanh<T>>(q, 1, ag, &slope[2]);
     const Vec<T> c = f * c_before + i * g;
-    if (General) ao += peephole(q, 2, t.unit, lanes, c);
+    if (General) ao += peephole(q, 2, unit, lanes, c);
     const Vec<T> o = gate<T, General, Sigmoid<T>>(q, 0, ao, &slope[3]);
-    store(q.c_at(s, b) + t.unit, c, lanes);
-    store(t.at(r, 3, 0), o);
+    store(items.c[n], c, lanes);
+    store(t.at(n, 3, 0), o);
     if (!q.tape) return;
-    T* tape = q.tape_at(s, b) + t.unit;
+    T* tape = items.tape[n];
     const Vec<T> gates[] = {i, f, g, o};
     for (int k = 0; k < 4; ++k) store(tape + k * H, gates[k], lanes);
     for (int k = 0; General && k < 4; ++k) store(tape + (4 + k) * H, slope[k], lanes);

@@ -278,19 +278,36 @@ __attribute__((noinline)) void multiply_unpacked(int lanes, long H, const T* x, 
   }
 }
 
-// Some rows of the batch by some units, with A accumulators a unit: acc (rows, A, vectors of units)
-template <class T, int A> struct Tile {
-  long row;     // first row of the batch
-  int rows;
-  long panel, unit;  // index of the panel, its first unit
-  int vectors;  // vectors of units
-  int lanes;    // units in the last of them
+// Vectors of units in a panel; of several gates there is room for one
+template <bool SeveralGates> struct PanelWidth { static constexpr int vectors = 1; };
+template <> struct PanelWidth<false> { int vectors; };
+
+// Some rows of the batch by a panel of units, with A accumulators a unit: acc (rows, A, vectors of units).  Or, where
+// the batch is one row and a panel one vector, that row by some panels, acc (panels, A, units): the pointwise maths of
+// a row is a chain of dependent operations, and those of several panels overlap as those of several rows do.
+template <class T, int A> struct Tile : PanelWidth<(A > 1)> {
+  using PanelWidth<(A > 1)>::vectors;
+  long row, unit;     // the first
+  int rows, panels;   // one of them is 1
+  int lanes;          // units in the last vector
   T* acc;
 
+  // Items of a tile: its rows, or its panels
+  int items() const { return A > 1 ? rows * panels : rows; }
+  int row_of(int i) const { return panels > 1 ? 0 : i; }  // beyond `row`
+  long unit_of(int i) const { return panels > 1 ? unit + i * kLanes<T> : unit; }
+  int lanes_of_item(int i) const { return i + 1 < panels ? kLanes<T> : lanes; }
+
+  // Panel j by itself
+  Tile panel(int j) const {
+    Tile one = *this;
+    if (panels > 1) one.panels = 1, one.unit = unit_of(j), one.lanes = lanes_of_item(j), one.acc = at(j, 0, 0);
+    return one;
+  }
+
   long ld() const { return long(A) * vectors * kLanes<T>; }
-  T* at(int r, int gate, int v) const { return acc + r * ld() + (gate * vectors + v) * kLanes<T>; }
-  Vec<T> get(int r, int gate, int v) const { return load(at(r, gate, v)); }
-  int units() const { return (vectors - 1) * kLanes<T> + lanes; }
+  T* at(int i, int gate, int v) const { return acc + i * ld() + (gate * vectors + v) * kLanes<T>; }
+  Vec<T> get(int i, int gate, int v) const { return load(at(i, gate, v)); }
   int lanes_of(int v) const { return v + 1 == vectors ? lanes : kLanes<T>; }
 };
 
@@ -313,24 +330,24 @@ template <class T, int G, int A, class Body>
 FASTRNN_INLINE void sweep(Share* share, long row0, long row1, long H, Body body) {
   const Panels<T, G> panels{H};
   constexpr int kRows = tile_rows(G * panels.kVectors);
-  const long rows = row1 - row0, tiles = (rows + kRows - 1) / kRows;
+  const int rows = int(row1 - row0), tiles = (rows + kRows - 1) / kRows;
   if (rows <= 0) return;
   if (share && share->swept) meet(share);
   if (share) share->swept = true;
   long first, end;
   take(share, panels.count(), &first, &end);
-  alignas(64) T acc[kRows * A * panels.kUnits];
-  for (long p = first; p < end; ++p) {
-    Tile<T, A> tile;
-    tile.panel = p;
+  alignas(64) T acc[kMaxRows * A * panels.kUnits];
+  Tile<T, A> tile;
+  tile.acc = acc;
+  for (long p = first; p < end; p += tile.panels) {
+    tile.panels = A > 1 && rows == 1 ? int(end - p < kMaxRows ? end - p : kMaxRows) : 1;
     tile.unit = p * panels.kUnits;
-    tile.vectors = panels.vectors(p);
-    tile.lanes = int(H - tile.unit - (tile.vectors - 1) * kLanes<T>);
-    if (tile.lanes > kLanes<T>) tile.lanes = kLanes<T>;
-    tile.acc = acc;
+    if constexpr (A == 1) tile.vectors = panels.vectors(p);
+    const long left = H - tile.unit - ((tile.panels - 1) * panels.kUnits + (tile.vectors - 1) * kLanes<T>);
+    tile.lanes = int(left < kLanes<T> ? left : kLanes<T>);
     tile.row = row0;
-    for (long i = 0; i < tiles; ++i) {
-      tile.rows = int(rows / tiles + (i < rows % tiles));
+    for (int i = 0; i < tiles; ++i) {
+      tile.rows = rows / tiles + (i < rows % tiles);
       body(static_cast<const Tile<T, A>&>(tile));
       tile.row += tile.rows;
     }

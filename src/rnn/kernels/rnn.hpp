@@ -19,17 +19,16 @@ template <class T, class F, bool General> struct Rnn {
 
   static void forward(const Sequence<T>& q, long s) {
     sweep<T, G, 1>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
+      const Items<T, Rnn> items(q, s, t);
       Wanted<T> wanted;
-      for (int r = 0; r < t.rows; ++r) wanted.add(q.y.at(s, t.row + r) + t.unit);
-      preactivations<T, Rnn>(q, s, t, wanted);
-      for (int r = 0; r < t.rows; ++r) {
-        T* h = q.y.at(s, t.row + r) + t.unit;
+      for (int r = 0; r < t.rows; ++r) wanted.add(items.y[r]);
+      preactivations<T, Rnn>(q, s, t, items, wanted);
+      for (int r = 0; r < t.rows; ++r)
         for (int v = 0; v < t.vectors; ++v) {
           Vec<T> slope;
-          store(h + v * L, gate<T, General, F>(q, 0, t.get(r, 0, v), &slope), t.lanes_of(v));
-          if (General && q.tape) store(q.tape_at(s, t.row + r) + t.unit + v * L, slope, t.lanes_of(v));
+          store(items.y[r] + v * L, gate<T, General, F>(q, 0, t.get(r, 0, v), &slope), t.lanes_of(v));
+          if (General && q.tape) store(items.tape[r] + v * L, slope, t.lanes_of(v));
         }
-      }
     });
   }
 

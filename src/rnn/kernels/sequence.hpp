@@ -103,8 +103,10 @@ template <class T> struct Sequence {
   Share* share;  // of a step that several threads make, see crew.hpp; null: all of it
 
   bool one_hot() const { return ids.base; }
+  bool has_x_product() const { return !products && !ids.base; }  // x . W_ih is made step by step
   long active(long s) const { return start[s + 1] - start[s]; }
   long packed(long s, long b) const { return start[s] + b; }
+  long product_row(long s, long b) const { return ids.base ? *ids.at(s, b) : packed(s, b) - start[products_from]; }
   bool is_reset(long s, long b) const { return reset.base && *reset.at(s, b); }
 
   const T* h_before(long s, long b) const {
