@@ -213,6 +213,20 @@ def test_several_callers_at_once_share_their_steps(restore_threads):
     assert not wrong
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_forked_child_shares_steps_with_threads_of_its_own(restore_threads):
+    fastrnn.set_num_threads(2)
+    layer = SHARED["LSTM"]("float32")
+    x = np.random.default_rng(1).normal(size=(43, 1, 40)).astype(np.float32)
+    expected = layer(x)[0]  # helped by a thread that the child does not have
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(np.array_equal(layer(x)[0], expected) for _ in range(5)) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    np.testing.assert_array_equal(layer(x)[0], expected)
+
+
 def test_an_error_in_a_walk_sends_its_helpers_away(restore_threads):
     fastrnn.set_num_threads(3)
     with pytest.raises(MemoryError, match="none left"), threads.crew(3, threads.WORTH_CUTTING):

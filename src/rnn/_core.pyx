@@ -122,14 +122,13 @@ except ValueError as error:
 
 # ---------------------------------------------------------------- memory
 
-# Bytes of input products, and of pre-activation gradients, that are worked on at a time
+# Bytes of accumulators with input products, and of pre-activation gradients, that are worked on at a time
 cdef enum:
-    PRODUCT_CHUNK = 256 << 10
+    START_CHUNK = 256 << 10
     GRADIENT_CHUNK = 256 << 10
     UNPACKED_ROWS = 16  # a call of so few rows does not pay for packed weights
     MAX_SHORT_LAYERS = 4
     SHARED_WORK = 1 << 16  # multiply-adds of a step for each of the threads that share it
-    PRODUCT_BLOCK = 256  # columns of input products that a thread takes at a time
 
 
 cdef void* address(object array, bint writable=False) except? NULL:

@@ -36,15 +36,31 @@ cdef struct Segments:
     void *c               # (count, B, H) cell state before each; null for a cell without
 
 
+cdef struct ForwardMemory:
+    # of one forward pass
+    void *block
+    int64_t start_rows  # how many rows of accumulators are started in advance; 0: none
+    void *started       # they, see kernels/sequence.hpp
+    void *x             # addresses of their x
+
+
+cdef int64_t start_rows(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
+    """Of a batch with too few rows to fill a tile, the input products of many steps at once make better use of W_ih."""
+    if q.ids.base != NULL or q.start[q.steps] <= UNPACKED_ROWS or q.B >= cell.rows_per_tile:
+        return 0
+    return min(q.start[q.steps], max(q.B, START_CHUNK // (cell.start_width(q.H) * <int64_t>sizeof(real))))
+
+
 cdef void lay_out_forward(
-        Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t product_rows,
-        real** gathered) noexcept nogil:
+        Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t n_columns,
+        ForwardMemory* m) noexcept nogil:
     cdef real* zeros = arena.take(max(q.H, q.P))
-    q.products = NULL
-    if product_rows:
-        q.products = arena.take(product_rows * cell.gates * q.H)
-    if q.ids.base == NULL:
-        gathered[0] = arena.take(product_rows * q.I)
+    q.table = arena.take(n_columns * cell.gates * q.H) if q.ids.base != NULL and n_columns else NULL
+    q.started = NULL
+    if m.start_rows:
+        m.started = arena.take(m.start_rows * cell.start_width(q.H))
+        m.x = arena.take(m.start_rows * (<int64_t>sizeof(void*) // <int64_t>sizeof(real)))
+        q.started = <real*>m.started
     if q.tape == NULL:
         q.scratch = arena.take(q.B * q.tape_width)
     if q.h_mask != NULL:
@@ -57,85 +73,67 @@ cdef void lay_out_forward(
     cell.pack_forward(q[0], arena[0])
 
 
-cdef int64_t product_rows(const Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns) noexcept nogil:
-    """How many rows of input products are made in advance; 0: none."""
-    cdef int64_t width = cell.gates * q.H
-    if q.ids.base != NULL:
-        return n_columns  # a table: x is one-hot, so its product is a row of W_ih transposed
-    if q.start[q.steps] > UNPACKED_ROWS and q.B < cell.rows_per_tile:
-        # too few rows to fill a tile: the input products of many steps at once make better use of W_ih
-        return min(q.start[q.steps], max(q.B, PRODUCT_CHUNK // (width * <int64_t>sizeof(real))))
-    return 0
-
-
-cdef struct ForwardMemory:
-    # scratch of one forward pass
-    void *block
-    void *gathered  # x gathered
-    int64_t product_rows
-    const void *x   # rows of a chunk, ld apart
-    int64_t ld
-
-
 cdef int begin_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
         ForwardMemory* m) noexcept nogil:
     """Pack the weights, make the table of one-hot inputs; -1 if there is no memory."""
     cdef Arena[real] arena
-    cdef real* gathered = NULL
-    cdef int64_t width = cell.gates * q.H
     arena.block = NULL
     arena.used = 0
     q.packs = q.start[q.steps] > UNPACKED_ROWS
-    m.product_rows = product_rows(q, cell, n_columns)
-    lay_out_forward(q, cell, &arena, m.product_rows, &gathered)
+    m.start_rows = start_rows(q, cell)
+    lay_out_forward(q, cell, &arena, n_columns, m)
     if allocate(&arena):
         return -1
-    lay_out_forward(q, cell, &arena, m.product_rows, &gathered)
-    m.block, m.gathered = arena.block, gathered
-    if q.ids.base != NULL and m.product_rows:
-        gather_columns(width, q.I, q.weights.ih, n_columns, columns, <real*>q.products)
+    lay_out_forward(q, cell, &arena, n_columns, m)
+    m.block = arena.block
+    if q.table != NULL:
+        gather_columns(cell.gates * q.H, q.I, q.weights.ih, n_columns, columns, <real*>q.table)
     return 0
 
 
 cdef int64_t step_work(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
     """Multiply-adds of a step's products, those that are made in advance not among them."""
-    cdef int64_t inputs = 0 if q.ids.base != NULL or product_rows(q, cell, 0) else q.I
+    cdef int64_t inputs = 0 if q.ids.base != NULL or start_rows(q, cell) else q.I
     cdef int64_t weights = cell.gates * q.H * (q.P + inputs) + (q.P * q.H if q.weights.hr != NULL else 0)
     return q.start[q.steps] // q.steps * weights if q.steps else 0
-
-
-cdef void input_products(const Chunk[real]* of, Share* share) noexcept nogil:
-    """A share of those of a chunk of steps: of blocks of columns, if such steps are ever shared"""
-    cdef const Sequence[real]* q = of.q
-    cdef const ForwardMemory* m = <const ForwardMemory*>of.memory
-    cdef int64_t width = of.cell.gates * q.H, rows = q.start[of.s1] - q.start[of.s0]
-    cdef int64_t block = PRODUCT_BLOCK if step_work(q, of.cell) >= 2 * SHARED_WORK else width
-    cdef long i, end
-    take(share, (width + block - 1) // block, &i, &end)
-    for i in range(i, end):
-        gemm(False, True, rows, min(block, width - i * block), q.I, <const real*>m.x, m.ld,
-             q.weights.ih + i * block * q.I, q.I, <real>0, <real*>q.products + i * block, width)
 
 
 cdef void run_steps(
         Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1, CrewState* crew=NULL,
         const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
     """Steps [s0, s1), of which the first begins a chunk of input products. `below`: of the layer that makes x."""
-    cdef long s, chunk = s0 if m.product_rows and q.ids.base == NULL else s1
-    cdef Chunk[real] products
-    products.q, products.cell, products.memory = q, cell, m
+    cdef long s, chunk = s0 if m.start_rows else s1
     for s in range(s0, s1):
         if s == chunk:
-            q.products_from = s
-            chunk = chunk_end(q, s, m.product_rows)
+            chunk = chunk_end(q, s, m.start_rows)
             wait_for(below, chunk)
-            m.x = gather_x(q[0], s, chunk, <real*>m.gathered, &m.ld)
-            products.s0, products.s1 = s, chunk
-            together(crew, input_products[real], products)
+            start_chunk(q, cell, m, s, chunk, crew)
         wait_for(below, s + 1)
         step_together(crew, q[0], cell.forward, s)
         publish(own, s + 1)
+
+
+cdef void start_chunk(
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1,
+        CrewState* crew) noexcept nogil:
+    """Accumulators = bias + W_ih x of steps [s0, s1)"""
+    cdef Chunk[real] of
+    cdef const real** x = <const real**>m.x
+    cdef long s, b
+    for s in range(s0, s1):
+        for b in range(q.active(s)):
+            x[q.start[s] - q.start[s0] + b] = q.x.at(s, b)
+    q.started_from = s0
+    of.q, of.cell, of.memory, of.s0, of.s1 = q, cell, m, s0, s1
+    together(crew, start_share[real], of)
+
+
+cdef void start_share(const Chunk[real]* of, Share* share) noexcept nogil:
+    cdef const ForwardMemory* m = <const ForwardMemory*>of.memory
+    cdef Sequence[real] own = of.q[0]
+    own.share = share
+    of.cell.start_rows(own, own.start[of.s1] - own.start[of.s0], <const real* const*>m.x, <real*>m.started)
 
 
 cdef int run_forward(

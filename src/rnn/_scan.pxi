@@ -271,10 +271,8 @@ cdef void set_kept(Sequence[real]* q, tape, c, bint c_in_place) except *:
 
 cdef tuple divide(const Sequence[real]* q, const CellKernels[real]* cell, int64_t count):
     """(first steps of about so many segments, and T; rows of a tape that holds any of them and a chunk of backward)"""
-    cdef int64_t chunk = 1, rows = -(-q.start[q.steps] // count), most = 0
+    cdef int64_t chunk = max(1, start_rows(q, cell)), rows = -(-q.start[q.steps] // count), most = 0
     cdef long s = 0, s0 = 0
-    if q.ids.base == NULL:
-        chunk = max(1, product_rows(q, cell, 0))
     begin = [0]
     while s < q.steps:
         s = chunk_end(q, s, chunk)

@@ -25,8 +25,9 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         const int64_t* start
         Rows[T] x
         Rows[int64_t] ids
-        const T* products
-        long products_from
+        const T* table
+        const T* started
+        long started_from
         const T* h0
         const T* c0
         Rows[uint8_t] reset
@@ -56,6 +57,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T* dprojected
         T* dpeephole
         cbool packs
+        Share* share
         cbool is_noisy()
         long active(long)
         T* tape_at(long, long)
@@ -85,7 +87,6 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T *b_ih
         T *b_hh
         T *hr
-    const T* gather_x[T](const Sequence[T]&, long, long, T*, int64_t*)
     void list_rows[T](const Sequence[T]&, long, long, long, const T**, const T**, const T**, T**)
     void mask_rows[T](const Sequence[T]&, long, long, const T**, T*)
 
@@ -106,6 +107,8 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         cbool has_c
         GradientBlock blocks[3]
         void (*pack_forward)(Sequence[T]&, Arena[T]&)
+        long (*start_width)(long)
+        void (*start_rows)(const Sequence[T]&, long, const T* const*, T*)
         void (*narrow)(Sequence[T]&)
         void (*pack_backward)(Sequence[T]&, Arena[T]&)
         void (*forward)(const Sequence[T]&, long)

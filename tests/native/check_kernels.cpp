@@ -71,6 +71,7 @@ struct Layer {
   Array<double> w_ih = draw(G * H * I, scale), w_hh = draw(G * H * P, scale), b_ih = draw(G * H), b_hh = draw(G * H),
                 w_hr = draw(P * H, scale), w_p = draw(3 * H), x = draw(kSteps * B * I), h0 = draw(B * P),
                 c0 = draw(B * H), dy = draw(kSteps * B * P), dh = draw(B * P), dc = draw(B * H);
+  bool coupled = input == kInAdvance;
   long length(long b) const { return kSteps - b * kSteps / (B + 1); }
 };
 
@@ -83,10 +84,20 @@ template <class T, class Pack> Array<T> packed(Sequence<T>& q, Pack pack) {
   return memory;
 }
 
+// The accumulators of all rows, as they are made in advance
+template <class T> Array<T> start_all(const Sequence<T>& q, const CellKernels<T>& cell) {
+  Array<const T*> x;
+  for (long s = 0; s < kSteps; ++s)
+    for (long b = 0; b < q.active(s); ++b) x.push_back(q.x.at(s, b));
+  Array<T> started(x.size() * cell.start_width(q.H));
+  cell.start_rows(q, x.size(), x.data(), started.data());
+  return started;
+}
+
 // All that forward and backward of a layer write
 template <class T>
 Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Crew* crew = nullptr) {
-  const long B = m.B, I = m.I, H = m.H, P = m.P, width = m.G * H;
+  const long B = m.B, I = m.I, H = m.H, P = m.P;
   Array<int64_t> start{0}, x_at, y_at, ids, each_row;
   Array<uint8_t> reset;
   for (long b = 0; b < B; ++b) x_at.push_back(b * I), y_at.push_back(b * P), each_row.push_back(b);
@@ -100,21 +111,13 @@ Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Crew* 
                  w_hr = as<T>(m.w_hr), w_p = as<T>(m.w_p), x = as<T>(m.x), h0 = as<T>(m.h0), c0 = as<T>(m.c0),
                  dy = as<T>(m.dy), zeros(H > P ? H : P);
   Array<T> y(kSteps * B * P), c(rows * H), tape(rows * tape_width), dgates(rows * cell.dgates_width * H),
-      dprojected(rows * P), dh = as<T>(m.dh), dc = as<T>(m.dc), dpeephole(3 * H), products;
-  for (long s = 0; s < kSteps && m.input == Layer::kInAdvance; ++s)
-    for (long b = 0; b < start[s + 1] - start[s]; ++b)
-      for (long j = 0; j < width; ++j) {
-        double sum = 0;
-        for (long i = 0; i < I; ++i) sum += m.w_ih[j * I + i] * m.x[(s * B + b) * I + i];
-        products.push_back(T(sum));
-      }
+      dprojected(rows * P), dh = as<T>(m.dh), dc = as<T>(m.dc), dpeephole(3 * H);
 
   Sequence<T> q{};
   q.T_ = kSteps, q.B = B, q.I = I, q.H = H, q.P = P, q.start = start.data();
   q.tape_width = tape_width, q.dgates_width = cell.dgates_width * H;
   q.x = {x.data(), x_at.data(), B * I}, q.y = {y.data(), y_at.data(), B * P}, q.dy = {dy.data(), y_at.data(), B * P};
   if (m.input == Layer::kOneHot) q.ids = {ids.data(), each_row.data(), B};
-  if (m.input == Layer::kInAdvance) q.products = products.data();
   q.packs = m.input != Layer::kUnpacked;
   q.reset = {reset.data(), each_row.data(), B};
   q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.tape = tape.data();
@@ -123,12 +126,14 @@ Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Crew* 
   if (kind == kRnnGeneral || kind == kGruGeneral || kind == kGruBeforeGeneral || kind == kLstmGeneral) {
     q.activation[0] = {scalar::kSigmoid, 0, 0}, q.activation[1] = {scalar::kSoftplus, 0, 0};
     q.activation[2] = {scalar::kScaledTanh, 1.7, 0.7};
-    q.clip = T(1.5), q.weights.peephole = w_p.data(), q.coupled = m.input == Layer::kInAdvance;
+    q.clip = T(1.5), q.weights.peephole = w_p.data(), q.coupled = m.coupled;
   }
   q.dh = dh.data(), q.dc = dc.data(), q.dgates = dgates.data(), q.dprojected = dprojected.data();
   q.dpeephole = dpeephole.data();
   {
     const Array<T> memory = packed(q, cell.pack_forward);
+    const Array<T> started = m.input == Layer::kInAdvance ? start_all(q, cell) : Array<T>();
+    if (!started.empty()) q.started = started.data();
     for (long s = 0; s < kSteps; ++s) step_together(crew, q, cell.forward, s);
   }
   const Array<T> memory = packed(q, cell.pack_backward);
@@ -158,7 +163,9 @@ template <class T> void check_cells(const Kernels<T>& kernels) {
             if (P != H && (kind < kLstm || H == 1)) continue;
             const Layer layer{Layer::Input(input), cell.gates, B, H / 2 + 3, H, P};
             const auto ours = run(cell, kind, layer);
-            const auto theirs = run(*scalar::table.f64.cell(kind), kind, layer);
+            Layer plain = layer;
+            if (input == Layer::kInAdvance) plain.input = Layer::kStepByStep;
+            const auto theirs = run(*scalar::table.f64.cell(kind), kind, plain);
             for (size_t i = 0; i < ours.size(); ++i) worst = std::fmax(worst, difference(ours[i], theirs[i]));
           }
     expect(worst <= kTolerance<T>, kNames[kind], worst);

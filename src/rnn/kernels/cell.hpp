@@ -22,15 +22,36 @@ template <class Cell> constexpr int input_slot(int gate) {
   return gate < Cell::kShared ? gate : Cell::GS + gate - Cell::kShared;
 }
 
+// Length of a row of accumulators, (panels, A, units)
+template <class T, class Cell> long start_width(long H) {
+  return kAccumulatorsOf<Cell> * Panels<T, Cell::G>{H}.padded();
+}
+
+// started (rows, panels, A, units) = bias + W_ih x for rows that lie anywhere
+template <class T, class Cell> void start_rows(const Sequence<T>& q, long rows, const T* const* x, T* started) {
+  constexpr int G = Cell::G, A = kAccumulatorsOf<Cell>;
+  const long width = start_width<T, Cell>(q.H);
+  sweep<T, G, A>(q.share, 0, rows, q.H, [&](const Tile<T, A>& tile) {
+    Wanted<T> wanted;
+    for (int j = 0; j < tile.panels; ++j) {
+      const Tile<T, A> t = tile.panel(j);
+      multiply<T, G, Cell::GS, Cell::kShared>(t.rows, t.vectors, q.bias + t.unit * A, 0,
+                                              {x + t.row, q.I, q.w_input + t.unit * G * q.I}, {nullptr, 0, nullptr},
+                                              started + t.row * width + t.unit * A, width, wanted);
+    }
+  });
+}
+
 // Where the items of a tile lie at step s: what belongs to the units at the first unit, x and h at their begin
 template <class T, class Cell> struct Items {
   static constexpr int A = kAccumulatorsOf<Cell>;
   const T *x[kMaxRows], *h[kMaxRows];  // what the products take; x is not set where its product is there already
-  const T* product[kMaxRows];          // the input product made in advance, (G, H) a row; null if there is none
+  const T* started;                    // accumulators of the first row, if they were made in advance
   const T* c_before[kMaxRows];
   T *c[kMaxRows], *y[kMaxRows], *tape[kMaxRows];
 
   FASTRNN_INLINE Items(const Sequence<T>& q, long s, const Tile<T, A>& t) {
+    started = q.started ? q.started + (q.packed(s, t.row) - q.start[q.started_from]) * start_width<T, Cell>(q.H) : nullptr;
     for (int i = 0; i < t.items(); ++i)
       if (i > 0 && t.panels > 1) step(i);
       else look_up(i, q, s, t.row + i, t.unit);
@@ -39,7 +60,6 @@ template <class T, class Cell> struct Items {
   FASTRNN_INLINE void look_up(int i, const Sequence<T>& q, long s, long b, long unit) {
     if (q.has_x_product()) x[i] = q.x.at(s, b);
     h[i] = q.h_in_product(s, b);
-    product[i] = q.products ? q.products + q.product_row(s, b) * Cell::G * q.H + unit : nullptr;
     if (Cell::kHasC) c_before[i] = q.c_before(s, b) + unit, c[i] = q.c_at(s, b) + unit;
     y[i] = q.y.at(s, b) + unit;
     tape[i] = q.tape_at(s, b) + unit;
@@ -48,13 +68,12 @@ template <class T, class Cell> struct Items {
   FASTRNN_INLINE void step(int i) {  // from item i - 1 to the next panel
     constexpr int L = kLanes<T>;
     x[i] = x[0], h[i] = h[0];
-    product[i] = product[0] ? product[i - 1] + L : nullptr;
     if (Cell::kHasC) c_before[i] = c_before[i - 1] + L, c[i] = c[i - 1] + L;
     y[i] = y[i - 1] + L, tape[i] = tape[i - 1] + L;
   }
 };
 
-// acc += W_ih x(t) of a one-hot x: a row of a panel or, where W_ih is not packed, a column of W_ih
+// acc += W_ih x(t) of a one-hot x: a row of the table or of a panel or, where W_ih is not packed, a column of W_ih
 template <class T, class Cell>
 FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t, int i) {
   const long id = *q.ids.at(s, t.row + t.row_of(i)), unit = t.unit_of(i), units = t.vectors * kLanes<T>;
@@ -62,7 +81,11 @@ FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const Tile<T, kAcc
     for (int v = 0; v < t.vectors; ++v) {
       T* to = t.at(i, input_slot<Cell>(g), v);
       const long column = g * units + v * kLanes<T>;
-      if (q.narrow) {
+      const int lanes = v + 1 == t.vectors ? t.lanes_of_item(i) : kLanes<T>;
+      if (q.table) {
+        const T* row = q.table + (id * Cell::G + g) * q.H + unit;
+        store(to, load<T>(to) + load(row + v * kLanes<T>, lanes));
+      } else if (q.narrow) {
         if constexpr (sizeof(T) == sizeof(float)) {
           const Bits<T> words = load_words(q.w_input + (unit * words_of(q.I) + id / 2 * units) * Cell::G + column);
           store(to, load<T>(to) + (id % 2 ? upper(words) : lower(words)));
@@ -71,36 +94,26 @@ FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const Tile<T, kAcc
         store(to, load<T>(to) + load(q.w_input + (unit * q.I + id * units) * Cell::G + column));
       } else {
         const T* w = q.weights.ih + (g * q.H + unit + v * kLanes<T>) * q.I + id;
-        const int lanes = v + 1 == t.vectors ? t.lanes_of_item(i) : kLanes<T>;
         for (int u = 0; u < lanes; ++u) to[u] += w[u * q.I];
       }
     }
 }
 
-// acc = bias, and what of the input product there is already: made in advance, or to be picked from W_ih (one-hot x)
+// acc = bias, and the input product of a one-hot x
 template <class T, class Cell>
-FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
-                                       const Items<T, Cell>& items) {
+FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t) {
   for (int i = 0; i < t.items(); ++i) {
     const T* bias = q.bias + t.unit_of(i) * kAccumulatorsOf<Cell>;
     for (int j = 0; j < t.ld(); j += kLanes<T>) store(t.at(i, 0, 0) + j, load(bias + j));
-    if (items.product[i]) {
-      for (int g = 0; g < Cell::G; ++g)
-        for (int v = 0; v < t.vectors; ++v) {
-          T* to = t.at(i, input_slot<Cell>(g), v);
-          const int lanes = v + 1 == t.vectors ? t.lanes_of_item(i) : kLanes<T>;
-          store(to, load<T>(to) + load(items.product[i] + g * q.H + v * kLanes<T>, lanes));
-        }
-    } else if (q.one_hot()) {
-      add_one_hot<T, Cell>(q, s, t, i);
-    }
+    if (q.one_hot()) add_one_hot<T, Cell>(q, s, t, i);
   }
 }
 
-// acc (rows, A, vectors of units) = bias, or acc itself, + W_ih x(t) + W_hh h(t-1)
+// acc (rows, A, vectors of units) = what it starts from + W_ih x(t) + W_hh h(t-1), that being the bias, what was made in
+// advance, or acc itself
 template <class T, class Cell>
 FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const Tile<T, kAccumulatorsOf<Cell>>& t,
-                                   const Items<T, Cell>& items, bool has_started, Wanted<T>& wanted) {
+                                   const Items<T, Cell>& items, bool in_place, Wanted<T>& wanted) {
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
   const bool has_x = q.has_x_product();
   if constexpr (sizeof(T) == sizeof(float))
@@ -110,8 +123,8 @@ FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const Tile<T, kAccumula
     }
   if (q.packs)
     return multiply<T, G, GS, Cell::kShared>(
-        t.rows, t.vectors, has_started ? t.acc : q.bias + t.unit * A, has_started ? t.ld() : 0,
-        {items.x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {items.h, q.P, q.w_state + t.unit * GS * q.P}, t.acc,
+        t.rows, t.vectors, in_place ? t.acc : (items.started ? items.started : q.bias) + t.unit * A,
+        in_place ? t.ld() : items.started ? start_width<T, Cell>(q.H) : 0, {items.x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {items.h, q.P, q.w_state + t.unit * GS * q.P}, t.acc,
         t.ld(), wanted);
   for (int r = 0; r < t.rows; ++r)
     for (int v = 0; v < t.vectors; ++v) {
@@ -126,9 +139,9 @@ FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const Tile<T, kAccumula
 template <class T, class Cell>
 FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
                                    const Items<T, Cell>& items, Wanted<T>& wanted) {
-  const bool starts = !q.has_x_product() || !q.packs || q.narrow;
-  if (starts) start_accumulators<T, Cell>(q, s, t, items);
-  for (int j = 0; j < t.panels; ++j) multiply_panel<T, Cell>(q, t.panel(j), items, starts, wanted);
+  const bool in_place = q.one_hot() || !q.packs || q.narrow;
+  if (in_place) start_accumulators<T, Cell>(q, s, t);
+  for (int j = 0; j < t.panels; ++j) multiply_panel<T, Cell>(q, t.panel(j), items, in_place, wanted);
 }
 
 // m of recurrent dropout, or one; k of zoneout, see noise.hpp
@@ -239,7 +252,7 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
   const Panels<T, G> panels{q.H};
   const Weights<T>& w = q.weights;
   T* bias = arena.take(A * panels.padded());
-  T* input = q.products || q.one_hot() || !q.packs ? nullptr : arena.take(G * q.I * panels.padded());
+  T* input = q.one_hot() || !q.packs ? nullptr : arena.take(G * q.I * panels.padded());
   T* state = q.packs ? arena.take(GS * q.P * panels.padded()) : nullptr;
   if (!arena.block) return;
   if (input) pack_rows<T, G>(w.ih, q.I, q.H, q.I, input);

@@ -19,8 +19,8 @@ template <class T, class Cell>
 constexpr CellKernels<T> kernels_of(int tape_width, int dgates_width, int n_blocks,
                                     GradientBlock b0, GradientBlock b1, GradientBlock b2 = {}) {
   return {Cell::G, tape_width, dgates_width, tile_rows(Cell::G * panel_vectors(Cell::G)), n_blocks, Cell::kHasC,
-          {b0, b1, b2}, Cell::pack_forward, narrow_products<T, Cell>, Cell::pack_backward, forward_step<T, Cell>,
-          Cell::backward};
+          {b0, b1, b2}, Cell::pack_forward, start_width<T, Cell>, start_rows<T, Cell>, narrow_products<T, Cell>,
+          Cell::pack_backward, forward_step<T, Cell>, Cell::backward};
 }
 
 using B = GradientBlock;

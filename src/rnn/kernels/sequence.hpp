@@ -51,12 +51,13 @@ template <class T> struct Sequence {
   long T_, B, I, H, P;  // T_ is T, which names the type here
   const int64_t* start;  // (T+1,) first packed row of each step
 
-  // inputs: x, or indices of one-hot rows, or the input products made in advance
+  // inputs: x, or indices of one-hot rows
   Rows<const T> x;          // (I,) a row; base null if absent
   Rows<const int64_t> ids;  // one index a row; base null if absent
-  const T* products;        // packed rows (G*H,) from step `products_from` on; or for ids: (n, G*H), a row an index.
-                            // Null: x . W_ih is made step by step
-  long products_from;
+  const T* table;           // for ids: (n, G*H), columns of W_ih, a row an index; null: they are picked from W_ih
+  const T* started;         // packed rows (panels, A, units) from step `started_from` on: accumulators that hold
+                            // bias + x . W_ih, made in advance; null: x . W_ih is made step by step
+  long started_from;
   const T* h0;                // (B, P) initial state
   const T* c0;                // (B, H) cell state before step `kept_from`, at first the initial one
   Rows<const uint8_t> reset;  // nonzero: the state is zeroed before this step; base null if absent
@@ -103,10 +104,9 @@ template <class T> struct Sequence {
   Share* share;  // of a step that several threads make, see crew.hpp; null: all of it
 
   bool one_hot() const { return ids.base; }
-  bool has_x_product() const { return !products && !ids.base; }  // x . W_ih is made step by step
+  bool has_x_product() const { return !started && !ids.base; }  // x . W_ih is made step by step
   long active(long s) const { return start[s + 1] - start[s]; }
   long packed(long s, long b) const { return start[s] + b; }
-  long product_row(long s, long b) const { return ids.base ? *ids.at(s, b) : packed(s, b) - start[products_from]; }
   bool is_reset(long s, long b) const { return reset.base && *reset.at(s, b); }
 
   const T* h_before(long s, long b) const {
@@ -130,38 +130,6 @@ template <class T> struct Sequence {
 template <class T> struct Gradients {
   T *ih, *hh, *b_ih, *b_hh, *hr;
 };
-
-// Whether rows (s, b) of steps [s0, s1) lie in packed order, a constant *ld >= width apart, as BLAS wants them, whose
-// ints hold *ld (two rows of different arrays, h0 and y(0), may be anything apart).  `row(s, b)` is the address of one.
-template <class T, class Row>
-bool uniform(const Sequence<T>& q, long s0, long s1, long width, Row row, int64_t* ld) {
-  const long B = q.active(s0);
-  const auto first = row(s0, 0);
-  *ld = B > 1 ? row(s0, 1) - first : s1 - s0 > 1 ? row(s0 + 1, 0) - first : width;
-  if (*ld < width || *ld > INT32_MAX) return false;
-  for (long s = s0; s < s1; ++s) {
-    if (q.active(s) != B) return false;
-    const long n = s <= s0 + 1 ? B : 1;  // the rows of later steps lie as those of step s0 + 1 do
-    for (long b = 0; b < n; ++b)
-      if (row(s, b) != first + ((s - s0) * B + b) * *ld) return false;
-  }
-  return true;
-}
-
-// Those rows for BLAS: where they lie if they are uniform, else copied to scratch (rows, width).
-template <class T, class Row>
-const T* gather(const Sequence<T>& q, long s0, long s1, long width, Row row, T* scratch, int64_t* ld) {
-  if (q.active(s0) > 0 && uniform(q, s0, s1, width, row, ld)) return row(s0, 0);
-  *ld = width;
-  T* to = scratch;
-  for (long s = s0; s < s1; ++s)
-    for (long b = 0; b < q.active(s); ++b, to += width) __builtin_memcpy(to, row(s, b), width * sizeof(T));
-  return scratch;
-}
-
-template <class T> const T* gather_x(const Sequence<T>& q, long s0, long s1, T* scratch, int64_t* ld) {
-  return gather(q, s0, s1, q.I, [&](long s, long b) { return q.x.at(s, b); }, scratch, ld);
-}
 
 // out = a m, of n numbers
 template <class T> void times(long n, const T* a, const T* m, T* out) {

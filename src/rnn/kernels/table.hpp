@@ -35,6 +35,8 @@ template <class T> struct CellKernels {
   bool has_c;                  // whether the state is (h, c)
   GradientBlock blocks[3];
   void (*pack_forward)(Sequence<T>&, Arena<T>&);
+  long (*start_width)(long H);
+  void (*start_rows)(const Sequence<T>&, long rows, const T* const* x, T* started);
   void (*narrow)(Sequence<T>&);  // what pack_forward packed, to bfloat16; of float32 only
   void (*pack_backward)(Sequence<T>&, Arena<T>&);
   void (*forward)(const Sequence<T>&, long s);
