@@ -2,6 +2,9 @@
 
 Work is cut into tasks by its size alone, never by the number of threads, and each task writes where no other does: the
 results are the same bits for any number of threads. Tasks release the GIL in `_core`, so Python threads serve.
+
+    run    several tasks side by side: walks through parts of a batch, directions, layers
+    crew   several threads on one walk, each with some of the units of every step (kernels/crew.hpp)
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@
 //
 // Build and run, from the root of the project (another architecture: its compiler, -static, and qemu-user):
 //
-//   g++ -std=c++17 -O3 -I src/rnn/kernels tests/native/check_kernels.cpp src/rnn/kernels/*.cpp -o check_kernels
+//   g++ -std=c++17 -O3 -pthread -I src/rnn/kernels tests/native/check_kernels.cpp src/rnn/kernels/*.cpp -o check_kernels
 //   ./check_kernels             every table that this machine can run
 //   ./check_kernels avx512      this one, whatever the machine says
 //
