@@ -10,9 +10,9 @@
 // `sweep` takes a share of the panels; where a step sweeps twice, all meet between.  What is not in a sweep is done by
 // every thread.  Shares are of panels, which do not depend on each other: the results are the same bits for any number.
 //
-// A helper whose core is needed elsewhere would keep the leader waiting at each meeting.  A leader that has waited for
-// longer than kPatience sends its helpers away, and crews of this process rest for many times as long as it waited: each
-// time that happens for twice as long as before, until crews stay together again.
+// A helper whose core is needed elsewhere keeps the leader waiting.  If that is longer than kPatience, and more than what
+// crews gained since the last time pays for, the leader sends its helpers away, and crews of this process rest for many
+// times as long as it waited: each time for twice as long as before, until they get on again.
 #pragma once
 
 #include "progress.hpp"
@@ -30,7 +30,8 @@ struct Crew {
   void (*work)(const void* job, Share*);  // the order
   const void* job;
   int64_t arrived_before;
-  int places;  // how many helpers may come
+  int64_t since;  // when the leader was helped first, or had waited for long; 0: not yet
+  int places;     // how many helpers may come
 };
 
 struct Share {
@@ -55,21 +56,24 @@ constexpr int64_t kNumber = 1 << 16, kTaking = 1 << 8;
 inline int have_come(int64_t call) { return int(call & 255); }
 inline int taking_part(int64_t call) { return int(call >> 8 & 255); }
 
-// Of all crews of this process; what it holds is a guess, and two leaders may overwrite each other's
+// Whether crews are worth it at present, of all crews of this process.  What it holds is a guess: leaders may overwrite
+// each other's.
 class Rest {
-  static constexpr int64_t kLeast = 64, kMost = 1024;  // what one wait in so many is worth, that much is lost
-  static inline int64_t until = 0, times = kLeast;
+  static constexpr int64_t kLeast = 32, kMost = 1024;
+  static inline int64_t until = 0, times = kLeast, worked = 0;  // worked: since a leader had to wait, nanoseconds
   static void set(int64_t* p, int64_t value) { __atomic_store_n(p, value, __ATOMIC_RELAXED); }
   static int64_t get(const int64_t* p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
 
  public:
   static bool now() { return nanoseconds() < get(&until); }
-  static void after_waiting(int64_t waited) {
-    set(&until, nanoseconds() + waited * get(&times));
-    if (get(&times) < kMost) set(&times, 2 * get(&times));
-  }
-  static void after_work() {
-    if (get(&times) > kLeast) set(&times, get(&times) / 2);
+  static void after_work(int64_t time) { set(&worked, get(&worked) + time); }
+  // Returns whether the crew has to go
+  static bool after_waiting(int64_t waited) {
+    const bool pays = get(&worked) > 4 * waited;
+    set(&worked, 0);
+    if (!pays) set(&until, nanoseconds() + waited * get(&times));
+    set(&times, pays ? kLeast : get(&times) < kMost ? 2 * get(&times) : kMost);
+    return !pays;
   }
 };
 
@@ -93,7 +97,7 @@ inline int announce(Crew* crew, bool dismissed) {
 inline void dismiss(Crew* crew) {
   const int64_t call = __atomic_load_n(&crew->call, __ATOMIC_RELAXED);
   if (have_come(call) == kDismissed) return;
-  if (taking_part(call)) Rest::after_work();
+  if (crew->since) Rest::after_work(nanoseconds() - crew->since);
   announce(crew, true);
 }
 
@@ -110,13 +114,16 @@ template <class Job> void together(Crew* crew, void (*work)(const Job*, Share*),
     order->work(order->job, share);
   };
   crew->job = &order;
+  if (!crew->since) crew->since = nanoseconds();
   crew->arrived_before = __atomic_load_n(&crew->arrived, __ATOMIC_RELAXED);
   Share share{crew, 0, 1 + announce(crew, false), crew->arrived_before};
   work(&job, &share);
   meet(&share);
   if (share.waited < kPatience) return;
-  announce(crew, true);
-  Rest::after_waiting(share.waited);
+  const int64_t now = nanoseconds();
+  Rest::after_work(now - crew->since - share.waited);
+  crew->since = now;
+  if (Rest::after_waiting(share.waited)) announce(crew, true);
 }
 
 // A helper's part, from coming to leaving
