@@ -59,7 +59,7 @@ inline int taking_part(int64_t call) { return int(call >> 8 & 255); }
 // Whether crews are worth it at present, of all crews of this process.  What it holds is a guess: leaders may overwrite
 // each other's.
 class Rest {
-  static constexpr int64_t kLeast = 32, kMost = 1024;
+  static constexpr int64_t kLeast = 128, kMost = 1024;
   static inline int64_t until = 0, times = kLeast, worked = 0;  // worked: since a leader had to wait, nanoseconds
   static void set(int64_t* p, int64_t value) { __atomic_store_n(p, value, __ATOMIC_RELAXED); }
   static int64_t get(const int64_t* p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
