@@ -577,7 +577,7 @@ class Recurrent(Module):
 
 def _walk(tasks: list[Any], scans: list[Any]) -> None:
     """Run tasks that each walk through a scan: several side by side, one by itself by units."""
-    if len(tasks) > 1 or scans[0].threads == 1:
+    if len(tasks) != 1 or scans[0].threads == 1:
         threads.run(tasks)
         return
     with threads.crew(scans[0].threads, scans[0].work) as crew:
