@@ -2,10 +2,13 @@
 
 import os
 import threading
+import time
+from contextlib import contextmanager
 
 import fastrnn
 import numpy as np
 import pytest
+from fastrnn import _core, threads
 
 
 @pytest.fixture
@@ -73,6 +76,166 @@ def test_layers_of_a_stack_that_run_at_once_do_what_each_does_alone(cell, option
                 dx, _ = stack.backward(tape, dy)
             for a, b in zip(expected, [y, *([] if one_hot else [dx]), *stack.grads.values()], strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+# ---------------------------------------------------------------- steps that threads share by units
+
+# Of a row or two, and just large enough to be shared by three threads
+SHARED = {
+    "RNN": lambda dtype: fastrnn.RNN(40, 450, dtype=dtype, rng=0),
+    "RNN, relu": lambda dtype: fastrnn.RNN(40, 450, nonlinearity="relu", dtype=dtype, rng=0),
+    "GRU": lambda dtype: fastrnn.GRU(40, 260, dtype=dtype, rng=0),
+    "GRU, reset before": lambda dtype: fastrnn.GRU(40, 261, reset_after=False, dtype=dtype, rng=0),
+    "GRU, clip": lambda dtype: fastrnn.GRU(40, 262, clip=1.0, reverse=True, dtype=dtype, rng=0),
+    "LSTM": lambda dtype: fastrnn.LSTM(40, 223, dtype=dtype, rng=0),
+    "LSTM, peephole": lambda dtype: fastrnn.LSTM(40, 230, peephole=True, dtype=dtype, rng=0),
+    "LSTM, projected": lambda dtype: fastrnn.LSTM(40, 310, proj_size=130, dtype=dtype, rng=0),
+}
+
+
+@contextmanager
+def whole_crew(most, work):
+    """In place of threads.crew: begins when all helpers have come, whatever else the machine does."""
+    n = min(threads.get_num_threads(), most)
+    crew = _core.Crew(n - 1)
+    helpers = [threading.Thread(target=crew.help) for _ in range(n - 1)]
+    for helper in helpers:
+        helper.start()
+    while crew.come < n - 1:
+        time.sleep(0)
+    try:
+        yield crew
+    finally:
+        crew.dismiss()
+        for helper in helpers:
+            helper.join()
+
+
+def all_passes(layer, x, **options):
+    y, state, tape = layer.forward(x, **options)
+    gradients = []
+    for each in (tape, layer.forward(x, checkpoint=3, **options)[2]):
+        layer.zero_grad()
+        dx, dstate = layer.backward(each, np.sin(y))
+        gradients += [*([] if dx is None else [dx]), *as_tuple(dstate), *(g.copy() for g in layer.grads.values())]
+    return [y, *as_tuple(state), layer(x, **options)[0], *gradients]
+
+
+def as_tuple(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+def assert_same_bits(results):
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", SHARED)
+def test_threads_that_share_the_steps_of_a_row_give_the_same_bits(name, dtype, restore_threads, monkeypatch):
+    layer = SHARED[name](dtype)
+    x = np.random.default_rng(1).normal(size=(43, 1, 40)).astype(dtype)
+    assert layer.forward(x)[2].scans[0][0].threads >= 3
+    results = []
+    for count in (1, 2, 3):
+        fastrnn.set_num_threads(count)
+        monkeypatch.setattr(threads, "crew", whole_crew)
+        results.append(all_passes(layer, x))
+    assert_same_bits(results)
+
+
+@pytest.mark.parametrize("options", ["ragged", "reset", "one_hot", "few_rows", "many_rows"])
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+def test_threads_that_share_the_steps_of_a_batch_give_the_same_bits(name, options, restore_threads, monkeypatch):
+    layer, rng = SHARED[name]("float32"), np.random.default_rng(1)
+    B = {"few_rows": 2, "many_rows": 15}.get(options, 3)
+    x = rng.integers(0, 40, (30, B)) if options == "one_hot" else rng.normal(size=(30, B, 40)).astype(np.float32)
+    given = {"ragged": {"lengths": [7, 30, 0]}, "reset": {"reset": rng.random((30, B)) < 0.2}}.get(options, {})
+    results = []
+    for count in (1, 2, 3):
+        fastrnn.set_num_threads(count)
+        monkeypatch.setattr(threads, "crew", whole_crew)
+        results.append(all_passes(layer, x, **given))
+    assert_same_bits(results)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["RNN", "GRU", "GRU, reset before", "LSTM", "LSTM, projected"])
+def test_a_stream_whose_steps_are_shared_gives_the_same_bits_in_any_pieces(name, weights, restore_threads, monkeypatch):
+    layer = SHARED[name]("float32")
+    layer.compress(weights)
+    x = np.random.default_rng(1).normal(size=(70, 1, 40)).astype(np.float32)
+    results = []
+    for count in (1, 2, 3):
+        fastrnn.set_num_threads(count)
+        monkeypatch.setattr(threads, "crew", whole_crew)
+        whole, pieces = layer.stream(), layer.stream()
+        y = whole.run(x)
+        np.testing.assert_array_equal(np.concatenate([pieces.run(x[:9]), pieces.run(x[9:])]), y)
+        results.append([y, *as_tuple(whole.state)])
+    assert_same_bits(results)
+
+
+def test_helpers_may_come_at_any_time_or_never(restore_threads):
+    layer = SHARED["LSTM"]("float32")
+    x = np.random.default_rng(1).normal(size=(43, 1, 40)).astype(np.float32)
+    fastrnn.set_num_threads(1)
+    expected = all_passes(layer, x)
+    fastrnn.set_num_threads(3)
+    for _ in range(20):
+        assert_same_bits([expected, all_passes(layer, x)])
+    waits = threading.Event()
+    held = threads._submit(waits.wait, 2)  # nobody is free
+    assert_same_bits([expected, all_passes(layer, x)])
+    waits.set()
+    assert [each.result(timeout=10) for each in held] == [True, True]
+
+
+def test_several_callers_at_once_share_their_steps(restore_threads):
+    layer = SHARED["GRU"]("float32")
+    x = np.random.default_rng(1).normal(size=(43, 1, 40)).astype(np.float32)
+    fastrnn.set_num_threads(2)
+    expected, wrong = layer(x)[0], []
+
+    def call():
+        stream = layer.stream()
+        for _ in range(5):
+            stream.reset()
+            if not (np.array_equal(layer(x)[0], expected) and np.allclose(stream.run(x), expected, atol=1e-5)):
+                wrong.append(True)
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_forked_child_shares_steps_with_threads_of_its_own(restore_threads):
+    fastrnn.set_num_threads(2)
+    layer = SHARED["LSTM"]("float32")
+    x = np.random.default_rng(1).normal(size=(43, 1, 40)).astype(np.float32)
+    expected = layer(x)[0]  # helped by a thread that the child does not have
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(np.array_equal(layer(x)[0], expected) for _ in range(5)) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    np.testing.assert_array_equal(layer(x)[0], expected)
+
+
+def test_an_error_in_a_walk_sends_its_helpers_away(restore_threads):
+    fastrnn.set_num_threads(3)
+    with pytest.raises(MemoryError, match="none left"), threads.crew(3, threads.WORTH_CUTTING):
+        raise MemoryError("none left")
+    free = threads._submit(lambda: True, 2)
+    assert [each.result(timeout=10) for each in free] == [True, True]
+
+
+# ---------------------------------------------------------------- others
 
 
 @pytest.mark.parametrize("ragged", [False, True])
@@ -156,8 +319,6 @@ def test_a_forked_child_works(restore_threads):
 
 
 def test_an_error_in_a_task_reaches_the_caller(restore_threads):
-    from fastrnn import threads
-
     def fail():
         raise MemoryError("none left")
 

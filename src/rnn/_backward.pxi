@@ -6,15 +6,18 @@ cdef struct BackwardMemory:
     void *h        # of h(t-1),
     void *tape     # of the column of the tape that is a source of gradients,
     void *dx       # and of dx
-    void *panel    # scratch of weight_gradient
+    void *panel    # (helpers + 1, GRADIENT_PANEL): scratch of weight_gradient
     void *panels   # W_ih packed for dx
     void *sums     # (dgates_width,): sums of dgates over all rows
     void *h_masked  # (rows, P): h(t-1) as the products saw it, if it was masked
+    const void *k  # Kernels
+    void *g        # Gradients
+    void *c        # InputColumns
 
 
 cdef void lay_out_backward(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Arena[real]* arena, int64_t rows,
-        InputColumns[real]* c, BackwardMemory* m) noexcept nogil:
+        int helpers, InputColumns[real]* c, BackwardMemory* m) noexcept nogil:
     cdef int64_t pointers = rows * (sizeof(void*) // sizeof(real)), n_zeros = max(q.I, max(q.H, q.P))
     cdef real* zeros = arena.take(n_zeros)
     q.zeros = zeros
@@ -26,7 +29,7 @@ cdef void lay_out_backward(
     if q.h_mask != NULL:
         m.h_masked = arena.take(rows * q.P)
     m.x, m.h, m.tape, m.dx = arena.take(pointers), arena.take(pointers), arena.take(pointers), arena.take(pointers)
-    m.panel = arena.take(GRADIENT_PANEL)
+    m.panel = arena.take((helpers + 1) * GRADIENT_PANEL)
     m.panels = arena.take(k.pack_input_gradient(c[0], q.I, NULL, NULL)) if q.dx.base != NULL else NULL
     m.sums = arena.take(q.dgates_width)
     if arena.block != NULL:
@@ -78,7 +81,7 @@ cdef int64_t gradient_rows(const Sequence[real]* q) noexcept nogil:
 cdef int run_backward(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k,
         Gradients[real]* g, int64_t n_columns, const int64_t* columns, const Segments* kept,
-        NonFinite* found, const Progress* above, Progress* own) noexcept nogil:
+        NonFinite* found, CrewState* crew, const Progress* above, Progress* own) noexcept nogil:
     """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written.
     With `found`, which is null but for a search, it stops there.
     With segments, q's tape and c are room for any one and the rows of a chunk: one may begin before the other ends."""
@@ -88,6 +91,7 @@ cdef int run_backward(
     cdef Sequence[real] again = q[0]  # forward, with its own packed weights
     cdef ForwardMemory forward
     cdef int64_t width = q.dgates_width, rows = gradient_rows(q)
+    cdef int helpers = 0 if crew == NULL else crew.places
     cdef int64_t i = 0 if kept == NULL else kept.count  # the segment that the tape begins with
     cdef long s, s0, s1 = q.steps
     forward.block = NULL
@@ -97,11 +101,12 @@ cdef int run_backward(
     arena.block = NULL
     arena.used = 0
     set_input_columns(cell, q.H, &c)
-    lay_out_backward(q, cell, k, &arena, rows, &c, &m)
+    lay_out_backward(q, cell, k, &arena, rows, helpers, &c, &m)
     if allocate(&arena):
         free(forward.block)
         return -1
-    lay_out_backward(q, cell, k, &arena, rows, &c, &m)
+    lay_out_backward(q, cell, k, &arena, rows, helpers, &c, &m)
+    m.k, m.g, m.c = k, g, &c
 
     while s1 > 0:
         s0 = chunk_start(q, s1, rows)
@@ -113,13 +118,13 @@ cdef int run_backward(
             while kept.begin[i] > s0:
                 i -= 1
             make_room(q, kept.begin[i], s1)
-            replay(&again, cell, &forward, kept, i, q.kept_from)
+            replay(&again, cell, &forward, kept, i, q.kept_from, crew)
             q.kept_from, q.c0 = again.kept_from, again.c0
         for s in range(s1 - 1, s0 - 1, -1):
-            cell.backward(q[0], s)
+            step_together(crew, q[0], cell.backward, s)
         if found != NULL and found_nonfinite(q, s0, s1, found):
             break
-        chunk_gradients(q, cell, k, g, &c, &m, s0, s1)
+        chunk_gradients(q, cell, &m, s0, s1, crew)
         publish(own, q.steps - s0)
         s1 = s0
     if s1 == 0:
@@ -132,13 +137,13 @@ cdef int run_backward(
 
 cdef void replay(
         Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, const Segments* kept, int64_t i,
-        long s1) noexcept nogil:
+        long s1, CrewState* crew=NULL) noexcept nogil:
     """Tape and c from segment i up to step s1, the begin of another, by running forward again; y is given the same
     bits."""
     q.kept_from = kept.begin[i]
     if kept.c != NULL:
         q.c0 = <real*>kept.c + i * q.B * q.H
-    run_steps(q, cell, m, kept.begin[i], s1)
+    run_steps(q, cell, m, kept.begin[i], s1, crew)
 
 
 cdef void make_room(Sequence[real]* q, long s0, long s1) noexcept nogil:
@@ -150,39 +155,56 @@ cdef void make_room(Sequence[real]* q, long s0, long s1) noexcept nogil:
 
 
 cdef void chunk_gradients(
-        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Gradients[real]* g,
-        const InputColumns[real]* c, BackwardMemory* m, long s0, long s1) noexcept nogil:
+        Sequence[real]* q, const CellKernels[real]* cell, BackwardMemory* m, long s0, long s1,
+        CrewState* crew) noexcept nogil:
     """Weight gradients and dx of steps [s0, s1):  dW += dgates^T . source  and  dx = dgates . W_ih"""
-    cdef int64_t rows = q.start[s1] - q.start[s0], width = q.dgates_width, H = q.H, n
-    cdef real* panel = <real*>m.panel
-    cdef real* d
-    cdef long tape_column = q.tape_width - H  # W_hr saw the unprojected h, the last H columns of the tape
+    cdef int64_t rows = q.start[s1] - q.start[s0]
+    cdef const Kernels[real]* k = <const Kernels[real]*>m.k
+    cdef Gradients[real]* g = <Gradients[real]*>m.g
+    cdef Chunk[real] of
+    cdef long tape_column = q.tape_width - q.H  # W_hr saw the unprojected h, the last H columns of the tape
     cdef GradientBlock block
     cdef int i
     if rows == 0:
         return
     for i in range(cell.n_blocks):
-        if cell.blocks[i].source == SOURCE_TAPE:
-            tape_column = cell.blocks[i].tape_column * H
+        block = cell.blocks[i]
+        if block.source == SOURCE_TAPE:
+            tape_column = block.tape_column * q.H
+        if block.source == SOURCE_X and q.ids.base != NULL:
+            add_to_table(q, cell, g.ih + block.gate * q.H, q.dgates + block.column * q.H, block.gates * q.H, s0, s1)
     list_rows(q[0], s0, s1, tape_column, <const real**>m.x, <const real**>m.h, <const real**>m.tape, <real**>m.dx)
     if q.h_mask != NULL:
         mask_rows(q[0], s0, s1, <const real**>m.h, <real*>m.h_masked)
-    k.sum_rows(rows, width, q.dgates, width, <real*>m.sums)
-    for i in range(cell.n_blocks):
-        block = cell.blocks[i]
+    k.sum_rows(rows, q.dgates_width, q.dgates, q.dgates_width, <real*>m.sums)
+    of.q, of.cell, of.memory, of.s0, of.s1 = q, cell, m, s0, s1
+    together(crew, chunk_products[real], of)
+
+
+cdef void chunk_products(const Chunk[real]* of, Share* share) noexcept nogil:
+    """A share of them: of the columns of the weights"""
+    cdef const Sequence[real]* q = of.q
+    cdef const BackwardMemory* m = <const BackwardMemory*>of.memory
+    cdef const Kernels[real]* k = <const Kernels[real]*>m.k
+    cdef Gradients[real]* g = <Gradients[real]*>m.g
+    cdef int64_t rows = q.start[of.s1] - q.start[of.s0], width = q.dgates_width, H = q.H, n
+    cdef real* panel = <real*>m.panel + (0 if share == NULL else share.index) * GRADIENT_PANEL
+    cdef const real* d
+    cdef GradientBlock block
+    cdef int i
+    for i in range(of.cell.n_blocks):
+        block = of.cell.blocks[i]
         n, d = block.gates * H, q.dgates + block.column * H
-        if block.source == SOURCE_X and q.ids.base != NULL:
-            add_to_table(q, cell, g.ih + block.gate * H, d, n, s0, s1)
-        elif block.source == SOURCE_X:
-            k.weight_gradient(rows, n, q.I, d, width, <const real* const*>m.x, panel, g.ih + block.gate * H * q.I)
-        elif block.source == SOURCE_H:
-            k.weight_gradient(rows, n, q.P, d, width, <const real* const*>m.h, panel, g.hh + block.gate * H * q.P)
-        else:
-            k.weight_gradient(rows, n, q.P, d, width, <const real* const*>m.tape, panel, g.hh + block.gate * H * q.P)
+        if block.source == SOURCE_H:
+            k.weight_gradient(share, rows, n, q.P, d, width, <const real* const*>m.h, panel, g.hh + block.gate * H * q.P)
+        elif block.source == SOURCE_TAPE:
+            k.weight_gradient(share, rows, n, q.P, d, width, <const real* const*>m.tape, panel, g.hh + block.gate * H * q.P)
+        elif q.ids.base == NULL:
+            k.weight_gradient(share, rows, n, q.I, d, width, <const real* const*>m.x, panel, g.ih + block.gate * H * q.I)
     if q.weights.hr != NULL:
-        k.weight_gradient(rows, q.P, H, q.dprojected, q.P, <const real* const*>m.tape, panel, g.hr)
+        k.weight_gradient(share, rows, q.P, H, q.dprojected, q.P, <const real* const*>m.tape, panel, g.hr)
     if q.dx.base != NULL:
-        k.input_gradient(rows, q.I, c[0], q.dgates, width, q.zeros, <real* const*>m.dx)
+        k.input_gradient(share, rows, q.I, (<InputColumns[real]*>m.c)[0], q.dgates, width, q.zeros, <real* const*>m.dx)
 
 
 cdef void add_to_table(

@@ -129,6 +129,7 @@ cdef enum:
     GRADIENT_CHUNK = 256 << 10
     UNPACKED_ROWS = 16  # a call of so few rows does not pay for packed weights
     MAX_SHORT_LAYERS = 4
+    SHARED_WORK = 1 << 16  # multiply-adds of a step for each of the threads that share it
 
 
 cdef void* address(object array, bint writable=False) except? NULL:

@@ -92,8 +92,15 @@ cdef int begin_forward(
     return 0
 
 
+cdef int64_t step_work(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
+    """Multiply-adds of a step's products, those that are made in advance not among them."""
+    cdef int64_t inputs = 0 if q.ids.base != NULL or start_rows(q, cell) else q.I
+    cdef int64_t weights = cell.gates * q.H * (q.P + inputs) + (q.P * q.H if q.weights.hr != NULL else 0)
+    return q.start[q.steps] // q.steps * weights if q.steps else 0
+
+
 cdef void run_steps(
-        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1,
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1, CrewState* crew=NULL,
         const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
     """Steps [s0, s1), of which the first begins a chunk of input products. `below`: of the layer that makes x."""
     cdef long s, chunk = s0 if m.start_rows else s1
@@ -101,27 +108,37 @@ cdef void run_steps(
         if s == chunk:
             chunk = chunk_end(q, s, m.start_rows)
             wait_for(below, chunk)
-            start_chunk(q, cell, m, s, chunk)
+            start_chunk(q, cell, m, s, chunk, crew)
         wait_for(below, s + 1)
-        cell.forward(q[0], s)
+        step_together(crew, q[0], cell.forward, s)
         publish(own, s + 1)
 
 
 cdef void start_chunk(
-        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1) noexcept nogil:
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1,
+        CrewState* crew) noexcept nogil:
     """Accumulators = bias + W_ih x of steps [s0, s1)"""
+    cdef Chunk[real] of
     cdef const real** x = <const real**>m.x
     cdef long s, b
     for s in range(s0, s1):
         for b in range(q.active(s)):
             x[q.start[s] - q.start[s0] + b] = q.x.at(s, b)
     q.started_from = s0
-    cell.start_rows(q[0], q.start[s1] - q.start[s0], <const real* const*>x, <real*>m.started)
+    of.q, of.cell, of.memory, of.s0, of.s1 = q, cell, m, s0, s1
+    together(crew, start_share[real], of)
+
+
+cdef void start_share(const Chunk[real]* of, Share* share) noexcept nogil:
+    cdef const ForwardMemory* m = <const ForwardMemory*>of.memory
+    cdef Sequence[real] own = of.q[0]
+    own.share = share
+    of.cell.start_rows(own, own.start[of.s1] - own.start[of.s0], <const real* const*>m.x, <real*>m.started)
 
 
 cdef int run_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
-        const Segments* kept=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
+        const Segments* kept=NULL, CrewState* crew=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
     """y and the tape; in inference, only y; with segments, y and c before each of them.
     Returns -1 if memory ran out, before anything was written.
 
@@ -131,11 +148,11 @@ cdef int run_forward(
     if begin_forward(q, cell, n_columns, columns, &m):
         return -1
     if kept == NULL:
-        run_steps(q, cell, &m, 0, q.steps, below, own)
+        run_steps(q, cell, &m, 0, q.steps, crew, below, own)
     else:
         for i in range(kept.count):
             if kept.c != NULL:
                 memcpy(<real*>kept.c + i * states, q.c, states * sizeof(real))
-            run_steps(q, cell, &m, kept.begin[i], kept.begin[i + 1], below, own)
+            run_steps(q, cell, &m, kept.begin[i], kept.begin[i + 1], crew, below, own)
     free(m.block)
     return 0

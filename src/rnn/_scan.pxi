@@ -39,6 +39,38 @@ cdef list set_call(Sequence[real]* q, Walk walk, bint backwards, x, y, h0, c0, r
     ]
 
 
+cdef class Crew:
+    """The threads that make one walk together: `help` is for all of them but the one that walks, which dismisses them
+    when it is done. At most `places` may come, before or during the walk; it waits for nobody who does not."""
+
+    cdef CrewState state
+
+    def __cinit__(self, int places):
+        memset(&self.state, 0, sizeof(self.state))
+        self.state.places = min(places, 254)
+
+    def help(self):
+        with nogil:
+            help(&self.state)
+
+    def dismiss(self):
+        dismiss(&self.state)
+
+    @property
+    def come(self):
+        """How many have come, before they are dismissed."""
+        return have_come(self.state.call)
+
+    @staticmethod
+    def rest():
+        """Whether it would not pay now: the last helper was kept from its work by others."""
+        return crews_rest()
+
+
+cdef CrewState* state_of(Crew crew) noexcept:
+    return <CrewState*>NULL if crew is None else &crew.state
+
+
 cdef class Scan:
     """One walk through one layer in one direction: `forward`, then, if made for training, `backward`.
 
@@ -154,13 +186,30 @@ cdef class Scan:
         the two may run at once. `below.forward` has to be called first, and this one's `backward`."""
         self.before, below.behind = below, self
 
-    def forward(self):
+    cdef int64_t step_work(self):
+        if self.is_double:
+            return 2 * step_work(&self.f64, kernels.f64.cell(self.cell))
+        return step_work(&self.f32, kernels.f32.cell(self.cell))
+
+    @property
+    def work(self):
+        """Multiply-adds of all steps together; in float64, each counts as two."""
+        return self.step_work() * (self.f64.steps if self.is_double else self.f32.steps)
+
+    @property
+    def threads(self):
+        """How many may share its steps, for what that gains: 1 where they are small."""
+        if self.f64.is_noisy() if self.is_double else self.f32.is_noisy():
+            return 1
+        return max(1, self.step_work() // SHARED_WORK)
+
+    def forward(self, Crew crew=None):
         """Run all steps: y, zero in the padding, the final states, and what `keep` asked for."""
         try:
             if self.is_double:
-                scan_forward(&self.f64, self)
+                scan_forward(&self.f64, self, state_of(crew))
             else:
-                scan_forward(&self.f32, self)
+                scan_forward(&self.f32, self, state_of(crew))
         finally:
             publish(&self.steps_done, INT64_MAX)  # nobody shall wait after a failure
 
@@ -172,15 +221,15 @@ cdef class Scan:
             return scan_replay(&self.f64, self, i)
         return scan_replay(&self.f32, self, i)
 
-    def backward(self, dy, dx, tuple final, tuple initial, gradients, bint search=False):
+    def backward(self, dy, dx, tuple final, tuple initial, gradients, bint search=False, Crew crew=None):
         """BPTT. dy (T, B, P), dx (T, B, I) or None: dx is written, zero in the padding. final, initial: gradients of the
         states, as they are given to `Scan`; initial[i][at] are written. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added
         to; for ids, that of ih is (n, G*H), a row for each of the columns. In a search it returns (step and row of the
         walk, bits of the blocks of dgates) where the first value that is not finite arises, or None."""
         try:
             if self.is_double:
-                return scan_backward(&self.f64, self, dy, dx, final, initial, gradients, search)
-            return scan_backward(&self.f32, self, dy, dx, final, initial, gradients, search)
+                return scan_backward(&self.f64, self, dy, dx, final, initial, gradients, search, state_of(crew))
+            return scan_backward(&self.f32, self, dy, dx, final, initial, gradients, search, state_of(crew))
         finally:
             publish(&self.steps_undone, INT64_MAX)  # nobody shall wait after a failure
 
@@ -228,7 +277,7 @@ cdef void put_final(const Sequence[real]* q, Walk walk, real* h, real* c) noexce
             memcpy(c + walk.member[i] * q.H, q.c0 + i * q.H if s < 0 else q.c_at(s, i), q.H * sizeof(real))
 
 
-cdef int scan_forward(Sequence[real]* q, Scan of) except -1:
+cdef int scan_forward(Sequence[real]* q, Scan of, CrewState* helpers) except -1:
     cdef Walk walk = of.walk
     cdef const Segments* kept = of.kept()
     cdef const Progress* below = <const Progress*>NULL if of.before is None else &of.before.steps_done
@@ -239,7 +288,7 @@ cdef int scan_forward(Sequence[real]* q, Scan of) except -1:
     with nogil:
         if q.start[q.steps]:
             failed = run_forward(
-                q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, kept, below, &of.steps_done)
+                q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, kept, helpers, below, &of.steps_done)
         if not failed:
             clear_padding(&q.y, walk, of.backwards, q.P)
             put_final(q, walk, h, c)
@@ -268,7 +317,8 @@ cdef tuple scan_replay(const Sequence[real]* scan, Scan of, int64_t i):
 
 
 cdef object scan_backward(
-        const Sequence[real]* scan, Scan of, dy, dx, tuple final, tuple initial, gradients, bint search):
+        const Sequence[real]* scan, Scan of, dy, dx, tuple final, tuple initial, gradients, bint search,
+        CrewState* helpers):
     cdef Sequence[real] q = scan[0]  # a tape may be walked more than once
     cdef Gradients[real] g
     cdef const Segments* kept = of.kept()
@@ -297,7 +347,7 @@ cdef object scan_backward(
     with nogil:
         if q.start[q.steps]:
             failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns,
-                                  kept, &found if search else NULL, above, own)
+                                  kept, &found if search else NULL, helpers, above, own)
         if q.dx.base != NULL and not failed:
             clear_padding(&q.dx, walk, of.backwards, q.I)
     if failed:

@@ -114,7 +114,8 @@ cdef class Stream:
     cdef readonly int64_t batch
     cdef int cell, layers, typenum
     cdef bint is_double, has_c, batch_first, in_use, holds_gil
-    cdef int64_t B, I, P, H
+    cdef int64_t B, I, P, H, step_work
+    cdef int most_threads
     cdef PackedLayers packed
     cdef const KernelTable* kernels
     cdef void* stack     # (L,) of Sequence, of our own
@@ -134,7 +135,10 @@ cdef class Stream:
         self.layers, self.I, self.P, self.H = layer.num_layers, layer.input_size, layer._output_size, layer.hidden_size
         self.has_c = kernels.f32.cell(self.cell).has_c
         self.typenum = cnp.NPY_FLOAT64 if self.is_double else cnp.NPY_FLOAT32
-        self.holds_gil = batch * layer._flat_params.size < HELD_WORK
+        self.step_work = batch * layer._flat_params.size
+        self.holds_gil = self.step_work < HELD_WORK
+        work = self.step_work // self.layers * (2 if self.is_double else 1)
+        self.most_threads = 1 if any(layer._zoneout) else min(254, max(1, work // SHARED_WORK))
         self.h = new_array((self.layers, batch, self.P), layer.dtype, zero=True)
         self.c = new_array((self.layers, batch, self.H), layer.dtype, zero=True) if self.has_c else None
         self.h_at, self.c_at = data(self.h), data(self.c)
@@ -277,18 +281,34 @@ cdef class Stream:
             self.compute(&call)
         else:
             self.in_use = True
-            with nogil:
-                self.compute(&call)
-            self.in_use = False
+            try:
+                self.compute_without_gil(&call)
+            finally:
+                self.in_use = False
         return out
 
-    cdef void compute(self, const StreamCall* call) noexcept nogil:
+    cdef int compute_without_gil(self, const StreamCall* call) except -1:
+        """Steps of a block with others, if they are worth it; before anybody came, one step would be over"""
+        cdef CrewState* helpers
+        if self.most_threads == 1 or call.T == 1:
+            with nogil:
+                self.compute(call)
+            return 0
+        from fastrnn import threads  # which imports this module
+
+        with threads.crew(self.most_threads, call.T * self.step_work) as crew:
+            helpers = state_of(crew)
+            with nogil:
+                self.compute(call, helpers)
+        return 0
+
+    cdef void compute(self, const StreamCall* call, CrewState* crew=NULL) noexcept nogil:
         if self.is_double:
             run_stream(<Sequence[double]*>self.stack, self.layers, self.kernels.f64.cell(self.cell), call, &self.scratch,
-                       <double*>self.h_at, <double*>self.c_at)
+                       <double*>self.h_at, <double*>self.c_at, crew)
         else:
             run_stream(<Sequence[float]*>self.stack, self.layers, self.kernels.f32.cell(self.cell), call, &self.scratch,
-                       <float*>self.h_at, <float*>self.c_at)
+                       <float*>self.h_at, <float*>self.c_at, crew)
 
     # -------------------------------------------------------- checks
 
@@ -387,7 +407,7 @@ cdef void* stream_scratch(Sequence[real]* stack, int layers, int64_t B, StreamSc
 
 cdef void run_stream(
         Sequence[real]* stack, int layers, const CellKernels[real]* cell, const StreamCall* call, StreamScratch* m,
-        real* h, real* c) noexcept nogil:
+        real* h, real* c, CrewState* crew) noexcept nogil:
     """h (L, B, P), c (L, B, H): the state, in place. All rows are worked on where their state lies; if some sit out, the
     state of the others is copied together and back."""
     cdef int64_t B = stack[0].B, P = stack[0].P, H = stack[0].H
@@ -429,7 +449,7 @@ cdef void run_stream(
             else:
                 q.x.base, q.x.offset = <real*>call.x + t * call.x_step, m.x_offset
                 q.ids.base = NULL
-            cell.forward(q[0], 0)
+            step_together(crew, q[0], cell.forward, 0)
             q.from_last = not q.from_last  # begins next time with what was read last, and is still in cache
             if n == B:
                 memcpy(hk, y, B * P * sizeof(real))

@@ -62,13 +62,27 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T* dprojected
         T* dpeephole
         cbool packs
+        Share* share
         Storage storage
         cbool dots, from_last
         T *x_fixed
         T *h_fixed
+        cbool is_noisy()
         long active(long)
         T* tape_at(long, long)
         T* c_at(long, long)
+    struct CrewState "fastrnn::Crew":
+        int64_t call
+        int places
+    int have_come(int64_t)
+    struct Share:
+        int index
+    void help(CrewState*)
+    void dismiss(CrewState*)
+    cbool crews_rest "fastrnn::Rest::now"()
+    void take(const Share*, long, long*, long*)
+    void together[Job](CrewState*, void (*)(const Job*, Share*) noexcept nogil, const Job&)
+    void step_together[T](CrewState*, const Sequence[T]&, void (*)(const Sequence[T]&, long) noexcept nogil, long)
     struct Progress:
         int64_t steps
     void publish(Progress*, int64_t)
@@ -108,11 +122,16 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         void (*pack_backward)(Sequence[T]&, Arena[T]&)
         void (*forward)(const Sequence[T]&, long)
         void (*backward)(const Sequence[T]&, long)
+    cppclass Chunk[T]:
+        const Sequence[T]* q
+        const CellKernels[T]* cell
+        const void* memory
+        long s0, s1
     cppclass Kernels[T]:
         const CellKernels[T]* cell(int)
-        void (*weight_gradient)(long, long, long, const T*, long, const T* const*, T*, T*)
+        void (*weight_gradient)(const Share*, long, long, long, const T*, long, const T* const*, T*, T*)
         long (*pack_input_gradient)(InputColumns[T]&, long, const T*, T*)
-        void (*input_gradient)(long, long, const InputColumns[T]&, const T*, long, const T*, T* const*)
+        void (*input_gradient)(Share*, long, long, const InputColumns[T]&, const T*, long, const T*, T* const*)
         double (*softmax_cross_entropy)(long, long, const T*, const int64_t*, T, T*)
         void (*sgd)(long, T, T, T, T, T, cbool, const T*, T*, T*)
         void (*adam)(long, T, T, T, T, T, T, T, T, const T*, T*, T*, T*)

@@ -347,7 +347,7 @@ class Recurrent(Module):
             dy, own, finish = self._backward_layer(tape, k, dy, final, initial, search=False)
             tasks, finishing = tasks + own, [*finishing, finish]
             if k == 0 or not tape.at_once:
-                threads.run(tasks)
+                _walk(tasks, tape.scans[k])
                 for each in finishing:
                     each()
                 tasks, finishing = [], []
@@ -376,7 +376,7 @@ class Recurrent(Module):
                 scans[0].follow(waiting[-1])
             waiting += scans
             if last or not at_once:
-                threads.run([scan.forward for scan in waiting])
+                _walk([scan.forward for scan in waiting], waiting)
                 waiting = []
             y = self._merge(y, outputs)
             mask = dropout_mask(self, self.dropout, y.shape) if training and not last else None
@@ -536,6 +536,15 @@ class Recurrent(Module):
         if batch.unbatched:
             state = tuple(array[:, 0] for array in state)
         return state if len(state) == 2 else state[0]
+
+
+def _walk(tasks: list[Any], scans: list[Any]) -> None:
+    """Run tasks that each walk through a scan: several side by side, one by itself by units."""
+    if len(tasks) != 1 or scans[0].threads == 1:
+        threads.run(tasks)
+        return
+    with threads.crew(scans[0].threads, scans[0].work) as crew:
+        tasks[0](crew=crew)
 
 
 def _walk_gradients(gradients: Any, index: int, columns: np.ndarray | None, masks_hh: bool) -> tuple[Any, ...]:

@@ -2,13 +2,17 @@
 
 Work is cut into tasks by its size alone, never by the number of threads, and each task writes where no other does: the
 results are the same bits for any number of threads. Tasks release the GIL in `_core`, so Python threads serve.
+
+    run    several tasks side by side: walks through parts of a batch, directions, layers
+    crew   several threads on one walk, each with some of the units of every step (kernels/crew.hpp)
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from . import _core
@@ -81,7 +85,7 @@ def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     try:
         work()
     finally:
-        errors = [error for helper in helpers if (error := helper.exception())]
+        errors = [error for helper in helpers if not helper.cancel() and (error := helper.exception())]
     if errors:
         raise errors[0]
     return results
@@ -91,6 +95,23 @@ def blocks(n: int, work: int) -> list[slice]:
     """n rows or columns in four blocks if the work is worth it: cut by the problem, never by the threads."""
     size = max(1, -(-n // (4 if work >= WORTH_CUTTING else 1)))
     return [slice(start, start + size) for start in range(0, n, size)]
+
+
+@contextmanager
+def crew(most: int, work: int) -> Iterator[_core.Crew | None]:
+    """Up to `most` threads, the caller's among them, for one walk of so many multiply-adds; None if it walks alone."""
+    n = min(_count, most)
+    if n == 1 or work < WORTH_CUTTING or _core.Crew.rest():
+        yield None
+        return
+    together = _core.Crew(n - 1)
+    helpers = _submit(together.help, n - 1)
+    try:
+        yield together
+    finally:
+        together.dismiss()
+        for helper in helpers:
+            helper.cancel()  # if it has not come; else it leaves by itself
 
 
 def _submit(work: Callable[[], None], count: int) -> list[Any]:

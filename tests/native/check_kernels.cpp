@@ -7,18 +7,23 @@
 //              the peepholes; batches of 1 to 9 rows, ragged, with resets; sizes that fill no vector, panel or tile;
 //              weights packed or not, input products made in advance, one-hot inputs, projections
 //   compressed the cells in float with weights in bfloat16 and int8, against scalars in float with the same
+//   crews      the same to the bit, with resets and all, where threads share the steps
 //   rows       softmax with cross-entropy, optimisers, sums
 //   functions  exp, tanh and sigmoid against the C library: the bounds in ULP that math.hpp states
 //
 // Build and run, from the root of the project (another architecture: its compiler, -static, and qemu-user):
 //
-//   g++ -std=c++17 -O3 -I src/rnn/kernels tests/native/check_kernels.cpp src/rnn/kernels/*.cpp -o check_kernels
+//   g++ -std=c++17 -O3 -pthread -I src/rnn/kernels tests/native/check_kernels.cpp src/rnn/kernels/*.cpp -o check_kernels
 //   ./check_kernels             every table that this machine can run
 //   ./check_kernels avx512      this one, whatever the machine says
+//
+// With -fsanitize=thread it shows that threads which share steps do not race.
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <thread>
 #include <vector>
 
 #define FASTRNN_ISA scalar
@@ -92,7 +97,8 @@ template <class T> Array<T> start_all(const Sequence<T>& q, const CellKernels<T>
 
 // All that forward and backward of a layer write
 template <class T>
-Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Storage storage = kFull, bool dots = false) {
+Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Crew* crew = nullptr,
+                    Storage storage = kFull, bool dots = false) {
   const long B = m.B, I = m.I, H = m.H, P = m.P;
   Array<int64_t> start{0}, x_at, y_at, ids, each_row;
   Array<uint8_t> reset;
@@ -134,10 +140,11 @@ Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Storag
     q.ids = indices;
     const Array<T> started = m.input == Layer::kInAdvance ? start_all(q, cell) : Array<T>();
     if (!started.empty()) q.started = started.data();
-    for (long s = 0; s < kSteps; ++s) cell.forward(q, s);
+    for (long s = 0; s < kSteps; ++s) step_together(crew, q, cell.forward, s);
   }
   const Array<T> memory = packed(q, cell.pack_backward);
-  for (long s = kSteps - 1; s >= -1; --s) cell.backward(q, s);
+  for (long s = kSteps - 1; s >= 0; --s) step_together(crew, q, cell.backward, s);
+  cell.backward(q, -1);
   return {y, tape, c, dgates, dprojected, dh, dc, dpeephole};
 }
 
@@ -180,13 +187,65 @@ void check_compressed(const KernelTable& table) {
         for (long B = 1; B <= 9; ++B)
           for (auto input : {Layer::kStepByStep, Layer::kOneHot}) {
             const Layer layer{input, table.f32.cell(kind)->gates, B, H / 2 + 3, H, H};
-            const auto ours = run(*table.f32.cell(kind), kind, layer, storage, table.dots);
-            const auto theirs = run(*scalar::table.f32.cell(kind), kind, layer, storage);
+            const auto ours = run(*table.f32.cell(kind), kind, layer, nullptr, storage, table.dots);
+            const auto theirs = run(*scalar::table.f32.cell(kind), kind, layer, nullptr, storage);
             for (size_t i = 0; i < ours.size(); ++i)
               worst = std::fmax(worst, difference(ours[i], Array<double>(theirs[i].begin(), theirs[i].end())));
           }
     expect(worst <= 2 * kTolerance<float>, storage == kInt8 ? "int8" : "bfloat16", worst);
   }
+}
+
+// ---------------------------------------------------------------- crews
+
+// work(crew), with helpers who are there from the start or come in its course
+template <class Work> auto with_helpers(int helpers, bool from_the_start, Work work) {
+  Crew crew{};
+  crew.places = helpers;
+  Array<std::thread> threads;
+  for (int i = 0; i < helpers + 1; ++i) threads.emplace_back(help, &crew);  // one too many
+  if (from_the_start) wait([&] { return have_come(__atomic_load_n(&crew.call, __ATOMIC_RELAXED)) == helpers; });
+  const auto result = work(&crew);
+  dismiss(&crew);
+  for (std::thread& each : threads) each.join();
+  return result;
+}
+
+template <class T> void check_crews(const Kernels<T>& kernels) {
+  long wrong = 0;
+  for (int kind = 0; kind < kCellKinds; ++kind)
+    for (long H : {5, 70, 200})
+      for (int input = 0; input < Layer::kInputs; ++input)
+        for (long P : {H, (H + 1) / 2}) {
+          if (P != H && kind < kLstm) continue;
+          const Layer layer{Layer::Input(input), kernels.cell(kind)->gates, 3, H / 2 + 3, H, P};
+          const auto alone = run(*kernels.cell(kind), kind, layer);
+          for (int helpers = 1; helpers < 4; ++helpers)
+            for (bool from_the_start : {true, false})
+              wrong += alone != with_helpers(helpers, from_the_start, [&](Crew* crew) {
+                return run(*kernels.cell(kind), kind, layer, crew);
+              });
+        }
+  expect(wrong == 0, "steps shared by threads", double(wrong));
+}
+
+// A helper that keeps the leader waiting is sent away, and crews rest
+void check_patience() {
+  struct Job {
+    long calls = 0, shared = 0;
+    static void make(Job* const* job, Share* share) {
+      if (share && share->index > 0) return std::this_thread::sleep_for(std::chrono::nanoseconds(2 * kPatience));
+      ++(*job)->calls, (*job)->shared += share != nullptr;
+    }
+  } job;
+  const bool rested = Rest::now();
+  with_helpers(1, true, [&](Crew* crew) {
+    for (int i = 0; i < 3; ++i) together<Job*>(crew, Job::make, &job);
+    return 0;
+  });
+  expect(!rested && Rest::now() && job.calls == 3 && job.shared == 1, "who keeps others waiting is sent away", 0);
+  Rest::after_work(5 * kPatience);
+  expect(!Rest::after_waiting(kPatience) && Rest::after_waiting(kPatience), "unless their work pays for it", 0);
 }
 
 // ---------------------------------------------------------------- rows
@@ -225,16 +284,16 @@ template <class T> Array<Array<T>> run_optimisers(const Kernels<T>& k, long n, c
 
 // Gradients of the weights and of x, for `rows` rows of 2n dgates and n inputs
 template <class T> Array<Array<T>> run_gradients(const Kernels<T>& k, long rows, long n, const Array<double>& values) {
-  const Array<T> d = as<T>(values), w(d.begin(), d.begin() + 2 * n * n), zeros(n);
+  const Array<T> d = as<T>(values), w(d.begin(), d.begin() + 2 * n * n), zeros(n + 64);  // whole vectors are read
   Array<T> dw(2 * n * n, T(0.5)), dx(rows * n), panel(kGradientPanel);
   Array<const T*> sources;
   Array<T*> targets;
   for (long r = 0; r < rows; ++r) sources.push_back(&d[(rows - 1 - r) * 2 * n]), targets.push_back(&dx[r * n]);
-  k.weight_gradient(rows, 2 * n, n, d.data(), 2 * n, sources.data(), panel.data(), dw.data());
+  k.weight_gradient(nullptr, rows, 2 * n, n, d.data(), 2 * n, sources.data(), panel.data(), dw.data());
   InputColumns<T> c{{n - n / 3, n / 3}, {n / 3, 0}, {0, n - n / 3}, {}};
   Array<T> panels(k.pack_input_gradient(c, n, w.data(), nullptr));
   k.pack_input_gradient(c, n, w.data(), panels.data());
-  k.input_gradient(rows, n, c, d.data(), 2 * n, zeros.data(), targets.data());
+  k.input_gradient(nullptr, rows, n, c, d.data(), 2 * n, zeros.data(), targets.data());
   return {dw, dx};
 }
 
@@ -299,9 +358,13 @@ template <class T, class Wide> void check_functions(const Kernels<T>& k) {
 }
 
 int main(int count, char** names) {
-  for (const KernelSet* set = kernel_sets(); set->table; ++set) {
+  const auto is_wanted = [&](const KernelSet* set) {
     bool wanted = count == 1 && set->runs;
     for (int i = 1; i < count; ++i) wanted |= !std::strcmp(names[i], set->table->name);
+    return wanted;
+  };
+  for (const KernelSet* set = kernel_sets(); set->table; ++set) {
+    const bool wanted = is_wanted(set);
     std::printf("%s%s\n", set->table->name, wanted ? "" : ": not run");
     if (!wanted) continue;
     std::puts(" float"), check_cells(set->table->f32), check_compressed(*set->table), check_rows(set->table->f32);
@@ -310,6 +373,10 @@ int main(int count, char** names) {
     check_functions<double, long double>(set->table->f64);
     std::fflush(stdout);
   }
+  std::puts("crews");
+  check_patience();
+  for (const KernelSet* set = kernel_sets(); set->table; ++set)
+    if (is_wanted(set)) check_crews(set->table->f32), check_crews(set->table->f64);
   std::puts(failed ? "FAILED" : "passed");
   return failed;
 }

@@ -12,7 +12,7 @@ template <class T> long affine_size(long K, long I) { return I * Panels<T, 1>{K}
 template <class T> void pack_affine(long K, long I, const T* w, T* panels) { pack_rows<T, 1>(w, I, K, I, panels); }
 
 template <class T> void affine(long K, long I, const T* x, const T* panels, const T* bias, T* out) {
-  sweep<T, 1, 1>(0, 1, K, [&](const Tile<T, 1>& t) {
+  sweep<T, 1, 1>(nullptr, 0, 1, K, [&](const Tile<T, 1>& t) {
     product_alone(t, I, panels, [&](long) { return x; });
     for (int v = 0; v < t.vectors; ++v) {
       const long k = t.unit + v * kLanes<T>;

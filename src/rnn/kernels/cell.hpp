@@ -58,7 +58,7 @@ template <class T, class Cell> long start_width(long H) {
 template <class T, class Cell> void start_rows(const Sequence<T>& q, long rows, const T* const* x, T* started) {
   constexpr int G = Cell::G, A = kAccumulatorsOf<Cell>;
   const long width = start_width<T, Cell>(q.H);
-  sweep<T, G, A>(0, rows, q.H, [&](const Tile<T, A>& tile) {
+  sweep<T, G, A>(q.share, 0, rows, q.H, [&](const Tile<T, A>& tile) {
     Wanted<T> wanted;
     for (int j = 0; j < tile.panels; ++j) {
       const Tile<T, A> t = tile.panel(j);
@@ -256,7 +256,7 @@ FASTRNN_INLINE void sweep_state_gradient(const Sequence<T>& q, long s, Body body
     for (int v = 0; v < t.vectors; ++v)
       store(t.at(r, 0, v), from ? load(from + t.unit + v * kLanes<T>, t.lanes_of(v)) : Vec<T>{});
   };
-  sweep<T, 1, 1>(0, continuing, q.P, [&](const Tile<T, 1>& t) {
+  sweep<T, 1, 1>(q.share, 0, continuing, q.P, [&](const Tile<T, 1>& t) {
     const T* a[kMaxRows];
     Wanted<T> wanted;
     for (int r = 0; r < t.rows; ++r) {
@@ -276,7 +276,7 @@ FASTRNN_INLINE void sweep_state_gradient(const Sequence<T>& q, long s, Body body
     body(t);
   });
   if (s < 0) return;
-  sweep<T, 1, 1>(continuing, q.active(s), q.P, [&](const Tile<T, 1>& t) {
+  sweep<T, 1, 1>(q.share, continuing, q.active(s), q.P, [&](const Tile<T, 1>& t) {
     for (int r = 0; r < t.rows; ++r) {
       set(t, r, q.dh + (t.row + r) * q.P);
       add_dy(t, r);

@@ -79,11 +79,14 @@ void panel_gradient(int vectors, int lanes, long rows, long N, const T* d, long 
   }
 }
 
-// dw (N, K) += d^T . source.  panel: scratch of kGradientPanel numbers
+// A share of  dw (N, K) += d^T . source.  panel: scratch of kGradientPanel numbers
 template <class T>
-void weight_gradient(long rows, long N, long K, const T* d, long ld, const T* const* source, T* panel, T* dw) {
+void weight_gradient(const Share* share, long rows, long N, long K, const T* d, long ld, const T* const* source,
+                     T* panel, T* dw) {
   const Panels<T, 1> panels{K};
-  for (long p = 0; p < panels.count(); ++p) {
+  long first, end;
+  take(share, panels.count(), &first, &end);
+  for (long p = first; p < end; ++p) {
     const long column = p * panels.kUnits;
     const int vectors = panels.vectors(p), left = int(K - column - (vectors - 1) * kLanes<T>);
     panel_gradient<T>(vectors, left < kLanes<T> ? left : kLanes<T>, rows, N, d, ld, source, column, panel, dw + column, K);
@@ -102,10 +105,11 @@ template <class T> long pack_input_gradient(InputColumns<T>& c, long I, const T*
   return size;
 }
 
-// dx (I,) of each row = its dgates (rows ld apart) . W_ih.  zeros: at least I of them
+// A share of  dx (I,) of each row = its dgates (rows ld apart) . W_ih.  zeros: at least I of them
 template <class T>
-void input_gradient(long rows, long I, const InputColumns<T>& c, const T* dgates, long ld, const T* zeros, T* const* dx) {
-  sweep<T, 1, 1>(0, rows, I, [&](const Tile<T, 1>& t) {
+void input_gradient(Share* share, long rows, long I, const InputColumns<T>& c, const T* dgates, long ld, const T* zeros,
+                    T* const* dx) {
+  sweep<T, 1, 1>(share, 0, rows, I, [&](const Tile<T, 1>& t) {
     const T *first[kMaxRows], *second[kMaxRows];
     Wanted<T> wanted;
     for (int r = 0; r < t.rows; ++r) {

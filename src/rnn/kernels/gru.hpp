@@ -48,7 +48,7 @@ template <class T, bool General> struct Gru {
 
   static void forward(const Sequence<T>& q, long s) {
     const long H = q.H;
-    sweep<T, G, 4>(0, q.active(s), H, [&](const Tile<T, 4>& t) {
+    sweep<T, G, 4>(q.share, 0, q.active(s), H, [&](const Tile<T, 4>& t) {
       const Items<T, Gru> items(q, s, t);
       Wanted<T> wanted;
       for (int i = 0; i < t.items(); ++i) {
@@ -128,7 +128,7 @@ template <class T, bool General> struct GruResetBefore {
   // Two products a step: r and z first, then n from r h(t-1).  The tape row holds what is on its way between them.
   static void forward(const Sequence<T>& q, long s) {
     const long H = q.H;
-    sweep<T, G, 3>(0, q.active(s), H, [&](const Tile<T, 3>& t) {
+    sweep<T, G, 3>(q.share, 0, q.active(s), H, [&](const Tile<T, 3>& t) {
       const Items<T, GruResetBefore> items(q, s, t);
       Wanted<T> wanted;
       preactivations<T, GruResetBefore>(q, s, t, items, wanted);
@@ -141,7 +141,7 @@ template <class T, bool General> struct GruResetBefore {
         for (int k = 0; k < (General ? 7 : 4); ++k) store(items.tape[i] + k * H, kept[k], t.lanes_of_item(i));
       }
     }, q.from_last);
-    sweep<T, 1, 1>(0, q.active(s), H, [&](const Tile<T, 1>& t) {
+    sweep<T, 1, 1>(q.share, 0, q.active(s), H, [&](const Tile<T, 1>& t) {
       const T* a[kMaxRows];
       Wanted<T> wanted;
       for (int row = 0; row < t.rows; ++row) {
@@ -195,7 +195,7 @@ template <class T, bool General> struct GruResetBefore {
           store(q.dh + b * H + unit, dh * k.z, lanes);
         }
     });
-    sweep<T, 1, 1>(0, q.active(s), H, [&](const Tile<T, 1>& t) {
+    sweep<T, 1, 1>(q.share, 0, q.active(s), H, [&](const Tile<T, 1>& t) {
       product_alone(t, H, q.w_second, [&](long b) { return q.dgates_at(s, b) + 2 * H; });
       for (int row = 0; row < t.rows; ++row)
         for (int v = 0; v < t.vectors; ++v) {

@@ -37,7 +37,7 @@ template <class T, bool General> struct Lstm {
   }
 
   static void forward(const Sequence<T>& q, long s) {
-    sweep<T, G, 4>(0, q.active(s), q.H, [&](const Tile<T, 4>& t) {
+    sweep<T, G, 4>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 4>& t) {
       const Items<T, Lstm> items(q, s, t);
       Wanted<T> wanted;
       for (int i = 0; i < t.items(); ++i) {
@@ -95,7 +95,7 @@ template <class T, bool General> struct Lstm {
 
   // h = W_hr (o f2(c))
   static void project(const Sequence<T>& q, long s) {
-    sweep<T, 1, 1>(0, q.active(s), q.P, [&](const Tile<T, 1>& t) {
+    sweep<T, 1, 1>(q.share, 0, q.active(s), q.P, [&](const Tile<T, 1>& t) {
       product_alone(t, q.H, q.w_second, [&](long b) { return q.tape_at(s, b) + kUnprojected * q.H; });
       for (int r = 0; r < t.rows; ++r)
         for (int v = 0; v < t.vectors; ++v)
@@ -134,7 +134,7 @@ template <class T, bool General> struct Lstm {
         for (int v = 0; v < t.vectors; ++v)
           store(q.dprojected_at(s, t.row + r) + t.unit + v * L, t.get(r, 0, v), t.lanes_of(v));
     });
-    sweep<T, 1, 1>(0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
+    sweep<T, 1, 1>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
       product_alone(t, q.P, q.w_second, [&](long b) { return q.dprojected_at(s, b); });
       backward_tile(q, s, t);
     });

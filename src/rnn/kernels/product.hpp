@@ -340,21 +340,26 @@ FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, long K, const T* panels, 
   multiply<T>(t.rows, t.vectors, {a, K, panels + t.unit * K}, t.acc, t.ld(), wanted);
 }
 
-// Calls body(tile) for all tiles of rows [row0, row1) and H units, A accumulators a unit.  The rows divide evenly, so
-// that no tile is much smaller than the others.  `from_last`: the last panel first.
+// Calls body(tile) for all tiles of rows [row0, row1) and a share of the H units, all if it is null, A accumulators a
+// unit.  The rows divide evenly, so that no tile is much smaller than the others.  The second sweep of a share begins
+// when all have done the first.  `from_last`: the last panel first.
 template <class T, int G, int A, class Body>
-FASTRNN_INLINE void sweep(long row0, long row1, long H, Body body, bool from_last = false) {
+FASTRNN_INLINE void sweep(Share* share, long row0, long row1, long H, Body body, bool from_last = false) {
   const Panels<T, G> panels{H};
   constexpr int kRows = tile_rows(G * panels.kVectors);
   const int rows = int(row1 - row0), tiles = (rows + kRows - 1) / kRows;
   if (rows <= 0) return;
+  if (share && share->swept) meet(share);
+  if (share) share->swept = true;
+  long first, end;
+  take(share, panels.count(), &first, &end);
   alignas(64) T acc[kMaxRows * A * panels.kUnits];
   Tile<T, A> tile;
   tile.acc = acc;
-  for (long n = 0, count = panels.count(); n < count; n += tile.panels) {
-    tile.panels = A > 1 && rows == 1 ? int(count - n < kMaxRows ? count - n : kMaxRows) : 1;
-    tile.is_first = n == 0;
-    const long p = from_last ? count - n - tile.panels : n;
+  for (long n = first; n < end; n += tile.panels) {
+    tile.panels = A > 1 && rows == 1 ? int(end - n < kMaxRows ? end - n : kMaxRows) : 1;
+    tile.is_first = n == first;
+    const long p = from_last ? first + end - n - tile.panels : n;
     tile.unit = p * panels.kUnits;
     if constexpr (A == 1) tile.vectors = panels.vectors(p);
     const long left = H - tile.unit - ((tile.panels - 1) * panels.kUnits + (tile.vectors - 1) * kLanes<T>);

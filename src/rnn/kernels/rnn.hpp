@@ -18,7 +18,7 @@ template <class T, class F, bool General> struct Rnn {
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Rnn>(q, arena); }
 
   static void forward(const Sequence<T>& q, long s) {
-    sweep<T, G, 1>(0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
+    sweep<T, G, 1>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
       const Items<T, Rnn> items(q, s, t);
       Wanted<T> wanted;
       for (int r = 0; r < t.rows; ++r) wanted.add(items.y[r]);

@@ -10,6 +10,8 @@
 //   packed  our own arrays (tape, dgates): row (s, b) is row start[s] + b, with start[s] = n(0) + ... + n(s-1).
 #pragma once
 
+#include "crew.hpp"
+
 #include <cstdint>
 
 namespace fastrnn {
@@ -108,6 +110,8 @@ template <class T> struct Sequence {
   const T *w_input, *w_state, *w_second, *bias;
   T *x_fixed, *h_fixed;  // (B, fixed_size(I)), (B, fixed_size(P)) scratch: x(t), h(t-1) in fixed point; null unless int8
 
+  Share* share;  // of a step that several threads make, see crew.hpp; null: all of it
+
   bool one_hot() const { return ids.base; }
   bool has_x_product() const { return !started && !ids.base; }  // x . W_ih is made step by step
   long active(long s) const { return start[s + 1] - start[s]; }
@@ -161,6 +165,24 @@ template <class T> void mask_rows(const Sequence<T>& q, long s0, long s1, const 
       times(q.P, *h_before, q.h_mask + b * q.P, to);
       *h_before = to;
     }
+}
+
+// A step, as one of those who make it together does it
+template <class T> struct Step {
+  const Sequence<T>* q;
+  void (*step)(const Sequence<T>&, long);
+  long s;
+  static void make(const Step* of, Share* share) {
+    Sequence<T> own = *of->q;
+    own.share = share;
+    of->step(own, of->s);
+  }
+};
+
+template <class T>
+void step_together(Crew* crew, const Sequence<T>& q, void (*step)(const Sequence<T>&, long), long s) {
+  if (crew) together(crew, Step<T>::make, Step<T>{&q, step, s});
+  else step(q, s);
 }
 
 // Hands out parts of one block of memory; with a null block it only counts what is needed.

@@ -45,9 +45,11 @@ template <class T> struct CellKernels {
 template <class T> struct Kernels {
   CellKernels<T> cells[kCellKinds];
   const CellKernels<T>* cell(int kind) const { return &cells[kind]; }
-  void (*weight_gradient)(long rows, long N, long K, const T* d, long ld, const T* const* source, T* panel, T* dw);
+  void (*weight_gradient)(const Share* share, long rows, long N, long K, const T* d, long ld, const T* const* source,
+                          T* panel, T* dw);
   long (*pack_input_gradient)(InputColumns<T>& c, long I, const T* w_ih, T* panels);
-  void (*input_gradient)(long rows, long I, const InputColumns<T>& c, const T* dgates, long ld, const T* zeros, T* const* dx);
+  void (*input_gradient)(Share* share, long rows, long I, const InputColumns<T>& c, const T* dgates, long ld,
+                         const T* zeros, T* const* dx);
   double (*softmax_cross_entropy)(long rows, long K, const T* logits, const int64_t* targets, T scale, T* dlogits);
   void (*sgd)(long n, T scale, T l2, T lr, T momentum, T damping, bool nesterov, const T* grad, T* buffer, T* param);
   void (*adam)(long n, T scale, T l2, T keep, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param);
@@ -61,6 +63,14 @@ template <class T> struct Kernels {
   void (*exp)(long n, const T* x, T* y);
   void (*tanh)(long n, const T* x, T* y);
   void (*sigmoid)(long n, const T* x, T* y);
+};
+
+// What is made of a chunk of steps [s0, s1) at once, as an order to a crew; `memory` is for who makes it
+template <class T> struct Chunk {
+  const Sequence<T>* q;
+  const CellKernels<T>* cell;
+  const void* memory;
+  long s0, s1;
 };
 
 struct KernelTable {
