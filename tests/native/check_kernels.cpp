@@ -244,8 +244,8 @@ void check_patience() {
     return 0;
   });
   expect(!rested && Rest::now() && job.calls == 3 && job.shared == 1, "who keeps others waiting is sent away", 0);
-  Rest::after_work(5 * kPatience);
-  expect(!Rest::after_waiting(kPatience) && Rest::after_waiting(kPatience), "unless their work pays for it", 0);
+  Rest::after(5 * kPatience, kPatience / 2);
+  expect(!Rest::after(0, kPatience / 2) && Rest::after(0, kPatience), "unless their work pays for it", 0);
 }
 
 // ---------------------------------------------------------------- rows

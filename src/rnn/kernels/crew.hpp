@@ -10,9 +10,9 @@
 // `sweep` takes a share of the panels; where a step sweeps twice, all meet between.  What is not in a sweep is done by
 // every thread.  Shares are of panels, which do not depend on each other: the results are the same bits for any number.
 //
-// A helper whose core is needed elsewhere keeps the leader waiting.  If that is longer than kPatience, and more than what
-// crews gained since the last time pays for, the leader sends its helpers away, and crews of this process rest for many
-// times as long as it waited: each time for twice as long as before, until they get on again.
+// A helper whose core is needed elsewhere keeps the leader waiting.  When that adds up to kPatience, and to more than what
+// was done meanwhile pays for, the leader sends its helpers away, and crews of this process rest for many times as long as
+// it waited: each time for twice as long as before, until they get on again.
 #pragma once
 
 #include "progress.hpp"
@@ -30,8 +30,8 @@ struct Crew {
   void (*work)(const void* job, Share*);  // the order
   const void* job;
   int64_t arrived_before;
-  int64_t since;  // when the leader was helped first, or had waited for long; 0: not yet
-  int places;     // how many helpers may come
+  int64_t since, waited;  // time on core of the leader when it was last counted, 0 before the first order; waits since
+  int places;             // how many helpers may come
 };
 
 struct Share {
@@ -56,22 +56,31 @@ constexpr int64_t kNumber = 1 << 16, kTaking = 1 << 8;
 inline int have_come(int64_t call) { return int(call & 255); }
 inline int taking_part(int64_t call) { return int(call >> 8 & 255); }
 
+// Time that the calling thread had a core
+inline int64_t time_on_core() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return int64_t(t.tv_sec) * 1000000000 + t.tv_nsec;
+}
+
 // Whether crews are worth it at present, of all crews of this process.  What it holds is a guess: leaders may overwrite
 // each other's.
 class Rest {
   static constexpr int64_t kLeast = 128, kMost = 1024;
-  static inline int64_t until = 0, times = kLeast, worked = 0;  // worked: since a leader had to wait, nanoseconds
+  static inline int64_t until = 0, times = kLeast, worked = 0, waited = 0;  // nanoseconds of leaders
   static void set(int64_t* p, int64_t value) { __atomic_store_n(p, value, __ATOMIC_RELAXED); }
   static int64_t get(const int64_t* p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
 
  public:
   static bool now() { return nanoseconds() < get(&until); }
-  static void after_work(int64_t time) { set(&worked, get(&worked) + time); }
-  // Returns whether the crew has to go
-  static bool after_waiting(int64_t waited) {
-    const bool pays = get(&worked) > 4 * waited;
-    set(&worked, 0);
-    if (!pays) set(&until, nanoseconds() + waited * get(&times));
+
+  // Counts what a leader worked and waited for; returns whether it has to do without helpers
+  static bool after(int64_t work, int64_t wait) {
+    work += get(&worked), wait += get(&waited);
+    const bool is_long = wait >= kPatience, pays = work > 4 * wait;
+    set(&worked, is_long ? 0 : work), set(&waited, is_long ? 0 : wait);
+    if (!is_long) return false;
+    if (!pays) set(&until, nanoseconds() + wait * get(&times));
     set(&times, pays ? kLeast : get(&times) < kMost ? 2 * get(&times) : kMost);
     return !pays;
   }
@@ -93,11 +102,18 @@ inline int announce(Crew* crew, bool dismissed) {
   return taking_part(next);
 }
 
+// Counts the leader's time; returns whether it has to do without helpers
+inline bool count(Crew* crew) {
+  const int64_t now = time_on_core(), waited = crew->waited, worked = now - crew->since - waited;
+  crew->since = now, crew->waited = 0;
+  return Rest::after(worked > 0 ? worked : 0, waited);
+}
+
 // The walk is done: nobody comes from here on, and who waits for an order leaves
 inline void dismiss(Crew* crew) {
   const int64_t call = __atomic_load_n(&crew->call, __ATOMIC_RELAXED);
   if (have_come(call) == kDismissed) return;
-  if (crew->since) Rest::after_work(nanoseconds() - crew->since);
+  if (crew->since) count(crew);
   announce(crew, true);
 }
 
@@ -114,16 +130,13 @@ template <class Job> void together(Crew* crew, void (*work)(const Job*, Share*),
     order->work(order->job, share);
   };
   crew->job = &order;
-  if (!crew->since) crew->since = nanoseconds();
+  if (!crew->since) crew->since = time_on_core();
   crew->arrived_before = __atomic_load_n(&crew->arrived, __ATOMIC_RELAXED);
   Share share{crew, 0, 1 + announce(crew, false), crew->arrived_before};
   work(&job, &share);
   meet(&share);
-  if (share.waited < kPatience) return;
-  const int64_t now = nanoseconds();
-  Rest::after_work(now - crew->since - share.waited);
-  crew->since = now;
-  if (Rest::after_waiting(share.waited)) announce(crew, true);
+  crew->waited += share.waited;
+  if (crew->waited >= kPatience && count(crew)) announce(crew, true);
 }
 
 // A helper's part, from coming to leaving
