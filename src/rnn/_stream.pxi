@@ -138,7 +138,9 @@ cdef class Stream:
         self.step_work = batch * layer._flat_params.size
         self.holds_gil = self.step_work < HELD_WORK
         work = self.step_work // self.layers * (2 if self.is_double else 1)
-        self.most_threads = 1 if any(layer._zoneout) else min(254, max(1, work // SHARED_WORK))
+        # whole numbers are written once a step, for all units; zoneout too is for all of them
+        alone = any(layer._zoneout) or layer.stream_weights == "int8"
+        self.most_threads = 1 if alone else min(254, max(1, work // SHARED_WORK))
         self.h = new_array((self.layers, batch, self.P), layer.dtype, zero=True)
         self.c = new_array((self.layers, batch, self.H), layer.dtype, zero=True) if self.has_c else None
         self.h_at, self.c_at = data(self.h), data(self.c)
