@@ -20,15 +20,18 @@ cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, di
     """Start a sequence: all zero but for what a layer and direction has in every call."""
     cdef int i = 0
     memset(q, 0, sizeof(Sequence[real]))
-    w_ih, w_hh, b_ih, b_hh, w_hr, peephole = weights
+    w_ih, w_hh, b_ih, b_hh, w_hr, peephole, *norms = weights
     q.weights.ih = <const real*>address(w_ih)
     q.weights.hh = <const real*>address(w_hh)
     q.weights.b_ih = <const real*>address(b_ih)
     q.weights.b_hh = <const real*>address(b_hh)
     q.weights.hr = <const real*>address(w_hr)
     q.weights.peephole = <const real*>address(peephole)
+    set_norms(<Norms[real]*>&q.norms, norms, False)
     q.I, q.H, q.P = w_ih.shape[1], w_ih.shape[0] // cell.gates, w_hh.shape[1]
     q.tape_width = cell.tape_width * q.H + (q.H if w_hr is not None else 0)
+    if q.norms.gain_hh != NULL:
+        q.tape_width += NORM_STATISTICS
     q.dgates_width = cell.dgates_width * q.H
     for kind, alpha, beta in options["activations"]:
         q.activation[i].kind, q.activation[i].alpha, q.activation[i].beta = kind, alpha, beta
@@ -36,6 +39,14 @@ cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, di
     q.clip, q.grad_clip = options["clip"], options["grad_clip"]
     q.coupled = options["coupled"]
     q.zoneout_h.p, q.zoneout_c.p = options["zoneout"]
+
+
+cdef void set_norms(Norms[real]* norms, list given, bint writable) except *:
+    gain_ih, gain_hh, gain_c, bias_c = given
+    norms.gain_ih = <real*>address(gain_ih, writable)
+    norms.gain_hh = <real*>address(gain_hh, writable)
+    norms.gain_c = <real*>address(gain_c, writable)
+    norms.bias_c = <real*>address(bias_c, writable)
 
 
 cdef void set_call(Sequence[real]* q, dict a) except *:
@@ -59,7 +70,7 @@ cdef void set_call(Sequence[real]* q, dict a) except *:
 cdef class Scan:
     """One layer in one direction over one batch: `forward`, then, if made for training, `backward`.
 
-    All is as in kernels/sequence.hpp: `weights` the six arrays or None, `options` activations, clip, grad_clip, coupled
+    All is as in kernels/sequence.hpp: `weights` the arrays of Weights and Norms or None, `options` activations, clip, grad_clip, coupled
     and zoneout; of the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y;
     where there is noise, h_mask, and as rows keeps_h and keeps_c. Arrays are of the layer's dtype, and C-contiguous
     where they have no offsets. With `columns` (int64, n), ids are places among those columns of W_ih, without the
@@ -194,7 +205,7 @@ cdef class Scan:
 
     def backward(self, dy, dx, dh, dc, gradients, bint search=False):
         """BPTT. dy, dx: rows or None. dh (B, P), dc (B, H): gradient of the final state, replaced by that of the
-        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added to; for ids, that of ih is (n, G*H), a row
+        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole and Norms, added to; for ids, that of ih is (n, G*H), a row
         for each of the columns. In a search it returns (step and row of the walk, bits of the blocks of dgates) where
         the first value that is not finite arises, or None."""
         try:
@@ -269,13 +280,14 @@ cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradien
     set_rows(&q.dx, dx, True)
     q.dh = <real*>address(dh, True)
     q.dc = <real*>address(dc, dc is not None)
-    d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole = gradients
+    d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole, *d_norms = gradients
     g.ih = <real*>address(d_ih, True)
     g.hh = <real*>address(d_hh, True)
     g.b_ih = <real*>address(d_b_ih, d_b_ih is not None)
     g.b_hh = <real*>address(d_b_hh, d_b_hh is not None)
     g.hr = <real*>address(d_hr, d_hr is not None)
     q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
+    set_norms(&q.dnorms, d_norms, True)
     with nogil:
         failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns,
                               kept, &found if search else NULL, above, own)

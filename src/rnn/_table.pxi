@@ -19,6 +19,12 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         const T *b_hh
         const T *hr
         const T *peephole
+    cppclass Norms[T]:
+        T *gain_ih
+        T *gain_hh
+        T *gain_c
+        T *bias_c
+    long NORM_STATISTICS "fastrnn::kNormStatistics"
     cppclass Sequence[T]:
         long steps "T_"
         long B, I, H, P
@@ -37,6 +43,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T* c_saved
         T* dh_kept
         Weights[T] weights
+        Norms[T] norms
         Activation activation[3]
         T clip, grad_clip
         cbool coupled
@@ -55,6 +62,8 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         long dgates_from, dgates_width
         T* dprojected
         T* dpeephole
+        Norms[T] dnorms
+        T* sums
         cbool packs
         long active(long)
         T* tape_at(long, long)

@@ -16,6 +16,23 @@ from .recurrent import Recurrent
 _RNN_TANH, _RNN_RELU, _RNN_GENERAL, _GRU, _GRU_GENERAL, _GRU_BEFORE, _GRU_BEFORE_GENERAL, _LSTM, _LSTM_GENERAL = range(
     9
 )
+_RNN_TANH_NORMED, _RNN_RELU_NORMED, _GRU_NORMED, _LSTM_NORMED = range(9, 13)
+
+# With layer normalisation: the rows that there are, and what there is no row of
+_NORMED = {_RNN_TANH: _RNN_TANH_NORMED, _RNN_RELU: _RNN_RELU_NORMED, _GRU: _GRU_NORMED, _LSTM: _LSTM_NORMED}
+_NOT_NORMED = {"clip": None, "reset_after": True, "proj_size": 0, "peephole": False, "coupled": False}
+
+
+def _with_norms(layer: Recurrent, kernel: int, activations: Any) -> int:
+    """The row of a cell, or if the layer wants it, that of the same cell with layer normalisation."""
+    if not layer.layer_norm:
+        return kernel
+    for name, only in _NOT_NORMED.items():
+        if getattr(layer, name, only) != only:
+            raise ValueError(f"expected {name}={only} beside layer_norm=True, got {getattr(layer, name)!r}")
+    if kernel not in _NORMED:
+        raise ValueError(f"expected a cell's usual activations beside layer_norm=True, got {activations!r}")
+    return _NORMED[kernel]
 
 
 class RNN(Recurrent):
@@ -78,6 +95,7 @@ class RNN(Recurrent):
         merge: str = "concat",
         clip: float | None = None,
         grad_clip: float | None = None,
+        layer_norm: bool = False,
         dtype: Any = "float32",
         rng: Any = None,
     ) -> None:
@@ -87,13 +105,12 @@ class RNN(Recurrent):
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
             zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip,
-            grad_clip=grad_clip, dtype=dtype, rng=rng,
+            grad_clip=grad_clip, layer_norm=layer_norm, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     def _kernel(self) -> int:
-        if self.clip is not None or self.nonlinearity not in ("tanh", "relu"):
-            return _RNN_GENERAL
-        return _RNN_TANH if self.nonlinearity == "tanh" else _RNN_RELU
+        kernel = {"tanh": _RNN_TANH, "relu": _RNN_RELU}.get(self.nonlinearity, _RNN_GENERAL)
+        return _with_norms(self, _RNN_GENERAL if self.clip is not None else kernel, self.nonlinearity)
 
     def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
         return (activation_code(self.nonlinearity),)
@@ -142,6 +159,7 @@ class GRU(Recurrent):
         merge: str = "concat",
         clip: float | None = None,
         grad_clip: float | None = None,
+        layer_norm: bool = False,
         dtype: Any = "float32",
         rng: Any = None,
     ) -> None:
@@ -152,14 +170,14 @@ class GRU(Recurrent):
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
             zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip,
-            grad_clip=grad_clip, dtype=dtype, rng=rng,
+            grad_clip=grad_clip, layer_norm=layer_norm, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     def _kernel(self) -> int:
         general = self.clip is not None or tuple(self.activations) != ("sigmoid", "tanh")
         if self.reset_after:
-            return _GRU_GENERAL if general else _GRU
-        return _GRU_BEFORE_GENERAL if general else _GRU_BEFORE
+            return _with_norms(self, _GRU_GENERAL if general else _GRU, self.activations)
+        return _with_norms(self, _GRU_BEFORE_GENERAL if general else _GRU_BEFORE, self.activations)
 
     def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
         return activation_codes(self.activations, 2)
@@ -214,6 +232,7 @@ class LSTM(Recurrent):
         merge: str = "concat",
         clip: float | None = None,
         grad_clip: float | None = None,
+        layer_norm: bool = False,
         dtype: Any = "float32",
         rng: Any = None,
     ) -> None:
@@ -229,7 +248,7 @@ class LSTM(Recurrent):
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
             zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip,
-            grad_clip=grad_clip, dtype=dtype, rng=rng,
+            grad_clip=grad_clip, layer_norm=layer_norm, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     @property
@@ -245,7 +264,11 @@ class LSTM(Recurrent):
         return self.zoneout, self.zoneout_cell
 
     def _further_shapes(self, suffix: str) -> dict[str, tuple[int, ...]]:
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes = super()._further_shapes(suffix)
+        if self.layer_norm:
+            shapes[f"gain_c{suffix}"] = (self.hidden_size,)
+        if self.layer_norm and self.bias:
+            shapes[f"bias_c{suffix}"] = (self.hidden_size,)
         if self.proj_size:
             shapes[f"weight_hr{suffix}"] = (self.proj_size, self.hidden_size)
         if self.peephole:
@@ -254,7 +277,8 @@ class LSTM(Recurrent):
 
     def _kernel(self) -> int:
         plain = self.clip is None and tuple(self.activations) == ("sigmoid", "tanh", "tanh")
-        return _LSTM if plain and not self.peephole and not self.coupled else _LSTM_GENERAL
+        kernel = _LSTM if plain and not self.peephole and not self.coupled else _LSTM_GENERAL
+        return _with_norms(self, kernel, self.activations)
 
     def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
         return activation_codes(self.activations, 3)

@@ -47,39 +47,45 @@ template <class T, bool General> struct Gru {
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Gru>(q, arena); }
 
   static void forward(const Sequence<T>& q, long s) {
-    const long H = q.H;
-    sweep<T, G, 4>(0, q.active(s), H, [&](const Tile<T, 4>& t) {
+    sweep<T, G, 4>(0, q.active(s), q.H, [&](const Tile<T, 4>& t) {
       Wanted<T> wanted;
-      for (int row = 0; row < t.rows; ++row) {
-        wanted.add(q.y.at(s, t.row + row) + t.unit);
-        for (int k = 0; q.tape && k < 4; ++k) wanted.add(q.tape_at(s, t.row + row) + k * H + t.unit);
-      }
+      for (int row = 0; row < t.rows; ++row) will_go_on(q, s, t.row + row, t.unit, wanted);
       preactivations<T, Gru>(q, s, t, wanted);
-      // The gates of all rows, then the candidates of all rows: n waits for r, so a row by itself would wait too.
-      for (int row = 0; row < t.rows; ++row) {
-        Vec<T> slope_r{}, slope_z{};
-        const Vec<T> hn = t.get(row, 2, 0);
-        const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 0, 0), &slope_r);
-        const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_z);
-        store(t.at(row, 1, 0), z);
-        store(t.at(row, 3, 0), t.get(row, 3, 0) + r * hn);
-        if (!q.tape) continue;
-        T* tape = q.tape_at(s, t.row + row) + t.unit;
-        store(tape, r, t.lanes), store(tape + H, z, t.lanes), store(tape + 3 * H, hn, t.lanes);
-        if (General) store(tape + 4 * H, slope_r, t.lanes), store(tape + 5 * H, slope_z, t.lanes);
-      }
-      for (int row = 0; row < t.rows; ++row) {
-        const long b = t.row + row;
-        Vec<T> slope_n{};
-        const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(row, 3, 0), &slope_n);
-        const Vec<T> h_before = load(q.h_before(s, b) + t.unit, t.lanes);
-        store(q.y.at(s, b) + t.unit, n + t.get(row, 1, 0) * (h_before - n), t.lanes);
-        if (!q.tape) continue;
-        T* tape = q.tape_at(s, b) + t.unit;
-        store(tape + 2 * H, n, t.lanes);
-        if (General) store(tape + 6 * H, slope_n, t.lanes);
-      }
+      pointwise(q, s, t);
     });
+  }
+
+  static FASTRNN_INLINE void will_go_on(const Sequence<T>& q, long s, long b, long unit, Wanted<T>& wanted) {
+    wanted.add(q.y.at(s, b) + unit);
+    for (int k = 0; q.tape && k < 4; ++k) wanted.add(q.tape_at(s, b) + k * q.H + unit);
+  }
+
+  // The gates of all rows, then the candidates of all rows: n waits for r, so a row by itself would wait too.
+  static FASTRNN_INLINE void pointwise(const Sequence<T>& q, long s, const Tile<T, 4>& t) {
+    const long H = q.H;
+    for (int row = 0; row < t.rows; ++row) {
+      Vec<T> slope_r{}, slope_z{};
+      const Vec<T> hn = t.get(row, 2, 0);
+      const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 0, 0), &slope_r);
+      const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(row, 1, 0), &slope_z);
+      store(t.at(row, 1, 0), z);
+      store(t.at(row, 3, 0), t.get(row, 3, 0) + r * hn);
+      if (!q.tape) continue;
+      T* tape = q.tape_at(s, t.row + row) + t.unit;
+      store(tape, r, t.lanes), store(tape + H, z, t.lanes), store(tape + 3 * H, hn, t.lanes);
+      if (General) store(tape + 4 * H, slope_r, t.lanes), store(tape + 5 * H, slope_z, t.lanes);
+    }
+    for (int row = 0; row < t.rows; ++row) {
+      const long b = t.row + row;
+      Vec<T> slope_n{};
+      const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(row, 3, 0), &slope_n);
+      const Vec<T> h_before = load(q.h_before(s, b) + t.unit, t.lanes);
+      store(q.y.at(s, b) + t.unit, n + t.get(row, 1, 0) * (h_before - n), t.lanes);
+      if (!q.tape) continue;
+      T* tape = q.tape_at(s, b) + t.unit;
+      store(tape + 2 * H, n, t.lanes);
+      if (General) store(tape + 6 * H, slope_n, t.lanes);
+    }
   }
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Gru>(q, arena); }

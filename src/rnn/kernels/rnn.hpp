@@ -20,17 +20,25 @@ template <class T, class F, bool General> struct Rnn {
   static void forward(const Sequence<T>& q, long s) {
     sweep<T, G, 1>(0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
       Wanted<T> wanted;
-      for (int r = 0; r < t.rows; ++r) wanted.add(q.y.at(s, t.row + r) + t.unit);
+      for (int r = 0; r < t.rows; ++r) will_go_on(q, s, t.row + r, t.unit, wanted);
       preactivations<T, Rnn>(q, s, t, wanted);
-      for (int r = 0; r < t.rows; ++r) {
-        T* h = q.y.at(s, t.row + r) + t.unit;
-        for (int v = 0; v < t.vectors; ++v) {
-          Vec<T> slope;
-          store(h + v * L, gate<T, General, F>(q, 0, t.get(r, 0, v), &slope), t.lanes_of(v));
-          if (General && q.tape) store(q.tape_at(s, t.row + r) + t.unit + v * L, slope, t.lanes_of(v));
-        }
-      }
+      pointwise(q, s, t);
     });
+  }
+
+  static FASTRNN_INLINE void will_go_on(const Sequence<T>& q, long s, long b, long unit, Wanted<T>& wanted) {
+    wanted.add(q.y.at(s, b) + unit);
+  }
+
+  static FASTRNN_INLINE void pointwise(const Sequence<T>& q, long s, const Tile<T, 1>& t) {
+    for (int r = 0; r < t.rows; ++r) {
+      T* h = q.y.at(s, t.row + r) + t.unit;
+      for (int v = 0; v < t.vectors; ++v) {
+        Vec<T> slope;
+        store(h + v * L, gate<T, General, F>(q, 0, t.get(r, 0, v), &slope), t.lanes_of(v));
+        if (General && q.tape) store(q.tape_at(s, t.row + r) + t.unit + v * L, slope, t.lanes_of(v));
+      }
+    }
   }
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Rnn>(q, arena); }

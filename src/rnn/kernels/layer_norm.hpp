@@ -1,0 +1,245 @@
+// Layer normalisation inside a cell (Ba, Kiros and Hinton 2016)
+//
+//   LN(a) = (a - mean(a)) / sqrt(variance(a) + 1e-5)                  over a whole row, all gates of it
+//   a_x = LN(W_ih x(t)) gain_ih + b_ih        a_h = LN(W_hh h(t-1)) gain_hh + b_hh
+//   the cell as it is, with a_x and a_h in place of W_ih x(t) + b_ih and W_hh h(t-1) + b_hh
+//   LSTM: h(t) = o tanh(LN(c(t)) gain_c + bias_c); the c that is carried on stays as it is
+//
+// A row has to be whole before any of it is normalised: a step makes the products of all rows, then goes through the
+// rows, a few at a time, and gives the cell its accumulators.
+//
+// tape: the cell's own (Kept, in H) | W_hh h(t-1), normalised (GS) | W_ih x(t), normalised (G) | statistics.
+// dgates: gradients of W_hh h(t-1) (GS) | of W_ih x(t) (G); before that, those of the accumulators by the cell.
+#pragma once
+
+#include "cell.hpp"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+// Mean and 1 / sqrt(variance + eps) of n numbers
+template <class T> struct Statistics {
+  T mean, rstd;
+};
+
+// Sums f(i, lanes) over vectors of n numbers that start at i; four sums, so that they do not wait for each other
+template <class T, class F> FASTRNN_INLINE T sum_of(long n, F f) {
+  constexpr int L = kLanes<T>;
+  Vec<T> sums[4] = {};
+  long i = 0;
+  for (; i + 4 * L <= n; i += 4 * L)
+    for (int k = 0; k < 4; ++k) sums[k] += f(i + k * L, L);
+  for (; i < n; i += L) sums[0] += f(i, n - i < L ? int(n - i) : L);
+  const Vec<T> all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  T sum = 0;
+  for (int l = 0; l < L; ++l) sum += all[l];
+  return sum;
+}
+
+// v with zeros beyond the first lanes
+template <class T> FASTRNN_INLINE Vec<T> first_lanes(Vec<T> v, int lanes) {
+  for (int l = lanes; l < kLanes<T>; ++l) v[l] = 0;
+  return v;
+}
+
+template <class T> FASTRNN_INLINE Statistics<T> statistics(const T* a, long n) {
+  const T mean = sum_of<T>(n, [&](long i, int lanes) { return load(a + i, lanes); }) / T(n);
+  const T square = sum_of<T>(n, [&](long i, int lanes) {
+    const Vec<T> d = first_lanes<T>(load(a + i, lanes) - mean, lanes);
+    return d * d;
+  });
+  return {mean, T(1) / T(__builtin_sqrt(square / T(n) + T(1e-5)))};
+}
+
+// The way back through the norm of a row: from the gradient da of  n gain + bias,  n = LN(a),  to that of a.  With
+// g = da gain:
+//   da/d.. : rstd (g - mean(g) - n mean(g n))          dgain += da n          dbias += da
+template <class T> struct NormGradient {
+  const T *n, *gain;
+  T *dgain, *dbias, rstd, mean_g = 0, mean_gn = 0;
+
+  // The share in the means of `count` of N numbers, from `first` on, whose gradients are da
+  FASTRNN_INLINE void add_means(long first, long count, const T* da, long N) {
+    const auto g = [&](long i, int lanes) { return load(da + i, lanes) * load(gain + first + i, lanes); };
+    mean_g += sum_of<T>(count, g) / T(N);
+    mean_gn += sum_of<T>(count, [&](long i, int lanes) { return g(i, lanes) * load(n + first + i, lanes); }) / T(N);
+  }
+
+  // For the numbers from i on
+  FASTRNN_INLINE Vec<T> of_product(long i, Vec<T> da, int lanes) const {
+    const Vec<T> normed = load(n + i, lanes), g = da * load(gain + i, lanes);
+    store(dgain + i, load<T>(dgain + i, lanes) + da * normed, lanes);
+    if (dbias) store(dbias + i, load<T>(dbias + i, lanes) + da, lanes);
+    return (g - mean_g - normed * mean_gn) * rstd;
+  }
+};
+
+template <class T, class Cell, int Kept> struct Normed {
+  static constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>, L = kLanes<T>;
+  static constexpr bool kHasC = Cell::kHasC;
+
+  struct Products {  // a cell whose accumulators are both products of every gate, apart
+    static constexpr int G = Cell::G, GS = Cell::GS, kShared = 0;
+  };
+
+  // What a row of the tape, or the scratch in its place, has beside the cell's own
+  struct Row {
+    T *h, *x;           // (GS, H), (G, H)
+    Statistics<T>* of;  // of h, of x, of c
+
+    FASTRNN_INLINE Row(const Sequence<T>& q, long s, long b)
+        : h(q.tape_at(s, b) + Kept * q.H), x(h + GS * q.H), of(reinterpret_cast<Statistics<T>*>(x + G * q.H)) {}
+  };
+
+  static void pack_forward(Sequence<T>& q, Arena<T>& arena) {
+    const Weights<T> weights = q.weights;
+    q.weights.b_ih = q.weights.b_hh = nullptr;  // they come after the normalisation
+    pack_products<T, Products>(q, arena);
+    q.weights = weights;
+  }
+
+  static void forward(const Sequence<T>& q, long s) {
+    sweep<T, G, GS + G>(0, q.active(s), q.H, [&](const Tile<T, GS + G>& t) { products(q, s, t); });
+    constexpr int kRows = tile_rows(G * panel_vectors(G));
+    for (long first = 0; first < q.active(s); first += kRows) {
+      const long end = first + kRows < q.active(s) ? first + kRows : q.active(s);
+      for (long b = first; b < end; ++b) {
+        const Row row(q, s, b);
+        row.of[0] = statistics(row.h, GS * q.H), row.of[1] = statistics(row.x, G * q.H);
+      }
+      sweep<T, G, A>(first, end, q.H, [&](const Tile<T, A>& t) {
+        accumulators(q, s, t);
+        if constexpr (kHasC)
+          for (int r = 0; r < t.rows; ++r) {
+            Cell::gates_and_c(q, s, t, r);
+            if (!q.tape) store(q.tape_at(s, t.row + r) + 3 * q.H + t.unit, t.get(r, 3, 0), t.lanes);  // o
+          }
+        else Cell::pointwise(q, s, t);
+      });
+      if constexpr (kHasC)
+        for (long b = first; b < end; ++b) output(q, s, b);
+    }
+  }
+
+  // Both products of a tile, into the rows of the tape
+  static FASTRNN_INLINE void products(const Sequence<T>& q, long s, const Tile<T, GS + G>& t) {
+    Wanted<T> wanted;
+    for (int r = 0; r < t.rows; ++r) {
+      Cell::will_go_on(q, s, t.row + r, t.unit, wanted);
+      for (int k = 0; q.tape && k < GS + G; ++k) wanted.add(Row(q, s, t.row + r).h + k * q.H + t.unit);
+    }
+    preactivations<T, Products>(q, s, t, wanted);
+    for (int r = 0; r < t.rows; ++r)
+      for (int k = 0; k < GS + G; ++k)
+        for (int v = 0; v < t.vectors; ++v)
+          store(Row(q, s, t.row + r).h + k * q.H + t.unit + v * L, t.get(r, k, v), t.lanes_of(v));
+  }
+
+  // The accumulators of the cell from the products, which are normalised in place where there is a tape
+  static FASTRNN_INLINE void accumulators(const Sequence<T>& q, long s, const Tile<T, A>& t) {
+    const auto put = [&](bool of_x, int gate, int slot, bool adds, const T* gains, const T* biases) {
+      for (int v = 0; v < t.vectors; ++v) {
+        const long unit = gate * q.H + t.unit + v * L;
+        const int lanes = t.lanes_of(v);
+        const Vec<T> gain = load(gains + unit, lanes), bias = biases ? load(biases + unit, lanes) : Vec<T>{};
+        for (int r = 0; r < t.rows; ++r) {
+          const Row row(q, s, t.row + r);
+          T* product = (of_x ? row.x : row.h) + unit;
+          const Statistics<T> k = row.of[of_x];
+          const Vec<T> normed = (load<T>(product, lanes) - k.mean) * k.rstd, a = normed * gain + bias;
+          if (q.tape) store(product, normed, lanes);
+          store(t.at(r, slot, v), adds ? t.get(r, slot, v) + a : a);
+        }
+      }
+    };
+    for (int g = 0; g < GS; ++g) put(false, g, g, false, q.norms.gain_hh, q.weights.b_hh);
+    for (int g = 0; g < G; ++g) put(true, g, input_slot<Cell>(g), g < Cell::kShared, q.norms.gain_ih, q.weights.b_ih);
+  }
+
+  // ---------------------------------------------------------------- backward
+
+  static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Cell>(q, arena); }
+
+  static void backward(const Sequence<T>& q, long s) {
+    if (s < 0) return Cell::backward(q, s);
+    if constexpr (kHasC) cell_backward(q, s);
+    else Cell::backward(q, s);
+    for (long b = 0; b < q.active(s); ++b) through_norms(q, s, b);
+  }
+
+  // In dgates of a row: from the gradients of the accumulators, as the cell left them, to those of the products
+  static FASTRNN_INLINE void through_norms(const Sequence<T>& q, long s, long b) {
+    const long H = q.H, shared = Cell::kShared * H;
+    const Row row(q, s, b);
+    T* d = q.dgates_at(s, b);
+    NormGradient<T> h{row.h, q.norms.gain_hh, q.dnorms.gain_hh, q.sums, row.of[0].rstd};
+    NormGradient<T> x{row.x, q.norms.gain_ih, q.dnorms.gain_ih, q.sums + GS * H, row.of[1].rstd};
+    h.add_means(0, GS * H, d, GS * H);
+    x.add_means(0, shared, d, G * H);
+    x.add_means(shared, G * H - shared, d + GS * H, G * H);
+    for (long u = 0; u < H; u += L) {
+      const int lanes = H - u < L ? int(H - u) : L;
+      Vec<T> da[A];
+      for (int k = 0; k < A; ++k) da[k] = load<T>(d + k * H + u, lanes);
+      for (int g = 0; g < GS; ++g) store(d + g * H + u, h.of_product(g * H + u, da[g], lanes), lanes);
+      for (int g = 0; g < G; ++g)
+        store(d + (GS + g) * H + u, x.of_product(g * H + u, da[input_slot<Cell>(g)], lanes), lanes);
+    }
+  }
+
+  // ---------------------------------------------------------------- the cell state of an LSTM
+
+  // h = o tanh(LN(c) gain + bias) of a row whose gates and c are there
+  static FASTRNN_INLINE void output(const Sequence<T>& q, long s, long b) {
+    const T *c = q.c_at(s, b), *o = q.tape_at(s, b) + 3 * q.H;
+    const Statistics<T> k = Row(q, s, b).of[2] = statistics(c, q.H);
+    for (long u = 0; u < q.H; u += L) {
+      const int lanes = q.H - u < L ? int(q.H - u) : L;
+      Vec<T> slope;
+      const Vec<T> seen = seen_c(q, u, lanes, (load(c + u, lanes) - k.mean) * k.rstd);
+      store(q.y.at(s, b) + u, load(o + u, lanes) * Cell::output(q, seen, &slope), lanes);
+    }
+  }
+
+  static FASTRNN_INLINE Vec<T> seen_c(const Sequence<T>& q, long unit, int lanes, Vec<T> normed) {
+    const Vec<T> bias = q.norms.bias_c ? load(q.norms.bias_c + unit, lanes) : Vec<T>{};
+    return normed * load(q.norms.gain_c + unit, lanes) + bias;
+  }
+
+  // Cell::backward with the norm of c between h and c.  The columns of dgates that are yet to come hold, on the way,
+  // the gradient of what the norm gives and then that of c (4), and c normalised (5).
+  static void cell_backward(const Sequence<T>& q, long s) {
+    const long H = q.H;
+    sweep_state_gradient<T, Cell>(q, s, [&](const Tile<T, 1>& t) {
+      for (int r = 0; r < t.rows; ++r) {
+        const typename Cell::Row row(q, s, t.row + r);
+        const Statistics<T> c = Row(q, s, t.row + r).of[2];
+        for (int v = 0; v < t.vectors; ++v) {
+          const long unit = t.unit + v * L;
+          const int lanes = t.lanes_of(v);
+          const typename Cell::Values k(q, row, unit, lanes);
+          const Vec<T> dh = t.get(r, 0, v), normed = (k.c - c.mean) * c.rstd;
+          Vec<T> slope;
+          store(row.dgates + 3 * H + unit, Cell::output_gradient(q, k, dh, seen_c(q, unit, lanes, normed), &slope), lanes);
+          store(row.dgates + 4 * H + unit, dh * k.o * slope, lanes);
+          store(row.dgates + 5 * H + unit, normed, lanes);
+        }
+      }
+    });
+    for (long b = 0; b < q.active(s); ++b) {
+      const typename Cell::Row row(q, s, b);
+      T* d = row.dgates;
+      NormGradient<T> c{d + 5 * H, q.norms.gain_c, q.dnorms.gain_c, q.dnorms.bias_c, Row(q, s, b).of[2].rstd};
+      c.add_means(0, H, d + 4 * H, H);
+      for (long u = 0; u < H; u += L) {
+        const int lanes = H - u < L ? int(H - u) : L;
+        const Vec<T> dc = c.of_product(u, load<T>(d + 4 * H + u, lanes), lanes);
+        const typename Cell::Values k(q, row, u, lanes);
+        Cell::gate_gradients(q, row, u, lanes, k, load<T>(d + 3 * H + u, lanes), dc);
+      }
+    }
+  }
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn
