@@ -109,8 +109,10 @@ class RNN(Recurrent):
         )  # fmt: skip
 
     def _kernel(self) -> int:
-        kernel = {"tanh": _RNN_TANH, "relu": _RNN_RELU}.get(self.nonlinearity, _RNN_GENERAL)
-        return _with_norms(self, _RNN_GENERAL if self.clip is not None else kernel, self.nonlinearity)
+        kernel = _RNN_TANH if self.nonlinearity == "tanh" else _RNN_RELU
+        if self.clip is not None or self.nonlinearity not in ("tanh", "relu"):
+            kernel = _RNN_GENERAL
+        return _with_norms(self, kernel, self.nonlinearity)
 
     def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
         return (activation_code(self.nonlinearity),)

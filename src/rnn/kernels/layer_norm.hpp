@@ -233,9 +233,11 @@ template <class T, class Cell, int Kept> struct Normed {
       c.add_means(0, H, d + 4 * H, H);
       for (long u = 0; u < H; u += L) {
         const int lanes = H - u < L ? int(H - u) : L;
-        const Vec<T> dc = c.of_product(u, load<T>(d + 4 * H + u, lanes), lanes);
+        const Vec<T> by_h = c.of_product(u, load<T>(d + 4 * H + u, lanes), lanes), dout = load<T>(d + 3 * H + u, lanes);
         const typename Cell::Values k(q, row, u, lanes);
-        Cell::gate_gradients(q, row, u, lanes, k, load<T>(d + 3 * H + u, lanes), dc);
+        Vec<T> dc_kept;
+        const Vec<T> dc = Cell::dc_after(q, row, u, lanes, &dc_kept) + by_h;
+        Cell::gate_gradients(q, row, u, lanes, k, dout, dc, dc_kept);
       }
     }
   }

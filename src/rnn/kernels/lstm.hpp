@@ -178,33 +178,36 @@ template <class T, bool General> struct Lstm {
         const long unit = t.unit + v * L;
         const int lanes = t.lanes_of(v);
         const Values k(q, row, unit, lanes);
-        Vec<T> slope;
+        Vec<T> slope, dc_kept;
         const Vec<T> dh = t.get(r, 0, v), dout = output_gradient(q, k, dh, k.c, &slope);
-        gate_gradients(q, row, unit, lanes, k, dout, dh * k.o * slope);
+        const Vec<T> dc = dc_after(q, row, unit, lanes, &dc_kept) + dh * k.o * slope;
+        gate_gradients(q, row, unit, lanes, k, dout, dc, dc_kept);
       }
     }
   }
 
-  // With dh(t), and dc(t) from step t+1:
-  //   do = dh f2(c) f0'        dc += dh o f2'(c) + p_o do
+  //   do = dh f2(c) f0'        dc(t) = what step t+1 hands back + dh o f2'(c) + p_o do
   static FASTRNN_INLINE Vec<T> output_gradient(const Sequence<T>& q, const Values& k, Vec<T> dh, Vec<T> c,
                                                Vec<T>* slope) {
     return clipped(q, dh * output(q, c, slope) * k.slope[3]);
   }
 
+  // dc(t) from step t+1, less what of it is for c(t-1) by zoneout
+  static FASTRNN_INLINE Vec<T> dc_after(const Sequence<T>& q, const Row& row, long unit, int lanes, Vec<T>* dc_kept) {
+    Vec<T> dc = row.reset ? Vec<T>{} : load<T>(row.dc + unit, lanes);
+    *dc_kept = Vec<T>{};
+    if (q.zoneout_c.p > 0) {
+      *dc_kept = kept(q.zoneout_c, row.s, row.b, unit, lanes) * dc;
+      dc -= *dc_kept;
+    }
+    return dc;
+  }
+
   //   di = dc g f0'            df = dc c(t-1) f0'           dg = dc i f1'
   //   dc(t-1) = dc f + p_i di + p_f df
   static FASTRNN_INLINE void gate_gradients(const Sequence<T>& q, const Row& row, long unit, int lanes, const Values& k,
-                                            Vec<T> dout, Vec<T> dc_by_h) {
+                                            Vec<T> dout, Vec<T> dc, Vec<T> dc_kept) {
     const long H = q.H;
-    T* dc_row = row.dc + unit;
-    Vec<T> dc = row.reset ? Vec<T>{} : load<T>(dc_row, lanes);
-    Vec<T> dc_kept{};
-    if (q.zoneout_c.p > 0) {
-      dc_kept = kept(q.zoneout_c, row.s, row.b, unit, lanes) * dc;
-      dc -= dc_kept;
-    }
-    dc += dc_by_h;
     if (General) dc += peephole(q, 2, unit, lanes, dout);
     Vec<T> di = dc * k.g, df = dc * k.c_before;
     if (General && q.coupled) di -= df;
@@ -221,7 +224,7 @@ template <class T, bool General> struct Lstm {
         }
       }
     }
-    store(dc_row, dc_before, lanes);
+    store(row.dc + unit, dc_before, lanes);
     const Vec<T> out[] = {di, df, clipped(q, dc * k.i * k.slope[2]), dout};
     for (int n = 0; n < 4; ++n) store(row.dgates + n * H + unit, out[n], lanes);
   }
