@@ -90,6 +90,7 @@ def to_keras(layer: Any, *, return_sequences: bool = True, return_state: bool = 
 
     checked_layer(layer)
     refuse_unless(layer, "Keras", clip=None, grad_clip=None, peephole=False, coupled=False, proj_size=0)
+    refuse_unless(layer, "Keras", layer_norm=False)
     refuse_unless(layer, "to_keras", **NOISE)
     if return_sequences:
         refuse_unless(layer, "Keras with return_sequences", reverse=False)

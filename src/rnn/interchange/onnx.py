@@ -128,7 +128,7 @@ def to_onnx(layer: Any, *, state: bool = False, lengths: bool = False) -> onnx.M
     zoneout, which ONNX has not.
     """
     checked_layer(layer)
-    refuse_unless(layer, "ONNX", proj_size=0, **ZONEOUT)
+    refuse_unless(layer, "ONNX", proj_size=0, layer_norm=False, **ZONEOUT)
     graph = _Graph(layer)
     x = "x"
     if layer.batch_first:

@@ -22,18 +22,25 @@ template <class T> struct Statistics {
   T mean, rstd;
 };
 
+template <class T, int Half = kLanes<T> / 2> FASTRNN_INLINE T sum_of_lanes(Vec<T> v) {
+  if constexpr (Half == 0) return v[0];
+  else {
+    Bits<T> other;
+    for (int l = 0; l < kLanes<T>; ++l) other[l] = l ^ Half;
+    return sum_of_lanes<T, Half / 2>(v + shuffle<T>(v, v, other));
+  }
+}
+
 // Sums f(i, lanes) over vectors of n numbers that start at i; four sums, so that they do not wait for each other
 template <class T, class F> FASTRNN_INLINE T sum_of(long n, F f) {
   constexpr int L = kLanes<T>;
   Vec<T> sums[4] = {};
   long i = 0;
   for (; i + 4 * L <= n; i += 4 * L)
+    FASTRNN_UNROLL
     for (int k = 0; k < 4; ++k) sums[k] += f(i + k * L, L);
   for (; i < n; i += L) sums[0] += f(i, n - i < L ? int(n - i) : L);
-  const Vec<T> all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  T sum = 0;
-  for (int l = 0; l < L; ++l) sum += all[l];
-  return sum;
+  return sum_of_lanes<T>((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 // v with zeros beyond the first lanes
@@ -42,13 +49,16 @@ template <class T> FASTRNN_INLINE Vec<T> first_lanes(Vec<T> v, int lanes) {
   return v;
 }
 
-template <class T> FASTRNN_INLINE Statistics<T> statistics(const T* a, long n) {
-  const T mean = sum_of<T>(n, [&](long i, int lanes) { return load(a + i, lanes); }) / T(n);
+template <class T> FASTRNN_INLINE T mean(const T* a, long n) {
+  return sum_of<T>(n, [&](long i, int lanes) { return load(a + i, lanes); }) / T(n);
+}
+
+template <class T> FASTRNN_INLINE T rstd(const T* a, long n, T mean) {
   const T square = sum_of<T>(n, [&](long i, int lanes) {
     const Vec<T> d = first_lanes<T>(load(a + i, lanes) - mean, lanes);
     return d * d;
   });
-  return {mean, T(1) / T(__builtin_sqrt(square / T(n) + T(1e-5)))};
+  return T(1) / T(__builtin_sqrt(square / T(n) + T(1e-5)));
 }
 
 // The way back through the norm of a row: from the gradient da of  n gain + bias,  n = LN(a),  to that of a.  With
@@ -87,6 +97,7 @@ template <class T, class Cell, int Kept> struct Normed {
     T *h, *x;           // (GS, H), (G, H)
     Statistics<T>* of;  // of h, of x, of c
 
+    Row() = default;
     FASTRNN_INLINE Row(const Sequence<T>& q, long s, long b)
         : h(q.tape_at(s, b) + Kept * q.H), x(h + GS * q.H), of(reinterpret_cast<Statistics<T>*>(x + G * q.H)) {}
   };
@@ -99,26 +110,34 @@ template <class T, class Cell, int Kept> struct Normed {
   }
 
   static void forward(const Sequence<T>& q, long s) {
-    sweep<T, G, GS + G>(0, q.active(s), q.H, [&](const Tile<T, GS + G>& t) { products(q, s, t); });
     constexpr int kRows = tile_rows(G * panel_vectors(G));
-    for (long first = 0; first < q.active(s); first += kRows) {
-      const long end = first + kRows < q.active(s) ? first + kRows : q.active(s);
-      for (long b = first; b < end; ++b) {
-        const Row row(q, s, b);
-        row.of[0] = statistics(row.h, GS * q.H), row.of[1] = statistics(row.x, G * q.H);
-      }
-      sweep<T, G, A>(first, end, q.H, [&](const Tile<T, A>& t) {
-        accumulators(q, s, t);
-        if constexpr (kHasC)
-          for (int r = 0; r < t.rows; ++r) {
-            Cell::gates_and_c(q, s, t, r);
-            if (!q.tape) store(q.tape_at(s, t.row + r) + 3 * q.H + t.unit, t.get(r, 3, 0), t.lanes);  // o
-          }
-        else Cell::pointwise(q, s, t);
-      });
-      if constexpr (kHasC)
-        for (long b = first; b < end; ++b) output(q, s, b);
+    const long n = q.active(s);
+    sweep<T, G, GS + G>(0, n, q.H, [&](const Tile<T, GS + G>& t) { products(q, s, t); });
+    for (long first = 0; first < n; first += kRows) after_products(q, s, first, int(n - first < kRows ? n - first : kRows));
+  }
+
+  // The step of some rows, whose products are there
+  static FASTRNN_INLINE void after_products(const Sequence<T>& q, long s, long first, int rows) {
+    Row row[kMaxRows];
+    for (int r = 0; r < rows; ++r) {
+      row[r] = Row(q, s, first + r);
+      row[r].of[0].mean = mean(row[r].h, GS * q.H), row[r].of[1].mean = mean(row[r].x, G * q.H);
     }
+    for (int r = 0; r < rows; ++r) {
+      row[r].of[0].rstd = rstd(row[r].h, GS * q.H, row[r].of[0].mean);
+      row[r].of[1].rstd = rstd(row[r].x, G * q.H, row[r].of[1].mean);
+    }
+    sweep<T, G, A>(first, first + rows, q.H, [&](const Tile<T, A>& t) {
+      accumulators(q, row, t);
+      if constexpr (kHasC)
+        for (int r = 0; r < t.rows; ++r) {
+          Cell::gates_and_c(q, s, t, r);
+          if (!q.tape) store(q.tape_at(s, t.row + r) + 3 * q.H + t.unit, t.get(r, 3, 0), t.lanes);  // o
+        }
+      else Cell::pointwise(q, s, t);
+    });
+    if constexpr (kHasC)
+      for (long b = first; b < first + rows; ++b) output(q, s, b);
   }
 
   // Both products of a tile, into the rows of the tape
@@ -129,31 +148,41 @@ template <class T, class Cell, int Kept> struct Normed {
       for (int k = 0; q.tape && k < GS + G; ++k) wanted.add(Row(q, s, t.row + r).h + k * q.H + t.unit);
     }
     preactivations<T, Products>(q, s, t, wanted);
-    for (int r = 0; r < t.rows; ++r)
+    const long H = q.H;
+    for (int r = 0; r < t.rows; ++r) {
+      T* to = Row(q, s, t.row + r).h + t.unit;
       for (int k = 0; k < GS + G; ++k)
-        for (int v = 0; v < t.vectors; ++v)
-          store(Row(q, s, t.row + r).h + k * q.H + t.unit + v * L, t.get(r, k, v), t.lanes_of(v));
+        for (int v = 0; v < t.vectors; ++v) store(to + k * H + v * L, t.get(r, k, v), t.lanes_of(v));
+    }
   }
 
   // The accumulators of the cell from the products, which are normalised in place where there is a tape
-  static FASTRNN_INLINE void accumulators(const Sequence<T>& q, long s, const Tile<T, A>& t) {
-    const auto put = [&](bool of_x, int gate, int slot, bool adds, const T* gains, const T* biases) {
+  static FASTRNN_INLINE void accumulators(const Sequence<T>& q, const Row* rows, const Tile<T, A>& t) {
+    const long H = q.H;
+    const bool keeps = q.tape;
+    for (int r = 0; r < t.rows; ++r) {
+      const Statistics<T> h = rows[r].of[0], x = rows[r].of[1];
       for (int v = 0; v < t.vectors; ++v) {
-        const long unit = gate * q.H + t.unit + v * L;
+        const long unit = t.unit + v * L;
         const int lanes = t.lanes_of(v);
-        const Vec<T> gain = load(gains + unit, lanes), bias = biases ? load(biases + unit, lanes) : Vec<T>{};
-        for (int r = 0; r < t.rows; ++r) {
-          const Row row(q, s, t.row + r);
-          T* product = (of_x ? row.x : row.h) + unit;
-          const Statistics<T> k = row.of[of_x];
-          const Vec<T> normed = (load<T>(product, lanes) - k.mean) * k.rstd, a = normed * gain + bias;
-          if (q.tape) store(product, normed, lanes);
-          store(t.at(r, slot, v), adds ? t.get(r, slot, v) + a : a);
-        }
+        const auto scaled = [&](T* product, Statistics<T> k, const T* gain, const T* bias) {
+          const Vec<T> normed = (load<T>(product, lanes) - k.mean) * k.rstd, a = normed * load(gain, lanes);
+          if (keeps) store(product, normed, lanes);
+          return bias ? a + load(bias, lanes) : a;
+        };
+        const auto of_h = [&](int g) {
+          const long i = g * H + unit;
+          return scaled(rows[r].h + i, h, q.norms.gain_hh + i, q.weights.b_hh ? q.weights.b_hh + i : nullptr);
+        };
+        const auto of_x = [&](int g) {
+          const long i = g * H + unit;
+          return scaled(rows[r].x + i, x, q.norms.gain_ih + i, q.weights.b_ih ? q.weights.b_ih + i : nullptr);
+        };
+        for (int g = 0; g < Cell::kShared; ++g) store(t.at(r, g, v), of_h(g) + of_x(g));
+        for (int g = Cell::kShared; g < GS; ++g) store(t.at(r, g, v), of_h(g));
+        for (int g = Cell::kShared; g < G; ++g) store(t.at(r, input_slot<Cell>(g), v), of_x(g));
       }
-    };
-    for (int g = 0; g < GS; ++g) put(false, g, g, false, q.norms.gain_hh, q.weights.b_hh);
-    for (int g = 0; g < G; ++g) put(true, g, input_slot<Cell>(g), g < Cell::kShared, q.norms.gain_ih, q.weights.b_ih);
+    }
   }
 
   // ---------------------------------------------------------------- backward
@@ -192,7 +221,8 @@ template <class T, class Cell, int Kept> struct Normed {
   // h = o tanh(LN(c) gain + bias) of a row whose gates and c are there
   static FASTRNN_INLINE void output(const Sequence<T>& q, long s, long b) {
     const T *c = q.c_at(s, b), *o = q.tape_at(s, b) + 3 * q.H;
-    const Statistics<T> k = Row(q, s, b).of[2] = statistics(c, q.H);
+    const T m = mean(c, q.H);
+    const Statistics<T> k = Row(q, s, b).of[2] = {m, rstd(c, q.H, m)};
     for (long u = 0; u < q.H; u += L) {
       const int lanes = q.H - u < L ? int(q.H - u) : L;
       Vec<T> slope;

@@ -32,6 +32,7 @@ _CELLS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[str, ...]]
     "lstm": (lstm_forward, lstm_backward, ("coupled", "activations", "clip")),
 }
 _PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")
+_PARAMETERS += ("gain_ih", "gain_hh", "gain_c", "bias_c")
 
 
 class StackTape(NamedTuple):
