@@ -162,7 +162,7 @@ NORMED = {
     "rnn-norm-relu": ("rnn", {**NORM, "nonlinearity": "relu"}),
     "rnn-norm-no-bias": ("rnn", {**NORM, "bias": False}),
     "rnn-norm-one-hot-ragged-reset": ("rnn", NORM, ("one_hot", "lengths", "reset")),
-    "rnn-norm-batch-first-all-noise": ("rnn", {**NORM, **ALL, **TWO, "batch_first": True}, ("noise", "lengths", "reset")),
+    "rnn-norm-all-noise": ("rnn", {**NORM, **ALL, **TWO, "batch_first": True}, ("noise", "lengths", "reset")),
     "rnn-norm-unbatched": ("rnn", {**NORM, "reverse": True}, ("unbatched",)),
     "gru-norm": ("gru", NORM),
     "gru-norm-no-bias": ("gru", {**NORM, "bias": False}, ("one_hot",)),

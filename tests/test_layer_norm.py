@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from fastrnn import _core, interchange, reference
 
-from test_checkpoint import assert_same_bits
-from test_layers import TOLERANCE, agree, as_tuple, assert_same_as_reference, case
+from test_layers import agree, as_tuple, assert_same_as_reference, case
+from test_segments import assert_same_bits
 
 CELLS = {
     "rnn tanh": (fastrnn.RNN, {}),
@@ -21,6 +21,7 @@ CELLS = {
     "gru": (fastrnn.GRU, {}),
     "lstm": (fastrnn.LSTM, {}),
 }
+TOLERANCE = {"float32": 1e-4, "float64": 1e-12}  # where a row varies little, its norm magnifies the rounding
 NOISE = {"weight_dropout": 0.3, "input_dropout": 0.4, "recurrent_dropout": 0.3, "zoneout": 0.25}
 every_cell = pytest.mark.parametrize("cell", CELLS)
 
@@ -69,8 +70,9 @@ def torch_module(torch, layer):
                 ys.append(h)
             return torch.stack(ys), h, c
 
-    names = {"weight_ih": "ih.weight", "weight_hh": "hh.weight", "gain_ih": "norm_ih.weight", "bias_ih": "norm_ih.bias",
-             "gain_hh": "norm_hh.weight", "bias_hh": "norm_hh.bias", "gain_c": "norm_c.weight", "bias_c": "norm_c.bias"}  # fmt: skip
+    names = {"weight_ih": "ih.weight", "weight_hh": "hh.weight"}
+    for norm in ("ih", "hh", "c"):
+        names |= {f"gain_{norm}": f"norm_{norm}.weight", f"bias_{norm}": f"norm_{norm}.bias"}
     module = Normed().to(getattr(torch, layer.dtype.name))
     parameters = {name.removesuffix("_l0"): array for name, array in layer.params.items()}
     module.load_state_dict({names[n]: torch.from_numpy(a.copy()) for n, a in parameters.items()}, strict=False)
@@ -113,19 +115,19 @@ def test_a_layer_is_what_the_reference_is_in_every_instruction_set(cell, dtype, 
         for H in (5, 17, 33, 64, 70):
             layer = layer_of(cell, 6, H, 2, bidirectional=H < 20, bias=H != 33, dtype=dtype, rng=rng)
             for B in (1, 4, 9, 20):
-                assert_same_as_reference(layer, *case(layer, rng, T=6, B=B, ragged=B > 1, reset=B == 9), rng)
-            assert_same_as_reference(layer, *case(layer, rng, T=6, B=9, ragged=True, one_hot=True), rng)
+                assert_same_as_reference(layer, *case(layer, rng, T=6, B=B, ragged=B > 1, reset=B == 9), rng, TOLERANCE)
+            assert_same_as_reference(layer, *case(layer, rng, T=6, B=9, ragged=True, one_hot=True), rng, TOLERANCE)
     finally:
         _core.use_instruction_set(used)
 
 
 @every_cell
-def test_it_is_right_over_many_chunks_of_steps_and_in_batches_that_are_cut(cell):
+def test_it_is_right_in_batches_that_are_cut_and_over_many_chunks_of_input_products(cell):
     rng = np.random.default_rng(4)
     layer = layer_of(cell, 64, 64, dtype="float64", rng=rng)
     assert layer._parts(60, 70) > 1
-    assert_same_as_reference(layer, *case(layer, rng, T=60, B=70, ragged=True), rng)
-    assert_same_as_reference(layer, *case(layer, rng, T=900, B=1), rng)  # whose input products are made in advance
+    assert_same_as_reference(layer, *case(layer, rng, T=60, B=70, ragged=True), rng, TOLERANCE)
+    assert_same_as_reference(layer, *case(layer, rng, T=900, B=1), rng, TOLERANCE)
 
 
 @pytest.mark.parametrize("stack", [{}, {"bidirectional": True, "batch_first": True}, {"reverse": True}])
@@ -152,7 +154,7 @@ def test_noise_goes_with_it(cell, stack):
 def test_gradients_of_pre_activations_are_clipped_before_they_go_through_the_norms(cell):
     rng = np.random.default_rng(6)
     layer = layer_of(cell, 6, 21, grad_clip=0.1, dtype="float64", rng=rng)
-    assert_same_as_reference(layer, *case(layer, rng, T=9, B=5, ragged=True), rng)
+    assert_same_as_reference(layer, *case(layer, rng, T=9, B=5, ragged=True), rng, TOLERANCE)
 
 
 def test_gains_start_at_one_and_the_other_values_as_without_norms():
@@ -254,7 +256,12 @@ def test_copies_and_saved_layers_have_their_norms(cell, tmp_path):
     interchange.save_safetensors(tmp_path / "layer", layer)
     loaded = layer_of(cell, 6, 8, 2, bidirectional=True, rng=1)
     loaded.load_state_dict(layer.state_dict())
-    others = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), interchange.load_safetensors(tmp_path / "layer"), loaded]
+    others = [
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(layer)),
+        interchange.load_safetensors(tmp_path / "layer"),
+        loaded,
+    ]
     for other in others:
         assert other.layer_norm
         np.testing.assert_array_equal(other(x)[0], layer(x)[0])
@@ -271,8 +278,7 @@ def test_gains_are_a_group_of_an_optimiser_by_name():
         assert np.array_equal(array, before[name]) == name.startswith("gain")
 
 
-def test_a_gain_of_zero_is_trained_away_from_it():
-    """A network that has to count: learning goes through the norms."""
+def test_a_network_with_norms_learns_to_remember():
     layer, head = fastrnn.GRU(2, 24, layer_norm=True, rng=0), fastrnn.Linear(24, 2, rng=0)
     adam = fastrnn.optim.Adam([layer, head], lr=1e-2)
     bits = np.random.default_rng(0).integers(0, 2, (30, 32))

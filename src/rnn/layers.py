@@ -64,11 +64,15 @@ class RNN(Recurrent):
     clip: pre-activations are held within +-clip, as ONNX's attribute says.
     grad_clip: in `backward`, the gradient of every pre-activation is held within +-grad_clip at its step, before it
     goes on to weights, x and the step before (Graves 2013); those of c, and of h beside a GRU's gates, are not.
+    layer_norm: both products are normalised, each over all units and gates of a row (Ba, Kiros and Hinton 2016):
+    LN(W_ih x(t)) gain_ih + b_ih and LN(W_hh h(t-1)) gain_hh + b_hh take the place of W_ih x(t) + b_ih and
+    W_hh h(t-1) + b_hh; LN(a) = (a - mean(a)) / sqrt(var(a) + 1e-5). Not together with clip and other activations.
     dtype: float32 or float64, of parameters and all arrays.
     rng: None, an int or a numpy Generator: initial values (torch's: uniform in +-1/sqrt(H)) and all that is dropped.
 
     Parameters (`params`, names and shapes of torch): weight_ih_l{k} (H, I or D*H), weight_hh_l{k} (H, H),
-    bias_ih_l{k}, bias_hh_l{k} (H,); "_reverse" is appended for the second direction.
+    bias_ih_l{k}, bias_hh_l{k} (H,); with layer_norm gain_ih_l{k}, gain_hh_l{k} (H,), at first one; "_reverse" is
+    appended for the second direction.
     Raises TypeError or ValueError for arguments out of range.
     Source: J. L. Elman, Finding structure in time, Cognitive Science 14 (1990).
     """
@@ -133,6 +137,7 @@ class GRU(Recurrent):
     reset_after: True, the product is made before the reset gate is applied, as torch and cuDNN do; False, after it,
     n = tanh(W_in x(t) + b_in + W_hn (r h(t-1)) + b_hn), as the original and Keras's reset_after=False do.
     activations: of the gates r, z and of n, see `RNN` for what one can be; all but the default run slower.
+    layer_norm: as in `RNN`, over 3H numbers; of the GRU with reset_after.
     The other arguments are those of `RNN`. Parameters as there with 3H rows, gates in the order r, z, n.
     Raises TypeError or ValueError for arguments out of range.
     Source: K. Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014.
@@ -201,6 +206,8 @@ class LSTM(Recurrent):
     peephole: i and f also see c(t-1), o sees c(t), through weight_peephole_l{k} (3, H), rows i, f, o.
     coupled: f = 1 - i, as ONNX's input_forget says; the rows of f in the weights are then unused.
     zoneout_cell: as `zoneout`, of c; the h of that step still sees the new c.
+    layer_norm: as in `RNN`, over 4H numbers; and h(t) = o tanh(LN(c(t)) gain_c + bias_c), while c itself is carried on
+    as it is: gain_c_l{k}, bias_c_l{k} (H,), at first one and zero. Not together with proj_size, peephole and coupled.
     activations: of the gates i, f, o, of g, and of c, see `RNN` for what one can be; all but the default run slower.
     The other arguments are those of `RNN`. Parameters as there with 4H rows, gates in the order i, f, g, o.
     Raises TypeError or ValueError for arguments out of range.

@@ -231,8 +231,8 @@ class Recurrent(Module):
     def _arrays(self, of: dict[str, np.ndarray], suffix: str) -> tuple[np.ndarray | None, ...]:
         """The arrays of one layer and direction, in the order of `Weights` and `Norms` in kernels/sequence.hpp."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")
-        names += ("gain_ih", "gain_hh", "gain_c", "bias_c")
-        return tuple(of.get(name + suffix) for name in names)
+        norms = ("gain_ih", "gain_hh", "gain_c", "bias_c")
+        return tuple(of.get(name + suffix) for name in names + norms)
 
     # ------------------------------------------------------------ the passes
 

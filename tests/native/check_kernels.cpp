@@ -3,8 +3,8 @@
 // What they are compared with is the same source with vectors of one double, that is, scalars: other panels, other
 // tiles, no instruction in common.  That the equations themselves are right is what the Python tests show.
 //
-//   cells      every row of the table, float and double: y, tape, dgates, the gradients of the initial states and of
-//              the peepholes; batches of 1 to 9 rows, ragged, with resets; sizes that fill no vector, panel or tile;
+//   cells      every row of the table, float and double: y, tape, dgates, the gradients of the initial states, of the
+//              peepholes and of the norms; batches of 1 to 9 rows, ragged, with resets; sizes that fill no vector, panel or tile;
 //              weights packed or not, input products made in advance, one-hot inputs, projections
 //   rows       softmax with cross-entropy, optimisers, sums
 //   functions  exp, tanh and sigmoid against the C library: the bounds in ULP that math.hpp states
@@ -29,7 +29,8 @@ using namespace fastrnn;
 template <class T> using Array = std::vector<T>;
 
 const char* const kNames[] = {"rnn tanh", "rnn relu", "rnn general", "gru", "gru general", "gru reset before",
-                              "gru reset before, general", "lstm", "lstm general"};
+                              "gru reset before, general", "lstm", "lstm general", "rnn tanh, layer norm",
+                              "rnn relu, layer norm", "gru, layer norm", "lstm, layer norm"};
 constexpr long kSteps = 4;
 bool failed = false;
 
@@ -64,7 +65,7 @@ struct Layer {
   long G, B, I, H, P;
   double scale = 1.5 / std::sqrt(double(H));
   Array<double> w_ih = draw(G * H * I, scale), w_hh = draw(G * H * P, scale), b_ih = draw(G * H), b_hh = draw(G * H),
-                w_hr = draw(P * H, scale), w_p = draw(3 * H), x = draw(kSteps * B * I), h0 = draw(B * P),
+                w_hr = draw(P * H, scale), w_p = draw(3 * H), gains = draw(G * H), x = draw(kSteps * B * I), h0 = draw(B * P),
                 c0 = draw(B * H), dy = draw(kSteps * B * P), dh = draw(B * P), dc = draw(B * H);
   long length(long b) const { return kSteps - b * kSteps / (B + 1); }
 };
@@ -89,12 +90,13 @@ template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, con
     for (long b = 0; b < B; ++b) start.back() += s < m.length(b), reset.push_back((3 * s + 5 * b) % 7 == 1);
     for (long b = 0; b < B; ++b) ids.push_back((7 * s + b) % I);
   }
-  const long rows = start.back(), tape_width = (cell.tape_width + (P != H)) * H;
+  const bool norms = kind >= kRnnTanhNormed;
+  const long rows = start.back(), tape_width = (cell.tape_width + (P != H)) * H + norms * kNormStatistics;
   const Array<T> w_ih = as<T>(m.w_ih), w_hh = as<T>(m.w_hh), b_ih = as<T>(m.b_ih), b_hh = as<T>(m.b_hh),
                  w_hr = as<T>(m.w_hr), w_p = as<T>(m.w_p), x = as<T>(m.x), h0 = as<T>(m.h0), c0 = as<T>(m.c0),
-                 dy = as<T>(m.dy), zeros(H > P ? H : P);
+                 dy = as<T>(m.dy), gains = as<T>(m.gains), zeros(H > P ? H : P);
   Array<T> y(kSteps * B * P), c(rows * H), tape(rows * tape_width), dgates(rows * cell.dgates_width * H),
-      dprojected(rows * P), dh = as<T>(m.dh), dc = as<T>(m.dc), dpeephole(3 * H), products;
+      dprojected(rows * P), dh = as<T>(m.dh), dc = as<T>(m.dc), dpeephole(3 * H), dgains(2 * width + 2 * H), sums(cell.dgates_width * H), products;
   for (long s = 0; s < kSteps && m.input == Layer::kInAdvance; ++s)
     for (long b = 0; b < start[s + 1] - start[s]; ++b)
       for (long j = 0; j < width; ++j) {
@@ -113,6 +115,11 @@ template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, con
   q.reset = {reset.data(), each_row.data(), B};
   q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.tape = tape.data();
   q.weights = {w_ih.data(), w_hh.data(), b_ih.data(), b_hh.data(), P == H ? nullptr : w_hr.data(), nullptr};
+  if (norms) {
+    T* d = dgains.data();
+    q.norms = {gains.data(), gains.data(), gains.data(), b_ih.data()}, q.sums = sums.data();
+    q.dnorms = {d, d + width, d + 2 * width, d + 2 * width + H};
+  }
   q.clip = q.grad_clip = std::numeric_limits<T>::infinity();
   if (kind == kRnnGeneral || kind == kGruGeneral || kind == kGruBeforeGeneral || kind == kLstmGeneral) {
     q.activation[0] = {scalar::kSigmoid, 0, 0}, q.activation[1] = {scalar::kSoftplus, 0, 0};
@@ -127,7 +134,7 @@ template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, con
   }
   const Array<T> memory = packed(q, cell.pack_backward);
   for (long s = kSteps - 1; s >= -1; --s) cell.backward(q, s);
-  return {y, tape, c, dgates, dprojected, dh, dc, dpeephole};
+  return {y, tape, c, dgates, dprojected, dh, dc, dpeephole, dgains, sums};
 }
 
 // The largest difference, relative where values exceed 1; infinite where only one is NaN
@@ -148,7 +155,7 @@ template <class T> void check_cells(const Kernels<T>& kernels) {
       for (long B = 1; B <= 9; ++B)
         for (int input = 0; input < Layer::kInputs; ++input)
           for (long P : {H, (H + 1) / 2}) {
-            if (P != H && (kind < kLstm || H == 1)) continue;
+            if (P != H && ((kind != kLstm && kind != kLstmGeneral) || H == 1)) continue;
             const Layer layer{Layer::Input(input), cell.gates, B, H / 2 + 3, H, P};
             const auto ours = run(cell, kind, layer);
             const auto theirs = run(*scalar::table.f64.cell(kind), kind, layer);
