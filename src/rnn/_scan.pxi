@@ -70,8 +70,8 @@ cdef void set_call(Sequence[real]* q, dict a) except *:
 cdef class Scan:
     """One layer in one direction over one batch: `forward`, then, if made for training, `backward`.
 
-    All is as in kernels/sequence.hpp: `weights` the arrays of Weights and Norms or None, `options` activations, clip, grad_clip, coupled
-    and zoneout; of the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y;
+    All is as in kernels/sequence.hpp: `weights` the arrays of Weights and Norms or None, `options` activations, clip,
+    grad_clip, coupled and zoneout; of the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y;
     where there is noise, h_mask, and as rows keeps_h and keeps_c. Arrays are of the layer's dtype, and C-contiguous
     where they have no offsets. With `columns` (int64, n), ids are places among those columns of W_ih, without the
     columns themselves: inference only. `c` holds the cell state: (B, H), the initial one and then the final one; or, if
@@ -205,8 +205,8 @@ cdef class Scan:
 
     def backward(self, dy, dx, dh, dc, gradients, bint search=False):
         """BPTT. dy, dx: rows or None. dh (B, P), dc (B, H): gradient of the final state, replaced by that of the
-        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole and Norms, added to; for ids, that of ih is (n, G*H), a row
-        for each of the columns. In a search it returns (step and row of the walk, bits of the blocks of dgates) where
+        initial one. gradients: of ih, hh, b_ih, b_hh, hr, peephole and Norms, added to; for ids, that of ih is (n, G*H),
+        a row for each of the columns. In a search it returns (step and row of the walk, bits of the blocks of dgates) where
         the first value that is not finite arises, or None."""
         try:
             if self.is_empty:

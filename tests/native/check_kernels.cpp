@@ -4,8 +4,8 @@
 // tiles, no instruction in common.  That the equations themselves are right is what the Python tests show.
 //
 //   cells      every row of the table, float and double: y, tape, dgates, the gradients of the initial states, of the
-//              peepholes and of the norms; batches of 1 to 9 rows, ragged, with resets; sizes that fill no vector, panel or tile;
-//              weights packed or not, input products made in advance, one-hot inputs, projections
+//              peepholes and of the norms; batches of 1 to 9 rows, ragged, with resets; sizes that fill no vector,
+//              panel or tile; weights packed or not, input products made in advance, one-hot inputs, projections
 //   rows       softmax with cross-entropy, optimisers, sums
 //   functions  exp, tanh and sigmoid against the C library: the bounds in ULP that math.hpp states
 //
@@ -65,8 +65,9 @@ struct Layer {
   long G, B, I, H, P;
   double scale = 1.5 / std::sqrt(double(H));
   Array<double> w_ih = draw(G * H * I, scale), w_hh = draw(G * H * P, scale), b_ih = draw(G * H), b_hh = draw(G * H),
-                w_hr = draw(P * H, scale), w_p = draw(3 * H), gains = draw(G * H), x = draw(kSteps * B * I), h0 = draw(B * P),
-                c0 = draw(B * H), dy = draw(kSteps * B * P), dh = draw(B * P), dc = draw(B * H);
+                w_hr = draw(P * H, scale), w_p = draw(3 * H), x = draw(kSteps * B * I), h0 = draw(B * P),
+                c0 = draw(B * H), dy = draw(kSteps * B * P), dh = draw(B * P), dc = draw(B * H),
+                gains = draw(G * H);
   long length(long b) const { return kSteps - b * kSteps / (B + 1); }
 };
 
@@ -96,7 +97,8 @@ template <class T> Array<Array<T>> run(const CellKernels<T>& cell, int kind, con
                  w_hr = as<T>(m.w_hr), w_p = as<T>(m.w_p), x = as<T>(m.x), h0 = as<T>(m.h0), c0 = as<T>(m.c0),
                  dy = as<T>(m.dy), gains = as<T>(m.gains), zeros(H > P ? H : P);
   Array<T> y(kSteps * B * P), c(rows * H), tape(rows * tape_width), dgates(rows * cell.dgates_width * H),
-      dprojected(rows * P), dh = as<T>(m.dh), dc = as<T>(m.dc), dpeephole(3 * H), dgains(2 * width + 2 * H), sums(cell.dgates_width * H), products;
+      dprojected(rows * P), dh = as<T>(m.dh), dc = as<T>(m.dc), dpeephole(3 * H), dgains(2 * width + 2 * H),
+      sums(cell.dgates_width * H), products;
   for (long s = 0; s < kSteps && m.input == Layer::kInAdvance; ++s)
     for (long b = 0; b < start[s + 1] - start[s]; ++b)
       for (long j = 0; j < width; ++j) {

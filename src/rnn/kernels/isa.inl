@@ -55,8 +55,8 @@ template <class T, class Cell, int Kept> constexpr CellKernels<T> normed() {
 template <class T> constexpr Kernels<T> kernels() {
   return {{rnn<T, Tanh<T>, false>(), rnn<T, Relu<T>, false>(), rnn<T, Tanh<T>, true>(), gru<T, false>(), gru<T, true>(),
            gru_before<T, false>(), gru_before<T, true>(), lstm<T, false>(), lstm<T, true>(),
-           normed<T, Rnn<T, Tanh<T>, false>, 0>(), normed<T, Rnn<T, Relu<T>, false>, 0>(), normed<T, Gru<T, false>, 4>(),
-           normed<T, Lstm<T, false>, 4>()},
+           normed<T, Rnn<T, Tanh<T>, false>, 0>(), normed<T, Rnn<T, Relu<T>, false>, 0>(),
+           normed<T, Gru<T, false>, 4>(), normed<T, Lstm<T, false>, 4>()},
           weight_gradient<T>, pack_input_gradient<T>, input_gradient<T>, softmax_cross_entropy<T>, sgd<T>, adam<T>,
           rmsprop<T>, sum_of_squares<T>, sum_rows<T>, affine_size<T>, pack_affine<T>, affine<T>,
           map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};

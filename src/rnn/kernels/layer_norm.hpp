@@ -17,7 +17,6 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-// Mean and 1 / sqrt(variance + eps) of n numbers
 template <class T> struct Statistics {
   T mean, rstd;
 };
@@ -49,6 +48,7 @@ template <class T> FASTRNN_INLINE Vec<T> first_lanes(Vec<T> v, int lanes) {
   return v;
 }
 
+// Mean, and 1 / sqrt(variance + eps), of n numbers
 template <class T> FASTRNN_INLINE T mean(const T* a, long n) {
   return sum_of<T>(n, [&](long i, int lanes) { return load(a + i, lanes); }) / T(n);
 }
@@ -61,25 +61,25 @@ template <class T> FASTRNN_INLINE T rstd(const T* a, long n, T mean) {
   return T(1) / T(__builtin_sqrt(square / T(n) + T(1e-5)));
 }
 
-// The way back through the norm of a row: from the gradient da of  n gain + bias,  n = LN(a),  to that of a.  With
-// g = da gain:
-//   da/d.. : rstd (g - mean(g) - n mean(g n))          dgain += da n          dbias += da
+// The way back through the norm of a row: from the gradient d of  n gain + bias,  n = LN(a),  to that of a.
+// With g = d gain:
+//   rstd (g - mean(g) - n mean(g n))          dgain += d n          dbias += d
 template <class T> struct NormGradient {
   const T *n, *gain;
   T *dgain, *dbias, rstd, mean_g = 0, mean_gn = 0;
 
-  // The share in the means of `count` of N numbers, from `first` on, whose gradients are da
-  FASTRNN_INLINE void add_means(long first, long count, const T* da, long N) {
-    const auto g = [&](long i, int lanes) { return load(da + i, lanes) * load(gain + first + i, lanes); };
+  // The share in the means of `count` of N numbers, from `first` on, whose gradients are d
+  FASTRNN_INLINE void add_means(long first, long count, const T* d, long N) {
+    const auto g = [&](long i, int lanes) { return load(d + i, lanes) * load(gain + first + i, lanes); };
     mean_g += sum_of<T>(count, g) / T(N);
     mean_gn += sum_of<T>(count, [&](long i, int lanes) { return g(i, lanes) * load(n + first + i, lanes); }) / T(N);
   }
 
-  // For the numbers from i on
-  FASTRNN_INLINE Vec<T> of_product(long i, Vec<T> da, int lanes) const {
-    const Vec<T> normed = load(n + i, lanes), g = da * load(gain + i, lanes);
-    store(dgain + i, load<T>(dgain + i, lanes) + da * normed, lanes);
-    if (dbias) store(dbias + i, load<T>(dbias + i, lanes) + da, lanes);
+  // Of the numbers from i on, once the means are there
+  FASTRNN_INLINE Vec<T> of_product(long i, Vec<T> d, int lanes) const {
+    const Vec<T> normed = load(n + i, lanes), g = d * load(gain + i, lanes);
+    store(dgain + i, load<T>(dgain + i, lanes) + d * normed, lanes);
+    if (dbias) store(dbias + i, load<T>(dbias + i, lanes) + d, lanes);
     return (g - mean_g - normed * mean_gn) * rstd;
   }
 };
@@ -113,7 +113,8 @@ template <class T, class Cell, int Kept> struct Normed {
     constexpr int kRows = tile_rows(G * panel_vectors(G));
     const long n = q.active(s);
     sweep<T, G, GS + G>(0, n, q.H, [&](const Tile<T, GS + G>& t) { products(q, s, t); });
-    for (long first = 0; first < n; first += kRows) after_products(q, s, first, int(n - first < kRows ? n - first : kRows));
+    for (long first = 0; first < n; first += kRows)
+      after_products(q, s, first, int(n - first < kRows ? n - first : kRows));
   }
 
   // The step of some rows, whose products are there
@@ -250,7 +251,8 @@ template <class T, class Cell, int Kept> struct Normed {
           const typename Cell::Values k(q, row, unit, lanes);
           const Vec<T> dh = t.get(r, 0, v), normed = (k.c - c.mean) * c.rstd;
           Vec<T> slope;
-          store(row.dgates + 3 * H + unit, Cell::output_gradient(q, k, dh, seen_c(q, unit, lanes, normed), &slope), lanes);
+          const Vec<T> dout = Cell::output_gradient(q, k, dh, seen_c(q, unit, lanes, normed), &slope);
+          store(row.dgates + 3 * H + unit, dout, lanes);
           store(row.dgates + 4 * H + unit, dh * k.o * slope, lanes);
           store(row.dgates + 5 * H + unit, normed, lanes);
         }

@@ -37,8 +37,8 @@ template <class T> struct Weights {
   const T* peephole;  // (3, H) rows i, f, o of an LSTM
 };
 
-// Of layer normalisation, see layer_norm.hpp: gains of both products, gain and shift of an LSTM's c; or their gradients.
-// Null where the layer has none
+// Of layer normalisation, see layer_norm.hpp: gains of both products, gain and shift of an LSTM's c; or their
+// gradients.  Null where the layer has none
 template <class T> struct Norms {
   T *gain_ih, *gain_hh;  // (G*H,)
   T *gain_c, *bias_c;    // (H,)
@@ -102,7 +102,7 @@ template <class T> struct Sequence {
   T* dprojected;          // packed rows (P,) as dgates: gradient of h of a projected LSTM
   T* dpeephole;           // (3, H), added to
   Norms<T> dnorms;        // added to
-  T* sums;                // (dgates_width,) of dgates over all rows; of a cell with norms, by itself, those of the biases
+  T* sums;                // (dgates_width,) of dgates over all rows; a cell with norms adds to it those of a_h and a_x
 
   // packed weights, see each cell; a call of few rows reads W_ih and W_hh as they are
   bool packs;
