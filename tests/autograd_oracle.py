@@ -88,7 +88,8 @@ def run_row(torch, layer, params, x, start, reset, masks, noise):
         for d, suffix in enumerate(("", "_reverse") if layer.bidirectional else ("",)):
             row, drawn = len(finals), noise[k][d]
             weights = {name: params.get(f"{name}_l{k}{suffix}") for name in
-                       ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")}  # fmt: skip
+                       ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole",
+                        "gain_ih", "gain_hh", "gain_c", "bias_c")}  # fmt: skip
             weights["weight_hh"] = weights["weight_hh"] * drawn.weight_hh
             order = list(range(len(x)))
             if layer.reverse or suffix:
@@ -118,31 +119,40 @@ def merged(torch, layer, outputs):
     return total / 2 if layer.merge == "ave" else total
 
 
-def rnn_step(torch, layer, x, state, m, weight_ih, weight_hh, bias_ih, bias_hh, **_):
-    a = plus(weight_ih @ x, bias_ih) + plus(weight_hh @ (m * state[0]), bias_hh)
+def normed(torch, a, gain):
+    return a if gain is None else torch.nn.functional.layer_norm(a, a.shape, gain)
+
+
+def rnn_step(torch, layer, x, state, m, weight_ih, weight_hh, bias_ih, bias_hh, gain_ih, gain_hh, **_):
+    a = plus(normed(torch, weight_ih @ x, gain_ih), bias_ih)
+    a = a + plus(normed(torch, weight_hh @ (m * state[0]), gain_hh), bias_hh)
     return [activate(torch, layer.nonlinearity, layer.clip, a)]
 
 
-def gru_step(torch, layer, x, state, m, weight_ih, weight_hh, bias_ih, bias_hh, **_):
+def gru_step(torch, layer, x, state, m, weight_ih, weight_hh, bias_ih, bias_hh, gain_ih, gain_hh, **_):
     f, g = (lambda a, spec=spec: activate(torch, spec, layer.clip, a) for spec in layer.activations)
     (h,) = state
-    W_r, W_z, W_n = weight_hh.chunk(3)
-    x_r, x_z, x_n = plus(weight_ih @ x, bias_ih).chunk(3)
-    b_r, b_z, b_n = (None,) * 3 if bias_hh is None else bias_hh.chunk(3)
-    r = f(x_r + plus(W_r @ (m * h), b_r))
-    z = f(x_z + plus(W_z @ (m * h), b_z))
-    n = g(x_n + (r * plus(W_n @ (m * h), b_n) if layer.reset_after else plus(W_n @ (r * m * h), b_n)))
+    W_n, b_n = weight_hh.chunk(3)[2], None if bias_hh is None else bias_hh.chunk(3)[2]
+    x_r, x_z, x_n = plus(normed(torch, weight_ih @ x, gain_ih), bias_ih).chunk(3)
+    h_r, h_z, h_n = plus(normed(torch, weight_hh @ (m * h), gain_hh), bias_hh).chunk(3)
+    r = f(x_r + h_r)
+    z = f(x_z + h_z)
+    n = g(x_n + (r * h_n if layer.reset_after else plus(W_n @ (r * m * h), b_n)))
     return [(1 - z) * n + z * h]
 
 
-def lstm_step(torch, layer, x, state, m, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_peephole):
+def lstm_step(torch, layer, x, state, m, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_peephole,
+              gain_ih, gain_hh, gain_c, bias_c):  # fmt: skip
     f, g = (lambda a, spec=spec: activate(torch, spec, layer.clip, a) for spec in layer.activations[:2])
     h, c = state
     p_i, p_f, p_o = (0, 0, 0) if weight_peephole is None else weight_peephole
-    a_i, a_f, a_g, a_o = (plus(weight_ih @ x, bias_ih) + plus(weight_hh @ (m * h), bias_hh)).chunk(4)
+    a_x = plus(normed(torch, weight_ih @ x, gain_ih), bias_ih)
+    a_h = plus(normed(torch, weight_hh @ (m * h), gain_hh), bias_hh)
+    a_i, a_f, a_g, a_o = (a_x + a_h).chunk(4)
     i = f(a_i + p_i * c)
     c = (1 - i if layer.coupled else f(a_f + p_f * c)) * c + i * g(a_g)
-    h = f(a_o + p_o * c) * activate(torch, layer.activations[2], None, c)
+    c_seen = plus(normed(torch, c, gain_c), bias_c)
+    h = f(a_o + p_o * c) * activate(torch, layer.activations[2], None, c_seen)
     return [h if weight_hr is None else weight_hr @ h, c]
 
 

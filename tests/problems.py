@@ -28,7 +28,7 @@ def stand_in(cell, input_size=I, hidden_size=H, *, rng, dtype="float64", **optio
     layer = SimpleNamespace(
         cell=cell, input_size=input_size, hidden_size=hidden_size, num_layers=1, bias=True, batch_first=False,
         dropout=0.0, weight_dropout=0.0, input_dropout=0.0, recurrent_dropout=0.0, zoneout=0.0,
-        bidirectional=False, reverse=False, merge="concat", clip=None, grad_clip=None,
+        bidirectional=False, reverse=False, merge="concat", clip=None, grad_clip=None, layer_norm=False,
         dtype=np.dtype(dtype), **DEFAULTS[cell],
     )  # fmt: skip
     for name, value in options.items():
@@ -57,6 +57,10 @@ def cell_shapes(layer, width_in):
     shapes = {"weight_ih": (rows, width_in), "weight_hh": (rows, state_width(layer))}
     if layer.bias:
         shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+    if layer.layer_norm:
+        shapes |= {"gain_ih": (rows,), "gain_hh": (rows,)}
+        if is_lstm(layer):
+            shapes |= {"gain_c": (layer.hidden_size,)} | ({"bias_c": (layer.hidden_size,)} if layer.bias else {})
     if getattr(layer, "proj_size", 0):
         shapes["weight_hr"] = (layer.proj_size, layer.hidden_size)
     if getattr(layer, "peephole", False):
@@ -152,6 +156,24 @@ NOISY = {
     ),
 }
 
+NORM = {"layer_norm": True}
+NORMED = {
+    "rnn-norm": ("rnn", NORM),
+    "rnn-norm-relu": ("rnn", {**NORM, "nonlinearity": "relu"}),
+    "rnn-norm-no-bias": ("rnn", {**NORM, "bias": False}),
+    "rnn-norm-one-hot-ragged-reset": ("rnn", NORM, ("one_hot", "lengths", "reset")),
+    "rnn-norm-all-noise": ("rnn", {**NORM, **ALL, **TWO, "batch_first": True}, ("noise", "lengths", "reset")),
+    "rnn-norm-unbatched": ("rnn", {**NORM, "reverse": True}, ("unbatched",)),
+    "gru-norm": ("gru", NORM),
+    "gru-norm-no-bias": ("gru", {**NORM, "bias": False}, ("one_hot",)),
+    "gru-norm-stacked": ("gru", {**NORM, **TWO}, ("lengths", "reset", "dropout")),
+    "gru-norm-all-noise": ("gru", {**NORM, **ALL, **TWO}, ("noise", "lengths", "reset")),
+    "lstm-norm": ("lstm", NORM),
+    "lstm-norm-no-bias": ("lstm", {**NORM, "bias": False}, ("one_hot",)),
+    "lstm-norm-stacked": ("lstm", {**NORM, **TWO, "merge": "mul"}, ("lengths", "reset", "dropout")),
+    "lstm-norm-all-noise": ("lstm", {**NORM, **ALL, **TWO, "zoneout_cell": 0.3}, ("noise", "lengths", "reset")),
+}
+
 # What there is to hold: the cell, its options, and what else comes in.
 CASES = {
     "rnn": ("rnn", {}),
@@ -195,4 +217,4 @@ CASES = {
     f"rnn-{name}": ("rnn", {"nonlinearity": name})
     for name in reference.FORMULAS
     if name not in ("tanh", "relu")
-} | NOISY  # fmt: skip
+} | NOISY | NORMED  # fmt: skip

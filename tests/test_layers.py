@@ -69,8 +69,8 @@ def agree(name, ours, theirs, tolerance):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale, err_msg=name)
 
 
-def assert_same_as_reference(layer, x, state, keywords, rng):
-    tolerance = TOLERANCE[layer.dtype.name]
+def assert_same_as_reference(layer, x, state, keywords, rng, tolerances=TOLERANCE):
+    tolerance = tolerances[layer.dtype.name]
     y, final, tape = layer.forward(x, state, **keywords)
     y_ref, final_ref, tape_ref = reference.forward(layer, x, state, **keywords)
     agree("y", y, y_ref, tolerance)

@@ -46,8 +46,11 @@ def test_every_gradient_is_the_limit_of_finite_differences(case):
         y, state, _ = reference.forward(p.layer, p.x, p.state, **p.call)
         return (y * p.dy).sum() + sum((s * d).sum() for s, d in zip(as_pair(state), as_pair(p.dstate), strict=True))
 
+    rtol, step = (1e-5, 2e-6) if p.layer.layer_norm else (1e-6, 1e-5)  # a norm over few numbers bends sharply
+
     def check(name, gradient, array):
-        np.testing.assert_allclose(gradient, numeric_gradient(loss, array), rtol=1e-6, atol=1e-8, err_msg=name)
+        numeric = numeric_gradient(loss, array, step=step)
+        np.testing.assert_allclose(gradient, numeric, rtol=rtol, atol=1e-8, err_msg=name)
 
     assert list(result.grads) == list(p.layer.params)
     for name, array in p.layer.params.items():

@@ -368,15 +368,19 @@ def as_int8(array):
     return np.rint(array / np.where(scale == 0, 1, scale).astype(np.float32)) * scale
 
 
+def stored_weights(layer, name):
+    """What a compressed stream of the layer holds of a weight"""
+    return (as_int8 if layer.stream_weights == "int8" else as_bfloat16)(layer.params[name])
+
+
 def with_stored_weights(layer, kind, options):
     """The layer that a compressed stream stands for."""
     other = kind(layer.input_size, layer.hidden_size, layer.num_layers, **options)
-    stored = as_int8 if layer.stream_weights == "int8" else as_bfloat16
     for name, array in layer.params.items():
-        other.params[name] = stored(array) if name.startswith(("weight_ih", "weight_hh")) else array
+        other.params[name] = stored_weights(layer, name) if name.startswith(("weight_ih", "weight_hh")) else array
         if name.startswith("weight_hh") and not options.get("reset_after", True):  # W_hn has a product of its own
             H = layer.hidden_size
-            other.params[name][: 2 * H], other.params[name][2 * H :] = stored(array[: 2 * H]), array[2 * H :]
+            other.params[name][2 * H :] = array[2 * H :]
     return other
 
 

@@ -8,7 +8,6 @@ cdef struct BackwardMemory:
     void *dx       # and of dx
     void *panel    # (helpers + 1, GRADIENT_PANEL): scratch of weight_gradient
     void *panels   # W_ih packed for dx
-    void *sums     # (dgates_width,): sums of dgates over all rows
     void *h_masked  # (rows, P): h(t-1) as the products saw it, if it was masked
     const void *k  # Kernels
     void *g        # Gradients
@@ -31,10 +30,10 @@ cdef void lay_out_backward(
     m.x, m.h, m.tape, m.dx = arena.take(pointers), arena.take(pointers), arena.take(pointers), arena.take(pointers)
     m.panel = arena.take((helpers + 1) * GRADIENT_PANEL)
     m.panels = arena.take(k.pack_input_gradient(c[0], q.I, NULL, NULL)) if q.dx.base != NULL else NULL
-    m.sums = arena.take(q.dgates_width)
+    q.sums = arena.take(q.dgates_width)
     if arena.block != NULL:
         memset(zeros, 0, n_zeros * sizeof(real))
-        memset(m.sums, 0, q.dgates_width * sizeof(real))
+        memset(q.sums, 0, q.dgates_width * sizeof(real))
         if q.dx.base != NULL:
             k.pack_input_gradient(c[0], q.I, q.weights.ih, <real*>m.panels)
     cell.pack_backward(q[0], arena[0])
@@ -129,7 +128,7 @@ cdef int run_backward(
         s1 = s0
     if s1 == 0:
         cell.backward(q[0], -1)
-        add_biases(q, cell, g, &m)
+        add_biases(q, cell, g)
     free(arena.block)
     free(forward.block)
     return 0
@@ -176,7 +175,8 @@ cdef void chunk_gradients(
     list_rows(q[0], s0, s1, tape_column, <const real**>m.x, <const real**>m.h, <const real**>m.tape, <real**>m.dx)
     if q.h_mask != NULL:
         mask_rows(q[0], s0, s1, <const real**>m.h, <real*>m.h_masked)
-    k.sum_rows(rows, q.dgates_width, q.dgates, q.dgates_width, <real*>m.sums)
+    if q.norms.gain_hh == NULL:  # else the cell has added them
+        k.sum_rows(rows, q.dgates_width, q.dgates, q.dgates_width, q.sums)
     of.q, of.cell, of.memory, of.s0, of.s1 = q, cell, m, s0, s1
     together(crew, chunk_products[real], of)
 
@@ -223,7 +223,7 @@ cdef void add_to_table(
 
 
 cdef void add_biases(
-        Sequence[real]* q, const CellKernels[real]* cell, Gradients[real]* g, BackwardMemory* m) noexcept nogil:
+        Sequence[real]* q, const CellKernels[real]* cell, Gradients[real]* g) noexcept nogil:
     """From the sums of dgates."""
     cdef int64_t H = q.H, i, j
     cdef const real* sums
@@ -231,7 +231,7 @@ cdef void add_biases(
     cdef GradientBlock block
     for i in range(cell.n_blocks):
         block = cell.blocks[i]
-        sums = <real*>m.sums + block.column * H
+        sums = q.sums + block.column * H
         bias = g.b_ih if block.weight == IH else g.b_hh
         if bias != NULL:
             for j in range(block.gates * H):

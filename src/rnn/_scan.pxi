@@ -4,15 +4,18 @@ cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, di
     """Start a sequence: all zero but for what a layer and direction has in every call."""
     cdef int i = 0
     memset(q, 0, sizeof(Sequence[real]))
-    w_ih, w_hh, b_ih, b_hh, w_hr, peephole = weights
+    w_ih, w_hh, b_ih, b_hh, w_hr, peephole, *norms = weights
     q.weights.ih = <const real*>address(w_ih)
     q.weights.hh = <const real*>address(w_hh)
     q.weights.b_ih = <const real*>address(b_ih)
     q.weights.b_hh = <const real*>address(b_hh)
     q.weights.hr = <const real*>address(w_hr)
     q.weights.peephole = <const real*>address(peephole)
+    set_norms(<Norms[real]*>&q.norms, norms, False)
     q.I, q.H, q.P = w_ih.shape[1], w_ih.shape[0] // cell.gates, w_hh.shape[1]
     q.tape_width = cell.tape_width * q.H + (q.H if w_hr is not None else 0)
+    if q.norms.gain_hh != NULL:
+        q.tape_width += NORM_STATISTICS
     q.dgates_width = cell.dgates_width * q.H
     for kind, alpha, beta in options["activations"]:
         q.activation[i].kind, q.activation[i].alpha, q.activation[i].beta = kind, alpha, beta
@@ -20,6 +23,14 @@ cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, di
     q.clip, q.grad_clip = options["clip"], options["grad_clip"]
     q.coupled = options["coupled"]
     q.zoneout_h.p, q.zoneout_c.p = options["zoneout"]
+
+
+cdef void set_norms(Norms[real]* norms, list given, bint writable) except *:
+    gain_ih, gain_hh, gain_c, bias_c = given
+    norms.gain_ih = <real*>address(gain_ih, writable)
+    norms.gain_hh = <real*>address(gain_hh, writable)
+    norms.gain_c = <real*>address(gain_c, writable)
+    norms.bias_c = <real*>address(bias_c, writable)
 
 
 cdef list set_call(Sequence[real]* q, Walk walk, bint backwards, x, y, h0, c0, reset, noise):
@@ -74,7 +85,7 @@ cdef CrewState* state_of(Crew crew) noexcept:
 cdef class Scan:
     """One walk through one layer in one direction: `forward`, then, if made for training, `backward`.
 
-    weights: the six arrays or None.   options: activations, clip, grad_clip, coupled and zoneout.
+    weights: the arrays of Weights and Norms, or None.   options: activations, clip, grad_clip, coupled and zoneout.
     x: (T, B, I); or int64 (T, B), places among walk.columns or, in inference only and without these, columns of W_ih.
     y: (T, B, P), to be written.
     initial, final: states of all layers and directions, (h,) or (h, c), each (L*D, B, width); final[i][at] are written.
@@ -199,7 +210,7 @@ cdef class Scan:
     @property
     def threads(self):
         """How many may share its steps, for what that gains: 1 where they are small."""
-        if self.f64.is_noisy() if self.is_double else self.f32.is_noisy():
+        if not (self.f64.can_share() if self.is_double else self.f32.can_share()):
             return 1
         return max(1, self.step_work() // SHARED_WORK)
 
@@ -223,8 +234,8 @@ cdef class Scan:
 
     def backward(self, dy, dx, tuple final, tuple initial, gradients, bint search=False, Crew crew=None):
         """BPTT. dy (T, B, P), dx (T, B, I) or None: dx is written, zero in the padding. final, initial: gradients of the
-        states, as they are given to `Scan`; initial[i][at] are written. gradients: of ih, hh, b_ih, b_hh, hr, peephole, added
-        to; for ids, that of ih is (n, G*H), a row for each of the columns. In a search it returns (step and row of the
+        states, as they are given to `Scan`; initial[i][at] are written. gradients: of ih, hh, b_ih, b_hh, hr, peephole and
+        Norms, added to; for ids, that of ih is (n, G*H), a row for each of the columns. In a search it returns (step and row of the
         walk, bits of the blocks of dgates) where the first value that is not finite arises, or None."""
         try:
             if self.is_double:
@@ -337,13 +348,14 @@ cdef object scan_backward(
     states = [walk.take(state, of.at) for state in final]
     q.dh = <real*>data(states[0])
     q.dc = <real*>(data(states[1]) if len(states) == 2 else NULL)
-    d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole = gradients
+    d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole, *d_norms = gradients
     g.ih = <real*>address(d_ih, True)
     g.hh = <real*>address(d_hh, True)
     g.b_ih = <real*>address(d_b_ih, d_b_ih is not None)
     g.b_hh = <real*>address(d_b_hh, d_b_hh is not None)
     g.hr = <real*>address(d_hr, d_hr is not None)
     q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
+    set_norms(&q.dnorms, d_norms, True)
     with nogil:
         if q.start[q.steps]:
             failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns,

@@ -24,6 +24,12 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         STORED_BFLOAT16 "fastrnn::kBfloat16"
         STORED_INT8 "fastrnn::kInt8"
     long fixed_size(long)
+    cppclass Norms[T]:
+        T *gain_ih
+        T *gain_hh
+        T *gain_c
+        T *bias_c
+    long NORM_STATISTICS "fastrnn::kNormStatistics"
     cppclass Sequence[T]:
         long steps "T_"
         long B, I, H, P
@@ -43,6 +49,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T* c_saved
         T* dh_kept
         Weights[T] weights
+        Norms[T] norms
         Activation activation[3]
         T clip, grad_clip
         cbool coupled
@@ -61,13 +68,15 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         long dgates_from, dgates_width
         T* dprojected
         T* dpeephole
+        Norms[T] dnorms
+        T* sums
         cbool packs
         Share* share
         Storage storage
         cbool dots, from_last
         T *x_fixed
         T *h_fixed
-        cbool is_noisy()
+        cbool can_share()
         long active(long)
         T* tape_at(long, long)
         T* c_at(long, long)

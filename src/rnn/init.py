@@ -34,6 +34,7 @@ def initialize(
     weight_ih, weight_hh: "uniform", in +-1/sqrt(H) as torch; "glorot", uniform in +-sqrt(6 / (fan in + fan out));
     "orthogonal", with orthonormal rows or columns. Each gate's matrix is drawn by itself.  Projections and peepholes
     are drawn as weight_ih is ("orthogonal" peepholes are uniform).
+    Gains of layer normalisation become one, bias_c zero.
     bias: "uniform" as torch, or "zeros".  forget_bias: what bias_ih of an LSTM's forget gate is then set to, if not 0.
     rng: None, an int or a numpy Generator.
 
@@ -54,6 +55,9 @@ def initialize(
         raise ValueError(f"expected forget_bias=0 of a layer without a forget gate or bias, got {forget_bias}")
     generator, H = np.random.default_rng(rng), layer.hidden_size
     for name, array in layer.params.items():
+        if name.startswith(("gain", "bias_c")):  # of layer normalisation: as in a new layer
+            array[...] = name.startswith("gain")
+            continue
         if name.startswith("bias"):
             array[...] = generator.uniform(-1, 1, array.shape) / math.sqrt(H) if bias == "uniform" else 0
             if forget_bias and name.startswith("bias_ih"):

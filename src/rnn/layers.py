@@ -16,6 +16,23 @@ from .recurrent import Recurrent
 _RNN_TANH, _RNN_RELU, _RNN_GENERAL, _GRU, _GRU_GENERAL, _GRU_BEFORE, _GRU_BEFORE_GENERAL, _LSTM, _LSTM_GENERAL = range(
     9
 )
+_RNN_TANH_NORMED, _RNN_RELU_NORMED, _GRU_NORMED, _LSTM_NORMED = range(9, 13)
+
+# With layer normalisation: the rows that there are, and what there is no row of
+_NORMED = {_RNN_TANH: _RNN_TANH_NORMED, _RNN_RELU: _RNN_RELU_NORMED, _GRU: _GRU_NORMED, _LSTM: _LSTM_NORMED}
+_NOT_NORMED = {"clip": None, "reset_after": True, "proj_size": 0, "peephole": False, "coupled": False}
+
+
+def _with_norms(layer: Recurrent, kernel: int, activations: Any) -> int:
+    """The row of a cell, or if the layer wants it, that of the same cell with layer normalisation."""
+    if not layer.layer_norm:
+        return kernel
+    for name, only in _NOT_NORMED.items():
+        if getattr(layer, name, only) != only:
+            raise ValueError(f"expected {name}={only} beside layer_norm=True, got {getattr(layer, name)!r}")
+    if kernel not in _NORMED:
+        raise ValueError(f"expected a cell's usual activations beside layer_norm=True, got {activations!r}")
+    return _NORMED[kernel]
 
 
 class RNN(Recurrent):
@@ -47,11 +64,15 @@ class RNN(Recurrent):
     clip: pre-activations are held within +-clip, as ONNX's attribute says.
     grad_clip: in `backward`, the gradient of every pre-activation is held within +-grad_clip at its step, before it
     goes on to weights, x and the step before (Graves 2013); those of c, and of h beside a GRU's gates, are not.
+    layer_norm: both products are normalised, each over all units and gates of a row (Ba, Kiros and Hinton 2016):
+    LN(W_ih x(t)) gain_ih + b_ih and LN(W_hh h(t-1)) gain_hh + b_hh take the place of W_ih x(t) + b_ih and
+    W_hh h(t-1) + b_hh; LN(a) = (a - mean(a)) / sqrt(var(a) + 1e-5). Not together with clip and other activations.
     dtype: float32 or float64, of parameters and all arrays.
     rng: None, an int or a numpy Generator: initial values (torch's: uniform in +-1/sqrt(H)) and all that is dropped.
 
     Parameters (`params`, names and shapes of torch): weight_ih_l{k} (H, I or D*H), weight_hh_l{k} (H, H),
-    bias_ih_l{k}, bias_hh_l{k} (H,); "_reverse" is appended for the second direction.
+    bias_ih_l{k}, bias_hh_l{k} (H,); with layer_norm gain_ih_l{k}, gain_hh_l{k} (H,), at first one; "_reverse" is
+    appended for the second direction.
     Raises TypeError or ValueError for arguments out of range.
     Source: J. L. Elman, Finding structure in time, Cognitive Science 14 (1990).
     """
@@ -78,6 +99,7 @@ class RNN(Recurrent):
         merge: str = "concat",
         clip: float | None = None,
         grad_clip: float | None = None,
+        layer_norm: bool = False,
         dtype: Any = "float32",
         rng: Any = None,
     ) -> None:
@@ -87,13 +109,14 @@ class RNN(Recurrent):
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
             zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip,
-            grad_clip=grad_clip, dtype=dtype, rng=rng,
+            grad_clip=grad_clip, layer_norm=layer_norm, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     def _kernel(self) -> int:
+        kernel = _RNN_TANH if self.nonlinearity == "tanh" else _RNN_RELU
         if self.clip is not None or self.nonlinearity not in ("tanh", "relu"):
-            return _RNN_GENERAL
-        return _RNN_TANH if self.nonlinearity == "tanh" else _RNN_RELU
+            kernel = _RNN_GENERAL
+        return _with_norms(self, kernel, self.nonlinearity)
 
     def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
         return (activation_code(self.nonlinearity),)
@@ -114,6 +137,7 @@ class GRU(Recurrent):
     reset_after: True, the product is made before the reset gate is applied, as torch and cuDNN do; False, after it,
     n = tanh(W_in x(t) + b_in + W_hn (r h(t-1)) + b_hn), as the original and Keras's reset_after=False do.
     activations: of the gates r, z and of n, see `RNN` for what one can be; all but the default run slower.
+    layer_norm: as in `RNN`, over 3H numbers; of the GRU with reset_after.
     The other arguments are those of `RNN`. Parameters as there with 3H rows, gates in the order r, z, n.
     Raises TypeError or ValueError for arguments out of range.
     Source: K. Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014.
@@ -142,6 +166,7 @@ class GRU(Recurrent):
         merge: str = "concat",
         clip: float | None = None,
         grad_clip: float | None = None,
+        layer_norm: bool = False,
         dtype: Any = "float32",
         rng: Any = None,
     ) -> None:
@@ -152,14 +177,14 @@ class GRU(Recurrent):
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
             zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip,
-            grad_clip=grad_clip, dtype=dtype, rng=rng,
+            grad_clip=grad_clip, layer_norm=layer_norm, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     def _kernel(self) -> int:
         general = self.clip is not None or tuple(self.activations) != ("sigmoid", "tanh")
         if self.reset_after:
-            return _GRU_GENERAL if general else _GRU
-        return _GRU_BEFORE_GENERAL if general else _GRU_BEFORE
+            return _with_norms(self, _GRU_GENERAL if general else _GRU, self.activations)
+        return _with_norms(self, _GRU_BEFORE_GENERAL if general else _GRU_BEFORE, self.activations)
 
     def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
         return activation_codes(self.activations, 2)
@@ -181,6 +206,8 @@ class LSTM(Recurrent):
     peephole: i and f also see c(t-1), o sees c(t), through weight_peephole_l{k} (3, H), rows i, f, o.
     coupled: f = 1 - i, as ONNX's input_forget says; the rows of f in the weights are then unused.
     zoneout_cell: as `zoneout`, of c; the h of that step still sees the new c.
+    layer_norm: as in `RNN`, over 4H numbers; and h(t) = o tanh(LN(c(t)) gain_c + bias_c), while c itself is carried on
+    as it is: gain_c_l{k}, bias_c_l{k} (H,), at first one and zero. Not together with proj_size, peephole and coupled.
     activations: of the gates i, f, o, of g, and of c, see `RNN` for what one can be; all but the default run slower.
     The other arguments are those of `RNN`. Parameters as there with 4H rows, gates in the order i, f, g, o.
     Raises TypeError or ValueError for arguments out of range.
@@ -214,6 +241,7 @@ class LSTM(Recurrent):
         merge: str = "concat",
         clip: float | None = None,
         grad_clip: float | None = None,
+        layer_norm: bool = False,
         dtype: Any = "float32",
         rng: Any = None,
     ) -> None:
@@ -229,7 +257,7 @@ class LSTM(Recurrent):
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
             zoneout=zoneout, bidirectional=bidirectional, reverse=reverse, merge=merge, clip=clip,
-            grad_clip=grad_clip, dtype=dtype, rng=rng,
+            grad_clip=grad_clip, layer_norm=layer_norm, dtype=dtype, rng=rng,
         )  # fmt: skip
 
     @property
@@ -245,7 +273,11 @@ class LSTM(Recurrent):
         return self.zoneout, self.zoneout_cell
 
     def _further_shapes(self, suffix: str) -> dict[str, tuple[int, ...]]:
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes = super()._further_shapes(suffix)
+        if self.layer_norm:
+            shapes[f"gain_c{suffix}"] = (self.hidden_size,)
+        if self.layer_norm and self.bias:
+            shapes[f"bias_c{suffix}"] = (self.hidden_size,)
         if self.proj_size:
             shapes[f"weight_hr{suffix}"] = (self.proj_size, self.hidden_size)
         if self.peephole:
@@ -254,7 +286,8 @@ class LSTM(Recurrent):
 
     def _kernel(self) -> int:
         plain = self.clip is None and tuple(self.activations) == ("sigmoid", "tanh", "tanh")
-        return _LSTM if plain and not self.peephole and not self.coupled else _LSTM_GENERAL
+        kernel = _LSTM if plain and not self.peephole and not self.coupled else _LSTM_GENERAL
+        return _with_norms(self, kernel, self.activations)
 
     def _activation_codes(self) -> tuple[tuple[int, float, float], ...]:
         return activation_codes(self.activations, 3)

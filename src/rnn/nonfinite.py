@@ -19,8 +19,11 @@ from .module import checked_array
 # Blocks of dgates, by cell and their number, as backward makes them one after the other; see the heads of the kernels
 _GRADIENTS = {
     ("rnn", 1): (("the pre-activation", 0),),
+    ("rnn", 2): (("the pre-activation", 0),),  # with layer normalisation, which spreads it over all gates
     ("gru", 3): (("gate n", 2), ("gate z", 1), ("gate r", 0)),
     ("gru", 4): (("gate n", 3), ("gate z", 1), ("gate r", 0), ("gate n", 2)),
+    ("gru", 6): (("the gates", 0),),
+    ("lstm", 8): (("the gates", 0),),
     ("lstm", 4): (("gate o", 3), ("gate i", 0), ("gate f", 1), ("gate g", 2)),
 }
 
@@ -151,6 +154,8 @@ def _named(tape: Any, k: int, searched: list[Any]) -> NonFinite | None:
         if backwards:
             step = int(walk.lengths[row]) - 1 - step
         width = 4 if layer.cell == "gru" and layer.reset_after else layer._gates
+        if layer.layer_norm:
+            width = 2 * layer._gates
         what = next(name for name, block in _GRADIENTS[layer.cell, width] if blocks >> block & 1)
         direction = "reverse" if backwards else "forward"
         return NonFinite(f"the gradient of {what}", k, direction, step, int(walk.members[row]))

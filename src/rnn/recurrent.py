@@ -117,6 +117,7 @@ class Recurrent(Module):
         merge: str,
         clip: float | None,
         grad_clip: float | None,
+        layer_norm: bool,
         dtype: Any,
         rng: Any,
     ) -> None:
@@ -135,6 +136,7 @@ class Recurrent(Module):
         self.merge = merge
         self.clip = None if clip is None else positive_float("clip", clip)
         self.grad_clip = None if grad_clip is None else positive_float("grad_clip", grad_clip)
+        self.layer_norm = boolean("layer_norm", layer_norm)
         if merge not in _MERGES:
             raise ValueError(f"expected merge among {', '.join(_MERGES)}, got {merge!r}")
         if self.bidirectional and self.reverse:
@@ -152,8 +154,11 @@ class Recurrent(Module):
         self._is_double = float_dtype(dtype) == np.float64
         super().__init__(self._parameter_shapes(), dtype)
         bound = 1 / math.sqrt(self.hidden_size)  # torch's initial values
-        for array in self.params.values():
-            array[...] = self._rng.uniform(-bound, bound, array.shape)
+        for name, array in self.params.items():
+            if name.startswith("gain"):
+                array[...] = 1
+            elif not name.startswith("bias_c"):  # which stays zero, as that of torch.nn.LayerNorm
+                array[...] = self._rng.uniform(-bound, bound, array.shape)
 
     # ------------------------------------------------------------ shapes
 
@@ -200,7 +205,8 @@ class Recurrent(Module):
         return shapes
 
     def _further_shapes(self, suffix: str) -> dict[str, tuple[int, ...]]:
-        return {}
+        gains = ("gain_ih", "gain_hh") if self.layer_norm else ()
+        return {f"{name}{suffix}": (self._gates * self.hidden_size,) for name in gains}
 
     # ------------------------------------------------------------ what the cell gives to the kernels
 
@@ -224,9 +230,10 @@ class Recurrent(Module):
         return ()
 
     def _arrays(self, of: dict[str, np.ndarray], suffix: str) -> tuple[np.ndarray | None, ...]:
-        """The arrays of one layer and direction, in the order of `Weights` in kernels/sequence.hpp."""
+        """The arrays of one layer and direction, in the order of `Weights` and `Norms` in kernels/sequence.hpp."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")
-        return tuple(of.get(name + suffix) for name in names)
+        norms = ("gain_ih", "gain_hh", "gain_c", "bias_c")
+        return tuple(of.get(name + suffix) for name in names + norms)
 
     # ------------------------------------------------------------ the passes
 

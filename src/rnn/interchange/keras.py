@@ -84,12 +84,14 @@ def to_keras(layer: Any, *, return_sequences: bool = True, return_state: bool = 
     Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for what Keras has not: clip,
     grad_clip, peephole, coupled, proj_size, activations with other parameters or different ones around an LSTM's cell
     state, reverse with return_sequences, which Keras gives last step first, or in a stack, return_state of a stack, and
-    float64 where the backend has it switched off; and for weight_dropout, input_dropout, recurrent_dropout and zoneout.
+    float64 where the backend has it switched off; and for weight_dropout, input_dropout, recurrent_dropout, zoneout
+    and layer_norm.
     """
     import keras
 
     checked_layer(layer)
     refuse_unless(layer, "Keras", clip=None, grad_clip=None, peephole=False, coupled=False, proj_size=0)
+    refuse_unless(layer, "Keras", layer_norm=False)
     refuse_unless(layer, "to_keras", **NOISE)
     if return_sequences:
         refuse_unless(layer, "Keras with return_sequences", reverse=False)

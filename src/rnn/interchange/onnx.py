@@ -124,11 +124,11 @@ def to_onnx(layer: Any, *, state: bool = False, lengths: bool = False) -> onnx.M
     (L*D, B, H).  T and B are free.  Each layer of a stack becomes a node, with its directions merged behind it.
 
     Operator set 18.  onnxruntime runs float32 only: no release so far has these operators in double.
-    Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for proj_size and
-    zoneout, which ONNX has not.
+    Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for proj_size,
+    layer_norm and zoneout, which ONNX has not.
     """
     checked_layer(layer)
-    refuse_unless(layer, "ONNX", proj_size=0, **ZONEOUT)
+    refuse_unless(layer, "ONNX", proj_size=0, layer_norm=False, **ZONEOUT)
     graph = _Graph(layer)
     x = "x"
     if layer.batch_first:

@@ -73,7 +73,7 @@ def to_torch(layer: Any, *, cell: bool = False) -> torch.nn.Module:
 
     Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for what torch has not: clip,
     grad_clip, reverse, a merge of directions other than concat, other activations, reset_after=False, peephole,
-    coupled, weight_dropout, input_dropout, recurrent_dropout, zoneout.
+    coupled, layer_norm, weight_dropout, input_dropout, recurrent_dropout, zoneout.
     """
     import torch
 
@@ -107,7 +107,7 @@ def _array(name: str, value: torch.Tensor) -> np.ndarray:
 
 def _check_expressible(layer: Any) -> None:
     no_flags = {"reverse": False, "reset_after": True, "peephole": False, "coupled": False}
-    refuse_unless(layer, "torch", clip=None, grad_clip=None, **no_flags, **NOISE)
+    refuse_unless(layer, "torch", clip=None, grad_clip=None, layer_norm=False, **no_flags, **NOISE)
     if layer.bidirectional:
         refuse_unless(layer, "torch", merge="concat")
     activations = activations_of(layer)

@@ -19,6 +19,7 @@ namespace fastrnn {
 namespace FASTRNN_ISA {
 
 template <class Cell> constexpr int kAccumulatorsOf = Cell::GS + Cell::G - Cell::kShared;
+template <class T, class Cell> using TileOf = Tile<T, kAccumulatorsOf<Cell>, (Cell::G > 1)>;
 template <class Cell> constexpr int input_slot(int gate) {
   return gate < Cell::kShared ? gate : Cell::GS + gate - Cell::kShared;
 }
@@ -39,8 +40,8 @@ template <int G> void pack(Storage, const double* w, long H, long K, double* pan
 }
 
 // acc += a . panel for a tile and G gates, of weights in words; `slot_of(gate)` is the accumulator that a gate goes to
-template <int G, int A, class Slot>
-FASTRNN_INLINE void multiply_words(const Sequence<float>& q, const Tile<float, A>& t, const float* const* a, long K,
+template <int G, int A, bool M, class Slot>
+FASTRNN_INLINE void multiply_words(const Sequence<float>& q, const Tile<float, A, M>& t, const float* const* a, long K,
                                    const float* panel, float* fixed, Slot slot_of) {
   int slot[G * panel_vectors(G)];
   for (int g = 0; g < G; ++g)
@@ -58,10 +59,10 @@ template <class T, class Cell> long start_width(long H) {
 template <class T, class Cell> void start_rows(const Sequence<T>& q, long rows, const T* const* x, T* started) {
   constexpr int G = Cell::G, A = kAccumulatorsOf<Cell>;
   const long width = start_width<T, Cell>(q.H);
-  sweep<T, G, A>(q.share, 0, rows, q.H, [&](const Tile<T, A>& tile) {
+  sweep<T, G, A>(q.share, 0, rows, q.H, [&](const TileOf<T, Cell>& tile) {
     Wanted<T> wanted;
     for (int j = 0; j < tile.panels; ++j) {
-      const Tile<T, A> t = tile.panel(j);
+      const TileOf<T, Cell> t = tile.panel(j);
       multiply<T, G, Cell::GS, Cell::kShared>(t.rows, t.vectors, q.bias + t.unit * A, 0,
                                               {x + t.row, q.I, q.w_input + t.unit * G * q.I}, {nullptr, 0, nullptr},
                                               started + t.row * width + t.unit * A, width, wanted);
@@ -77,7 +78,7 @@ template <class T, class Cell> struct Items {
   const T* c_before[kMaxRows];
   T *c[kMaxRows], *y[kMaxRows], *tape[kMaxRows];
 
-  FASTRNN_INLINE Items(const Sequence<T>& q, long s, const Tile<T, A>& t) {
+  FASTRNN_INLINE Items(const Sequence<T>& q, long s, const TileOf<T, Cell>& t) {
     started = q.started ? q.started + (q.packed(s, t.row) - q.start[q.started_from]) * start_width<T, Cell>(q.H) : nullptr;
     for (int i = 0; i < t.items(); ++i)
       if (i > 0 && t.panels > 1) step(i);
@@ -102,13 +103,13 @@ template <class T, class Cell> struct Items {
 
 // acc += W_ih x(t) of a one-hot x: a row of the table or of a panel or, where W_ih is not packed, a column of W_ih
 template <class T, class Cell>
-FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t, int i) {
+FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const TileOf<T, Cell>& t, int i) {
   const long id = *q.ids.at(s, t.row + t.row_of(i)), unit = t.unit_of(i), units = t.vectors * kLanes<T>;
   for (int g = 0; g < Cell::G; ++g)
     for (int v = 0; v < t.vectors; ++v) {
       T* to = t.at(i, input_slot<Cell>(g), v);
       const long column = g * units + v * kLanes<T>;
-      const int lanes = v + 1 == t.vectors ? t.lanes_of_item(i) : kLanes<T>;
+      const int lanes = t.lanes_of(i, v);
       if (q.table) {
         const T* row = q.table + (id * Cell::G + g) * q.H + unit;
         store(to, load<T>(to) + load(row + v * kLanes<T>, lanes));
@@ -129,7 +130,7 @@ FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const Tile<T, kAcc
 
 // acc = bias, and the input product of a one-hot x
 template <class T, class Cell>
-FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t) {
+FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const TileOf<T, Cell>& t) {
   for (int i = 0; i < t.items(); ++i) {
     const T* bias = q.bias + t.unit_of(i) * kAccumulatorsOf<Cell>;
     for (int j = 0; j < t.ld(); j += kLanes<T>) store(t.at(i, 0, 0) + j, load(bias + j));
@@ -140,7 +141,7 @@ FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const Tile<
 // acc (rows, A, vectors of units) = what it starts from + W_ih x(t) + W_hh h(t-1), that being the bias, what was made in
 // advance, or acc itself
 template <class T, class Cell>
-FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const Tile<T, kAccumulatorsOf<Cell>>& t,
+FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const TileOf<T, Cell>& t,
                                    const Items<T, Cell>& items, bool in_place, Wanted<T>& wanted) {
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
   const bool has_x = q.has_x_product();
@@ -160,7 +161,7 @@ FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const Tile<T, kAccumula
 
 // acc += W_ih x(t) + W_hh h(t-1) from the weights as they are; gate by gate, so that they are read in long runs
 template <class T, class Cell>
-FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const Tile<T, kAccumulatorsOf<Cell>>& t,
+FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const TileOf<T, Cell>& t,
                                        const Items<T, Cell>& items) {
   constexpr int GS = Cell::GS, Shared = Cell::kShared;
   const bool has_x = q.has_x_product();
@@ -170,7 +171,7 @@ FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const Tile<T, kAccu
     for (int i = 0; i < t.items(); ++i)
       for (int v = 0; v < t.vectors; ++v) {
         const long unit = t.unit_of(i) + v * kLanes<T>;
-        const int lanes = v + 1 == t.vectors ? t.lanes_of_item(i) : kLanes<T>;
+        const int lanes = t.lanes_of(i, v);
         multiply_unpacked<T>(lanes, {items.x[i], q.I, takes_x ? q.weights.ih + (x_gate * q.H + unit) * q.I : nullptr},
                              {items.h[i], q.P, takes_h ? q.weights.hh + (slot * q.H + unit) * q.P : nullptr},
                              t.at(i, slot, v));
@@ -180,7 +181,7 @@ FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const Tile<T, kAccu
 
 // acc = bias + W_ih x(t) + W_hh h(t-1) for the items of a tile
 template <class T, class Cell>
-FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const Tile<T, kAccumulatorsOf<Cell>>& t,
+FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const TileOf<T, Cell>& t,
                                    const Items<T, Cell>& items, Wanted<T>& wanted) {
   const bool in_place = q.one_hot() || !q.packs || q.storage != kFull;
   if (in_place) start_accumulators<T, Cell>(q, s, t);

@@ -47,40 +47,47 @@ template <class T, bool General> struct Gru {
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Gru>(q, arena); }
 
   static void forward(const Sequence<T>& q, long s) {
-    const long H = q.H;
-    sweep<T, G, 4>(q.share, 0, q.active(s), H, [&](const Tile<T, 4>& t) {
+    sweep<T, G, 4>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 4>& t) {
       const Items<T, Gru> items(q, s, t);
       Wanted<T> wanted;
-      for (int i = 0; i < t.items(); ++i) {
-        wanted.add(items.y[i]);
-        for (int k = 0; q.tape && k < 4; ++k) wanted.add(items.tape[i] + k * H);
-      }
+      for (int i = 0; i < t.items(); ++i) will_go_on(q, items, i, wanted);
       preactivations<T, Gru>(q, s, t, items, wanted);
-      // The gates of all items, then the candidates of all: n waits for r, so an item by itself would wait too.
-      for (int i = 0; i < t.items(); ++i) {
-        const int lanes = t.lanes_of_item(i);
-        Vec<T> slope_r{}, slope_z{};
-        const Vec<T> hn = t.get(i, 2, 0);
-        const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(i, 0, 0), &slope_r);
-        const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(i, 1, 0), &slope_z);
-        store(t.at(i, 1, 0), z);
-        store(t.at(i, 3, 0), t.get(i, 3, 0) + r * hn);
-        if (!q.tape) continue;
-        T* tape = items.tape[i];
-        store(tape, r, lanes), store(tape + H, z, lanes), store(tape + 3 * H, hn, lanes);
-        if (General) store(tape + 4 * H, slope_r, lanes), store(tape + 5 * H, slope_z, lanes);
-      }
-      for (int i = 0; i < t.items(); ++i) {
-        const int lanes = t.lanes_of_item(i);
-        Vec<T> slope_n{};
-        const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(i, 3, 0), &slope_n);
-        const Vec<T> h_before = load(q.h_before(s, t.row + t.row_of(i)) + t.unit_of(i), lanes);
-        store(items.y[i], n + t.get(i, 1, 0) * (h_before - n), lanes);
-        if (!q.tape) continue;
-        store(items.tape[i] + 2 * H, n, lanes);
-        if (General) store(items.tape[i] + 6 * H, slope_n, lanes);
-      }
+      pointwise(q, s, t, items);
     }, q.from_last);
+  }
+
+  template <class Items>
+  static FASTRNN_INLINE void will_go_on(const Sequence<T>& q, const Items& items, int i, Wanted<T>& wanted) {
+    wanted.add(items.y[i]);
+    for (int k = 0; q.tape && k < 4; ++k) wanted.add(items.tape[i] + k * q.H);
+  }
+
+  // The gates of all items, then the candidates of all: n waits for r, so an item by itself would wait too.
+  static FASTRNN_INLINE void pointwise(const Sequence<T>& q, long s, const Tile<T, 4>& t, const Items<T, Gru>& items) {
+    const long H = q.H;
+    for (int i = 0; i < t.items(); ++i) {
+      const int lanes = t.lanes_of_item(i);
+      Vec<T> slope_r{}, slope_z{};
+      const Vec<T> hn = t.get(i, 2, 0);
+      const Vec<T> r = gate<T, General, Sigmoid<T>>(q, 0, t.get(i, 0, 0), &slope_r);
+      const Vec<T> z = gate<T, General, Sigmoid<T>>(q, 0, t.get(i, 1, 0), &slope_z);
+      store(t.at(i, 1, 0), z);
+      store(t.at(i, 3, 0), t.get(i, 3, 0) + r * hn);
+      if (!q.tape) continue;
+      T* tape = items.tape[i];
+      store(tape, r, lanes), store(tape + H, z, lanes), store(tape + 3 * H, hn, lanes);
+      if (General) store(tape + 4 * H, slope_r, lanes), store(tape + 5 * H, slope_z, lanes);
+    }
+    for (int i = 0; i < t.items(); ++i) {
+      const int lanes = t.lanes_of_item(i);
+      Vec<T> slope_n{};
+      const Vec<T> n = gate<T, General, Tanh<T>>(q, 1, t.get(i, 3, 0), &slope_n);
+      const Vec<T> h_before = load(q.h_before(s, t.row + t.row_of(i)) + t.unit_of(i), lanes);
+      store(items.y[i], n + t.get(i, 1, 0) * (h_before - n), lanes);
+      if (!q.tape) continue;
+      store(items.tape[i] + 2 * H, n, lanes);
+      if (General) store(items.tape[i] + 6 * H, slope_n, lanes);
+    }
   }
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Gru>(q, arena); }

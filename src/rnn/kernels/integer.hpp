@@ -156,8 +156,8 @@ FASTRNN_INLINE void to_fixed([[maybe_unused]] int rows, [[maybe_unused]] const f
 
 // The product of G gates of a tile, row by row; vector v of it goes to slot[v] of a row of accumulators.  With `dots`,
 // `fixed` (rows, fixed_size(K)) is read in place of a.
-template <int G, int V = panel_vectors(G), int A>
-FASTRNN_INLINE void multiply_integers(const Tile<float, A>& t, const float* const* a, long K, const float* panel,
+template <int G, int V = panel_vectors(G), int A, bool M>
+FASTRNN_INLINE void multiply_integers(const Tile<float, A, M>& t, const float* const* a, long K, const float* panel,
                                       const int* slot, bool dots, float* fixed) {
   if (t.vectors == V) {
     for (int r = 0; r < t.rows; ++r) {

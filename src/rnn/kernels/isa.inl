@@ -6,6 +6,7 @@
 #include "elementwise.hpp"
 #include "gradients.hpp"
 #include "gru.hpp"
+#include "layer_norm.hpp"
 #include "loss.hpp"
 #include "lstm.hpp"
 #include "noise.hpp"
@@ -44,9 +45,18 @@ template <class T, bool General> constexpr CellKernels<T> lstm() {
                                          {B::kHH, B::kH, 0, 4, 0, 0});
 }
 
+// dgates: gradients of the product of the state, then of that of the input
+template <class T, class Cell, int Kept> constexpr CellKernels<T> normed() {
+  constexpr int G = Cell::G, GS = Cell::GS;
+  return kernels_of<T, Normed<T, Cell, Kept>>(Kept + GS + G, GS + G, 2, {B::kIH, B::kX, 0, G, GS, 0},
+                                              {B::kHH, B::kH, 0, GS, 0, 0});
+}
+
 template <class T> constexpr Kernels<T> kernels() {
   return {{rnn<T, Tanh<T>, false>(), rnn<T, Relu<T>, false>(), rnn<T, Tanh<T>, true>(), gru<T, false>(), gru<T, true>(),
-           gru_before<T, false>(), gru_before<T, true>(), lstm<T, false>(), lstm<T, true>()},
+           gru_before<T, false>(), gru_before<T, true>(), lstm<T, false>(), lstm<T, true>(),
+           normed<T, Rnn<T, Tanh<T>, false>, 0>(), normed<T, Rnn<T, Relu<T>, false>, 0>(),
+           normed<T, Gru<T, false>, 4>(), normed<T, Lstm<T, false>, 4>()},
           weight_gradient<T>, pack_input_gradient<T>, input_gradient<T>, softmax_cross_entropy<T>, sgd<T>, adam<T>,
           rmsprop<T>, sum_of_squares<T>, sum_rows<T>, affine_size<T>, pack_affine<T>, affine<T>,
           map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};

@@ -40,11 +40,7 @@ template <class T, bool General> struct Lstm {
     sweep<T, G, 4>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 4>& t) {
       const Items<T, Lstm> items(q, s, t);
       Wanted<T> wanted;
-      for (int i = 0; i < t.items(); ++i) {
-        wanted.add(items.c_before[i]);
-        if (!q.weights.hr) wanted.add(items.y[i]);
-        for (int k = 0; q.tape && k < 4; ++k) wanted.add(items.tape[i] + k * q.H);
-      }
+      for (int i = 0; i < t.items(); ++i) will_go_on(q, items, i, wanted);
       preactivations<T, Lstm>(q, s, t, items, wanted);
       // The gates and c of all items, then h of all: h waits for c, so an item by itself would wait too.
       for (int i = 0; i < t.items(); ++i) gates_and_c(q, t, items, i);
@@ -56,6 +52,13 @@ template <class T, bool General> struct Lstm {
       }
     }, q.from_last);
     if (q.weights.hr) project(q, s);
+  }
+
+  template <class Items>
+  static FASTRNN_INLINE void will_go_on(const Sequence<T>& q, const Items& items, int i, Wanted<T>& wanted) {
+    wanted.add(items.c_before[i]);
+    if (!q.weights.hr) wanted.add(items.y[i]);
+    for (int k = 0; q.tape && k < 4; ++k) wanted.add(items.tape[i] + k * q.H);
   }
 
   // o stays in its accumulator
@@ -140,63 +143,93 @@ template <class T, bool General> struct Lstm {
     });
   }
 
-  // With dh in the accumulators and dc(t) from step t+1:
-  //   do = dh f2(c) f0'        dc += dh o f2'(c) + p_o do
-  //   di = dc g f0'            df = dc c(t-1) f0'           dg = dc i f1'
-  //   dc(t-1) = dc f + p_i di + p_f df
+  // Row (s, b): what the walk back reads and writes of it
+  struct Row {
+    long s, b;
+    const T *tape, *c, *c_before;
+    T *dgates, *dc;
+    bool reset;  // after this step
+
+    FASTRNN_INLINE Row(const Sequence<T>& q, long s, long b)
+        : s(s), b(b), tape(q.tape_at(s, b)), c(q.c_at(s, b)), c_before(q.c_before(s, b)), dgates(q.dgates_at(s, b)),
+          dc(q.dc + b * q.H), reset(s + 1 < q.T_ && b < q.active(s + 1) && q.is_reset(s + 1, b)) {}
+  };
+
+  // What forward kept of one vector of units
+  struct Values {
+    Vec<T> i, f, g, o, slope[4], c_before, c;
+
+    FASTRNN_INLINE Values(const Sequence<T>& q, const Row& row, long unit, int lanes) {
+      const long H = q.H;
+      const T* tape = row.tape + unit;
+      i = load(tape, lanes), f = load(tape + H, lanes), g = load(tape + 2 * H, lanes), o = load(tape + 3 * H, lanes);
+      if constexpr (General) {
+        for (int k = 0; k < 4; ++k) slope[k] = load(tape + (4 + k) * H, lanes);
+      } else {
+        slope[0] = Sigmoid<T>::slope(i), slope[1] = Sigmoid<T>::slope(f);
+        slope[2] = Tanh<T>::slope(g), slope[3] = Sigmoid<T>::slope(o);
+      }
+      c_before = load(row.c_before + unit, lanes);
+      c = q.zoneout_c.p > 0 ? f * c_before + i * g : load(row.c + unit, lanes);  // before zoneout
+    }
+  };
+
   static FASTRNN_INLINE void backward_tile(const Sequence<T>& q, long s, const Tile<T, 1>& t) {
-    const long H = q.H;
     for (int r = 0; r < t.rows; ++r) {
-      const long b = t.row + r;
-      const T *tape_row = q.tape_at(s, b), *c_row = q.c_at(s, b), *c_before_row = q.c_before(s, b);
-      T *dgates_row = q.dgates_at(s, b), *dc_base = q.dc + b * H;
-      const bool reset = s + 1 < q.T_ && b < q.active(s + 1) && q.is_reset(s + 1, b);
+      const Row row(q, s, t.row + r);
       for (int v = 0; v < t.vectors; ++v) {
         const long unit = t.unit + v * L;
         const int lanes = t.lanes_of(v);
-        const T* tape = tape_row + unit;
-        const Vec<T> i = load(tape, lanes), f = load(tape + H, lanes), g = load(tape + 2 * H, lanes),
-                     o = load(tape + 3 * H, lanes);
-        Vec<T> slope[5];
-        if constexpr (General) {
-          for (int k = 0; k < 4; ++k) slope[k] = load(tape + (4 + k) * H, lanes);
-        } else {
-          slope[0] = Sigmoid<T>::slope(i), slope[1] = Sigmoid<T>::slope(f);
-          slope[2] = Tanh<T>::slope(g), slope[3] = Sigmoid<T>::slope(o);
-        }
-        const Vec<T> c_before = load(c_before_row + unit, lanes);
-        const Vec<T> c = q.zoneout_c.p > 0 ? f * c_before + i * g : load(c_row + unit, lanes);  // before zoneout
-        const Vec<T> dh = t.get(r, 0, v);
-        const Vec<T> dout = clipped(q, dh * output(q, c, &slope[4]) * slope[3]);
-        T* dc_row = dc_base + unit;
-        Vec<T> dc = reset ? Vec<T>{} : load<T>(dc_row, lanes);
-        Vec<T> dc_kept{};
-        if (q.zoneout_c.p > 0) {
-          dc_kept = kept(q.zoneout_c, s, b, unit, lanes) * dc;
-          dc -= dc_kept;
-        }
-        dc += dh * o * slope[4];
-        if (General) dc += peephole(q, 2, unit, lanes, dout);
-        Vec<T> di = dc * g, df = dc * c_before;
-        if (General && q.coupled) di -= df;
-        di = clipped(q, di * slope[0]);
-        df = clipped(q, df * slope[1]);
-        Vec<T> dc_before = dc * f + dc_kept;
-        if (General) {
-          dc_before += peephole(q, 0, unit, lanes, di) + peephole(q, 1, unit, lanes, df);
-          if (q.weights.peephole) {
-            const Vec<T> terms[] = {di * c_before, df * c_before, dout * c};
-            for (int k = 0; k < 3; ++k) {
-              T* p = q.dpeephole + k * H + unit;
-              store(p, load<T>(p, lanes) + terms[k], lanes);
-            }
-          }
-        }
-        store(dc_row, dc_before, lanes);
-        const Vec<T> out[] = {di, df, clipped(q, dc * i * slope[2]), dout};
-        for (int k = 0; k < 4; ++k) store(dgates_row + k * H + unit, out[k], lanes);
+        const Values k(q, row, unit, lanes);
+        Vec<T> slope, dc_kept;
+        const Vec<T> dh = t.get(r, 0, v), dout = output_gradient(q, k, dh, k.c, &slope);
+        const Vec<T> dc = dc_after(q, row, unit, lanes, &dc_kept) + dh * k.o * slope;
+        gate_gradients(q, row, unit, lanes, k, dout, dc, dc_kept);
       }
     }
+  }
+
+  //   do = dh f2(c) f0'        dc(t) = what step t+1 hands back + dh o f2'(c) + p_o do
+  static FASTRNN_INLINE Vec<T> output_gradient(const Sequence<T>& q, const Values& k, Vec<T> dh, Vec<T> c,
+                                               Vec<T>* slope) {
+    return clipped(q, dh * output(q, c, slope) * k.slope[3]);
+  }
+
+  // dc(t) from step t+1, less what of it is for c(t-1) by zoneout
+  static FASTRNN_INLINE Vec<T> dc_after(const Sequence<T>& q, const Row& row, long unit, int lanes, Vec<T>* dc_kept) {
+    Vec<T> dc = row.reset ? Vec<T>{} : load<T>(row.dc + unit, lanes);
+    *dc_kept = Vec<T>{};
+    if (q.zoneout_c.p > 0) {
+      *dc_kept = kept(q.zoneout_c, row.s, row.b, unit, lanes) * dc;
+      dc -= *dc_kept;
+    }
+    return dc;
+  }
+
+  //   di = dc g f0'            df = dc c(t-1) f0'           dg = dc i f1'
+  //   dc(t-1) = dc f + p_i di + p_f df
+  static FASTRNN_INLINE void gate_gradients(const Sequence<T>& q, const Row& row, long unit, int lanes, const Values& k,
+                                            Vec<T> dout, Vec<T> dc, Vec<T> dc_kept) {
+    const long H = q.H;
+    if (General) dc += peephole(q, 2, unit, lanes, dout);
+    Vec<T> di = dc * k.g, df = dc * k.c_before;
+    if (General && q.coupled) di -= df;
+    di = clipped(q, di * k.slope[0]);
+    df = clipped(q, df * k.slope[1]);
+    Vec<T> dc_before = dc * k.f + dc_kept;
+    if (General) {
+      dc_before += peephole(q, 0, unit, lanes, di) + peephole(q, 1, unit, lanes, df);
+      if (q.weights.peephole) {
+        const Vec<T> terms[] = {di * k.c_before, df * k.c_before, dout * k.c};
+        for (int n = 0; n < 3; ++n) {
+          T* p = q.dpeephole + n * H + unit;
+          store(p, load<T>(p, lanes) + terms[n], lanes);
+        }
+      }
+    }
+    store(row.dc + unit, dc_before, lanes);
+    const Vec<T> out[] = {di, df, clipped(q, dc * k.i * k.slope[2]), dout};
+    for (int n = 0; n < 4; ++n) store(row.dgates + n * H + unit, out[n], lanes);
   }
 };
 

@@ -97,8 +97,8 @@ FASTRNN_INLINE void narrow_product_of_rows(int rows, const float* const* a, long
 }
 
 // The product of G gates of a tile; vector v of it goes to slot[v] of a row of accumulators
-template <int G, int V = panel_vectors(G), int A>
-FASTRNN_INLINE void multiply_narrow(const Tile<float, A>& t, const float* const* a, long K, const float* panel,
+template <int G, int V = panel_vectors(G), int A, bool M>
+FASTRNN_INLINE void multiply_narrow(const Tile<float, A, M>& t, const float* const* a, long K, const float* panel,
                                     const int* slot) {
   if (t.vectors == V) return narrow_product_of_rows<G * V>(t.rows, a, K, panel, t.acc, t.ld(), slot);
   if constexpr (V > 1) multiply_narrow<G, V - 1>(t, a, K, panel, slot);

@@ -85,7 +85,7 @@ template <class T> void pack_columns(const T* w, long ld, long K, long H, T* out
 // Cache lines that the pointwise maths after a product reads or writes.  The product asks for them as it runs: all at
 // once they would wait for each other.
 template <class T> struct Wanted {
-  const T* at[kMaxRows * 12];
+  const T* at[kMaxRows * 14];
   int n = 0;
   void add(const T* p) { at[n++] = p; }
 };
@@ -301,8 +301,8 @@ template <> struct PanelWidth<false> { int vectors; };
 // Some rows of the batch by a panel of units, with A accumulators a unit: acc (rows, A, vectors of units).  Or, where
 // the batch is one row and a panel one vector, that row by some panels, acc (panels, A, units): the pointwise maths of
 // a row is a chain of dependent operations, and those of several panels overlap as those of several rows do.
-template <class T, int A> struct Tile : PanelWidth<(A > 1)> {
-  using PanelWidth<(A > 1)>::vectors;
+template <class T, int A, bool SeveralGates = (A > 1)> struct Tile : PanelWidth<SeveralGates> {
+  using PanelWidth<SeveralGates>::vectors;
   long row, unit;     // the first
   int rows, panels;   // one of them is 1
   int lanes;          // units in the last vector
@@ -310,7 +310,7 @@ template <class T, int A> struct Tile : PanelWidth<(A > 1)> {
   T* acc;
 
   // Items of a tile: its rows, or its panels
-  int items() const { return A > 1 ? rows * panels : rows; }
+  int items() const { return SeveralGates ? rows * panels : rows; }
   int row_of(int i) const { return panels > 1 ? 0 : i; }  // beyond `row`
   long unit_of(int i) const { return panels > 1 ? unit + i * kLanes<T> : unit; }
   int lanes_of_item(int i) const { return i + 1 < panels ? kLanes<T> : lanes; }
@@ -326,6 +326,7 @@ template <class T, int A> struct Tile : PanelWidth<(A > 1)> {
   T* at(int i, int gate, int v) const { return acc + i * ld() + (gate * vectors + v) * kLanes<T>; }
   Vec<T> get(int i, int gate, int v) const { return load(at(i, gate, v)); }
   int lanes_of(int v) const { return v + 1 == vectors ? lanes : kLanes<T>; }
+  int lanes_of(int i, int v) const { return v + 1 == vectors ? lanes_of_item(i) : kLanes<T>; }
 };
 
 // acc = a . panel for a tile of a product by itself, without bias or other terms; row(b) is the row of `a` for batch row b
@@ -354,20 +355,20 @@ FASTRNN_INLINE void sweep(Share* share, long row0, long row1, long H, Body body,
   long first, end;
   take(share, panels.count(), &first, &end);
   alignas(64) T acc[kMaxRows * A * panels.kUnits];
-  Tile<T, A> tile;
+  Tile<T, A, (G > 1)> tile;
   tile.acc = acc;
   for (long n = first; n < end; n += tile.panels) {
-    tile.panels = A > 1 && rows == 1 ? int(end - n < kMaxRows ? end - n : kMaxRows) : 1;
+    tile.panels = G > 1 && rows == 1 ? int(end - n < kMaxRows ? end - n : kMaxRows) : 1;
     tile.is_first = n == first;
     const long p = from_last ? first + end - n - tile.panels : n;
     tile.unit = p * panels.kUnits;
-    if constexpr (A == 1) tile.vectors = panels.vectors(p);
+    if constexpr (G == 1) tile.vectors = panels.vectors(p);
     const long left = H - tile.unit - ((tile.panels - 1) * panels.kUnits + (tile.vectors - 1) * kLanes<T>);
     tile.lanes = int(left < kLanes<T> ? left : kLanes<T>);
     tile.row = row0;
     for (int i = 0; i < tiles; ++i) {
       tile.rows = rows / tiles + (i < rows % tiles);
-      body(static_cast<const Tile<T, A>&>(tile));
+      body(static_cast<const Tile<T, A, (G > 1)>&>(tile));
       tile.row += tile.rows;
     }
   }

@@ -21,15 +21,24 @@ template <class T, class F, bool General> struct Rnn {
     sweep<T, G, 1>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
       const Items<T, Rnn> items(q, s, t);
       Wanted<T> wanted;
-      for (int r = 0; r < t.rows; ++r) wanted.add(items.y[r]);
+      for (int r = 0; r < t.rows; ++r) will_go_on(q, items, r, wanted);
       preactivations<T, Rnn>(q, s, t, items, wanted);
-      for (int r = 0; r < t.rows; ++r)
-        for (int v = 0; v < t.vectors; ++v) {
-          Vec<T> slope;
-          store(items.y[r] + v * L, gate<T, General, F>(q, 0, t.get(r, 0, v), &slope), t.lanes_of(v));
-          if (General && q.tape) store(items.tape[r] + v * L, slope, t.lanes_of(v));
-        }
+      pointwise(q, t, items);
     }, q.from_last);
+  }
+
+  template <class Items>
+  static FASTRNN_INLINE void will_go_on(const Sequence<T>&, const Items& items, int r, Wanted<T>& wanted) {
+    wanted.add(items.y[r]);
+  }
+
+  static FASTRNN_INLINE void pointwise(const Sequence<T>& q, const Tile<T, 1>& t, const Items<T, Rnn>& items) {
+    for (int r = 0; r < t.rows; ++r)
+      for (int v = 0; v < t.vectors; ++v) {
+        Vec<T> slope;
+        store(items.y[r] + v * L, gate<T, General, F>(q, 0, t.get(r, 0, v), &slope), t.lanes_of(v));
+        if (General && q.tape) store(items.tape[r] + v * L, slope, t.lanes_of(v));
+      }
   }
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Rnn>(q, arena); }

@@ -39,6 +39,14 @@ template <class T> struct Weights {
   const T* peephole;  // (3, H) rows i, f, o of an LSTM
 };
 
+// Of layer normalisation, see layer_norm.hpp: gains of both products, gain and shift of an LSTM's c; or their
+// gradients.  Null where the layer has none
+template <class T> struct Norms {
+  T *gain_ih, *gain_hh;  // (G*H,)
+  T *gain_c, *bias_c;    // (H,)
+};
+constexpr long kNormStatistics = 16;  // numbers at the end of a row of the tape, of a layer that has them
+
 // Which units keep their old value at a step: nonzero in `keeps`, (n,) a row, or, where its base is null, a share p of
 // each unit.  p = 0: none
 template <class T> struct Zoneout {
@@ -78,6 +86,7 @@ template <class T> struct Sequence {
 
   // the cell
   Weights<T> weights;
+  Norms<const T> norms;
   Activation activation[3];
   T clip;        // pre-activations are held within +-clip; infinity: never
   T grad_clip;   // gradients of pre-activations are held within +-grad_clip; infinity: never
@@ -101,6 +110,8 @@ template <class T> struct Sequence {
   long dgates_from, dgates_width;
   T* dprojected;          // packed rows (P,) as dgates: gradient of h of a projected LSTM
   T* dpeephole;           // (3, H), added to
+  Norms<T> dnorms;        // added to
+  T* sums;                // (dgates_width,) of dgates over all rows; a cell with norms adds to it those of a_h and a_x
 
   // packed weights, see each cell; a call of few rows reads W_ih and W_hh as they are
   bool packs;
@@ -123,6 +134,8 @@ template <class T> struct Sequence {
     return s == 0 ? h0 + b * P : y.at(s - 1, b);
   }
   bool is_noisy() const { return h_mask || zoneout_h.p > 0 || zoneout_c.p > 0; }
+  // Whether threads may share its steps: what is done for whole rows, outside of sweeps, is not for several
+  bool can_share() const { return !is_noisy() && !norms.gain_hh; }
   const T* h_in_product(long s, long b) const { return h_mask ? h_masked + b * P : h_before(s, b); }
   long kept(long s, long b) const { return packed(s, b) - start[kept_from]; }
   T* c_at(long s, long b) const { return c + (c_in_place ? b : kept(s, b)) * H; }

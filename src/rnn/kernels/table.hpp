@@ -7,7 +7,7 @@
 namespace fastrnn {
 
 enum CellKind { kRnnTanh, kRnnRelu, kRnnGeneral, kGru, kGruGeneral, kGruBefore, kGruBeforeGeneral, kLstm, kLstmGeneral,
-                kCellKinds };
+                kRnnTanhNormed, kRnnReluNormed, kGruNormed, kLstmNormed, kCellKinds };
 
 // A product after the backward loop: rows [gate H, (gate + gates) H) of a weight's gradient += dgates^T . source,
 // with `gates` blocks of H columns of dgates from `column` on.  The sums of those columns go to the same rows of the

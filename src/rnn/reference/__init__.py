@@ -4,6 +4,7 @@
     rnn.py           the vanilla RNN     }
     gru.py           the GRU             }  one layer, one direction: forward right above backward
     lstm.py          the LSTM            }
+    layer_norm.py    layer normalisation within them
     steps.py         what they share: the input product; rows that end early or start afresh
     stack.py         forward and backward of a whole layer object: layers, directions, dropout
     output.py        o = c + V h, softmax, cross-entropy

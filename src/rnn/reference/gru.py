@@ -9,6 +9,9 @@
 f is the sigmoid and g is tanh unless told otherwise.  The rows of weight_ih (3H, I), weight_hh (3H, H), bias_ih and
 bias_hh (3H,) are those of r, z, n in turn.
 
+With layer normalisation (see layer_norm.py), the three products W_i. x are normalised together, and the three W_h. h,
+before their biases are added; reset_after must then be True.
+
 In training there may be noise (see `fastrnn.noise`): masks onto the W_h. and onto the h that they multiply, not the h
 that z does; and zoneout, h(t) = k(t) h(t-1) + (1 - k(t)) ((1 - z) * n + z * h).
 """
@@ -21,6 +24,7 @@ import numpy as np
 
 from ..noise import NO_NOISE, Noise
 from .activations import Activation, Spec
+from .layer_norm import LayerNorm
 from .steps import (
     Steps,
     bias_gradient,
@@ -28,6 +32,7 @@ from .steps import (
     input_gradients,
     input_product,
     masked,
+    plus,
     unzoned,
     weight_gradient,
     zoned,
@@ -51,6 +56,8 @@ class GRUTape(NamedTuple):
     weight_hh: np.ndarray  # masked
     has_bias: bool
     noise: Noise
+    norm_ih: LayerNorm
+    norm_hh: LayerNorm
 
 
 def gru_forward(
@@ -60,6 +67,8 @@ def gru_forward(
     weight_hh: np.ndarray,
     bias_ih: np.ndarray | None = None,
     bias_hh: np.ndarray | None = None,
+    gain_ih: np.ndarray | None = None,
+    gain_hh: np.ndarray | None = None,
     *,
     reset_after: bool = True,
     activations: tuple[Spec, Spec] = ("sigmoid", "tanh"),
@@ -82,18 +91,23 @@ def gru_forward(
     W_rz, W_n = weight_hh[: 2 * H], weight_hh[2 * H :]
     b_rz, b_n = (0, 0) if bias_hh is None else (bias_hh[: 2 * H], bias_hh[2 * H :])
 
-    a = input_product(x, weight_ih, bias_ih)
+    norm_ih, norm_hh = (LayerNorm(gain, *x.shape[:2]) for gain in (gain_ih, gain_hh))
+    a = plus(norm_ih(input_product(x, weight_ih)), bias_ih)
     gates = np.empty_like(a)
     h_before, h_seen, m, h_after = (np.empty((*a.shape[:2], H), a.dtype) for _ in range(4))
     h = h0
     for t in range(len(x)):
         h_before[t] = h = steps.restart(t, h)
         seen = h_seen[t] = masked(h, noise.h)
-        a[t, :, : 2 * H] += seen @ W_rz.T + b_rz
+        if reset_after:
+            product = norm_hh(seen @ weight_hh.T, t)
+            a[t, :, : 2 * H] += product[:, : 2 * H] + b_rz
+            m[t] = product[:, 2 * H :] + b_n
+        else:
+            a[t, :, : 2 * H] += seen @ W_rz.T + b_rz
         gates[t, :, : 2 * H] = f(a[t, :, : 2 * H])
         r, z, n = by_gate(gates[t])
         if reset_after:
-            m[t] = seen @ W_n.T + b_n
             a[t, :, 2 * H :] += r * m[t]
         else:
             m[t] = r * seen
@@ -101,8 +115,8 @@ def gru_forward(
         n[...] = g(a[t, :, 2 * H :])
         h_after[t] = zoned(noise.keeps_h, t, (1 - z) * n + z * h, h)
         h = steps.advance(t, h_after[t], h)
-    weights = (weight_ih, weight_hh, bias_ih is not None)
-    tape = GRUTape(x, h_before, h_seen, a, gates, m, f, g, reset_after, steps, *weights, noise)
+    weights = (weight_ih, weight_hh, bias_ih is not None, noise, norm_ih, norm_hh)
+    tape = GRUTape(x, h_before, h_seen, a, gates, m, f, g, reset_after, steps, *weights)
     return steps.without_padding(h_after), h.copy(), tape
 
 
@@ -135,24 +149,27 @@ def gru_backward(
         da_z[...] = clipped(dh_t * (h - n) * tape.f.slope(a_z, z), grad_clip)
         if reset_after:
             da_r[...] = clipped(da_n * m * tape.f.slope(a_r, r), grad_clip)
-            dh_through_n = (da_n * r) @ W_n
+            dproduct = np.concatenate([da_r, da_z, da_n * r], axis=1)
+            dh_seen = tape.norm_hh.backward(dproduct, t) @ tape.weight_hh
         else:
             dm = da_n @ W_n
             da_r[...] = clipped(dm * seen * tape.f.slope(a_r, r), grad_clip)
-            dh_through_n = dm * r
-        dh_seen = da[t, :, : 2 * H] @ W_rz + dh_through_n
+            dh_seen = da[t, :, : 2 * H] @ W_rz + dm * r
         dh_before = dh_t * z + masked(dh_seen, noise.h) + dh_kept
         dh = steps.restart(t, steps.advance(t, dh_before, dh))
 
     # The sums over the steps.  W_hn meets h before the reset gate in one form, m = r * h after it in the other.
-    dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, da)
+    dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, tape.norm_ih.backward(da))
     da_rz, da_n, r = da[:, :, : 2 * H], da[:, :, 2 * H :], tape.gates[:, :, :H]
-    dproduct_n, factor_n = (da_n * r, tape.h_seen) if reset_after else (da_n, tape.m)
-    dweight_hh = np.concatenate([weight_gradient(da_rz, tape.h_seen), weight_gradient(dproduct_n, factor_n)])
+    dproduct = np.concatenate([da_rz, da_n * r], axis=2) if reset_after else da
+    if reset_after:
+        dweight_hh = weight_gradient(tape.norm_hh.backward(dproduct), tape.h_seen)
+    else:
+        dweight_hh = np.concatenate([weight_gradient(da_rz, tape.h_seen), weight_gradient(da_n, tape.m)])
     grads = {"weight_ih": dweight_ih, "weight_hh": masked(dweight_hh, noise.weight_hh)}
+    grads |= tape.norm_ih.gradient("gain_ih", da) | tape.norm_hh.gradient("gain_hh", dproduct)
     if tape.has_bias:
-        dbias_hh = np.concatenate([bias_gradient(da_rz), bias_gradient(dproduct_n)])
-        grads |= {"bias_ih": bias_gradient(da), "bias_hh": dbias_hh}
+        grads |= {"bias_ih": bias_gradient(da), "bias_hh": bias_gradient(dproduct)}
     return dx, dh, grads
 
 

@@ -12,6 +12,9 @@ The activations f, g, h are sigmoid, tanh, tanh unless told otherwise; in the co
 projection (Sak et al. 2014) is weight_hr (P, H).  The rows of weight_ih (4H, I), weight_hh (4H, P), bias_ih and bias_hh
 (4H,) are those of i, f, g, o in turn; P = H without projection.
 
+With layer normalisation (see layer_norm.py), the four products W_i. x are normalised together, and the four W_h. h,
+before their biases are added; and c(t) is where h(t) sees it, not where c(t+1) and p_o do.
+
 In training there may be noise (see `fastrnn.noise`): masks onto the W_h. and onto the h that they multiply; and
 zoneout, by which a unit of c or of h may stay as it was.  h(t) and p_o see the new c(t) even where it is not kept.
 """
@@ -24,6 +27,7 @@ import numpy as np
 
 from ..noise import NO_NOISE, Noise
 from .activations import Activation, Spec
+from .layer_norm import LayerNorm
 from .steps import (
     Steps,
     bias_gradient,
@@ -31,6 +35,7 @@ from .steps import (
     input_gradients,
     input_product,
     masked,
+    plus,
     unzoned,
     weight_gradient,
     zoned,
@@ -46,7 +51,8 @@ class LSTMTape(NamedTuple):
     a: np.ndarray  # (T, B, 4H)  pre-activations of i, f, g, o
     gates: np.ndarray  # (T, B, 4H)  i, f, g, o
     c: np.ndarray  # (T, B, H)   c(t), before zoneout
-    q: np.ndarray  # (T, B, H)   squash_out(c(t))
+    c_seen: np.ndarray  # (T, B, H)   c(t), or with layer normalisation what h(t) sees of it
+    q: np.ndarray  # (T, B, H)   squash_out(c_seen)
     activations: tuple[Activation, ...]
     coupled: bool
     steps: Steps
@@ -56,6 +62,9 @@ class LSTMTape(NamedTuple):
     weight_hr: np.ndarray | None
     has_bias: bool
     noise: Noise
+    norm_ih: LayerNorm
+    norm_hh: LayerNorm
+    norm_c: LayerNorm
 
 
 def lstm_forward(
@@ -68,6 +77,10 @@ def lstm_forward(
     bias_hh: np.ndarray | None = None,
     weight_peephole: np.ndarray | None = None,
     weight_hr: np.ndarray | None = None,
+    gain_ih: np.ndarray | None = None,
+    gain_hh: np.ndarray | None = None,
+    gain_c: np.ndarray | None = None,
+    bias_c: np.ndarray | None = None,
     *,
     coupled: bool = False,
     activations: tuple[Spec, Spec, Spec] = ("sigmoid", "tanh", "tanh"),
@@ -90,17 +103,18 @@ def lstm_forward(
     steps = Steps.of(len(x), lengths, reset)
     x = steps.without_padding(x)
 
-    a = input_product(x, weight_ih, bias_ih, bias_hh)
+    norm_ih, norm_hh, norm_c = (LayerNorm(gain, *x.shape[:2]) for gain in (gain_ih, gain_hh, gain_c))
+    a = plus(norm_ih(input_product(x, weight_ih)), bias_ih, bias_hh)
     gates = np.empty_like(a)
     h_before, h_after = (np.empty((*a.shape[:2], h0.shape[1]), a.dtype) for _ in range(2))
-    c_before, c_after, q = (np.empty((*a.shape[:2], c0.shape[1]), a.dtype) for _ in range(3))
+    c_before, c_after, c_seen, q = (np.empty((*a.shape[:2], c0.shape[1]), a.dtype) for _ in range(4))
     weight_hh = masked(weight_hh, noise.weight_hh)
     h, c = h0, c0
     for t in range(len(x)):
         h = steps.restart(t, h)
         h_before[t] = masked(h, noise.h)
         c_before[t] = c = steps.restart(t, c)
-        a[t] += h_before[t] @ weight_hh.T
+        a[t] += norm_hh(h_before[t] @ weight_hh.T, t)
         (a_i, a_f, a_g, a_o), (i, f, g, o) = by_gate(a[t]), by_gate(gates[t])
         if weight_peephole is not None:
             a_i += weight_peephole[0] * c
@@ -112,14 +126,16 @@ def lstm_forward(
         if weight_peephole is not None:
             a_o += weight_peephole[2] * c_after[t]
         o[...] = gate(a_o)
-        q[t] = squash_out(c_after[t])
+        c_seen[t] = norm_c(c_after[t], t)
+        q[t] = squash_out(plus(c_seen[t], bias_c))
         h_new = o * q[t] if weight_hr is None else (o * q[t]) @ weight_hr.T
         h_after[t] = zoned(noise.keeps_h, t, h_new, h)
         h = steps.advance(t, h_after[t], h)
         c = steps.advance(t, zoned(noise.keeps_c, t, c_after[t], c), c)
     squashes = (gate, squash_in, squash_out)
     weights = (weight_ih, weight_hh, weight_peephole, weight_hr, bias_ih is not None, noise)
-    tape = LSTMTape(x, h_before, c_before, a, gates, c_after, q, squashes, coupled, steps, *weights)
+    norms = (norm_ih, norm_hh, norm_c)
+    tape = LSTMTape(x, h_before, c_before, a, gates, c_after, c_seen, q, squashes, coupled, steps, *weights, *norms)
     return steps.without_padding(h_after), h.copy(), c.copy(), tape
 
 
@@ -132,7 +148,7 @@ def lstm_backward(
 
         dm = W_hr^T dh(t)                                         m = o * q
         do = dm * q                                               da_o = do * f'(a_o)
-        dc(t) += dm * o * h'(c(t)) + p_o * da_o
+        dc(t) += dm * o * h'(c(t)) + p_o * da_o                   the first through the norm of c(t), if there is one
 
         di = dc(t) * g         coupled: dc(t) * (g - c)           da_i = di * f'(a_i)
         df = dc(t) * c         coupled: 0                         da_f = df * f'(a_f)
@@ -142,18 +158,19 @@ def lstm_backward(
     """
     gate, squash_in, squash_out = tape.activations
     steps, coupled, weight_peephole, weight_hr = tape.steps, tape.coupled, tape.weight_peephole, tape.weight_hr
-    noise = tape.noise
-    da, dh_after = np.empty_like(tape.a), np.empty_like(tape.h_before)
+    noise, norm_hh = tape.noise, tape.norm_hh
+    da, dc_seen, dh_after = np.empty_like(tape.a), np.empty_like(tape.c), np.empty_like(tape.h_before)
     dh, dc = dh_n, dc_n
     for t in reversed(range(len(da))):
-        c, c_after, q = tape.c_before[t], tape.c[t], tape.q[t]
+        c, c_seen, q = tape.c_before[t], tape.c_seen[t], tape.q[t]
         (a_i, a_f, a_g, a_o), (i, f, g, o) = by_gate(tape.a[t]), by_gate(tape.gates[t])
         da_i, da_f, da_g, da_o = by_gate(da[t])
         dh_after[t], dh_kept = unzoned(noise.keeps_h, t, steps.only_running(t, dh + dy[t]))
         dc_t, dc_kept = unzoned(noise.keeps_c, t, steps.only_running(t, dc))
         dm = dh_after[t] if weight_hr is None else dh_after[t] @ weight_hr
         da_o[...] = clipped(dm * q * gate.slope(a_o, o), grad_clip)
-        dc_t = dc_t + dm * o * squash_out.slope(c_after, q)
+        dc_seen[t] = dm * o * squash_out.slope(c_seen, q)
+        dc_t = dc_t + tape.norm_c.backward(dc_seen[t], t)
         if weight_peephole is not None:
             dc_t += weight_peephole[2] * da_o
 
@@ -164,14 +181,17 @@ def lstm_backward(
         dc_before = dc_t * f + dc_kept
         if weight_peephole is not None:
             dc_before += weight_peephole[0] * da_i + weight_peephole[1] * da_f
-        dh_before = masked(da[t] @ tape.weight_hh, noise.h) + dh_kept
+        dh_before = masked(norm_hh.backward(da[t], t) @ tape.weight_hh, noise.h) + dh_kept
         dh = steps.restart(t, steps.advance(t, dh_before, dh))
         dc = steps.restart(t, steps.advance(t, dc_before, dc))
 
-    dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, da)
-    grads = {"weight_ih": dweight_ih, "weight_hh": masked(weight_gradient(da, tape.h_before), noise.weight_hh)}
+    dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, tape.norm_ih.backward(da))
+    dweight_hh = weight_gradient(norm_hh.backward(da), tape.h_before)
+    grads = {"weight_ih": dweight_ih, "weight_hh": masked(dweight_hh, noise.weight_hh)}
+    grads |= tape.norm_ih.gradient("gain_ih", da) | norm_hh.gradient("gain_hh", da)
+    grads |= tape.norm_c.gradient("gain_c", dc_seen)
     if tape.has_bias:
-        grads |= {"bias_ih": bias_gradient(da), "bias_hh": bias_gradient(da)}
+        grads |= {"bias_ih": bias_gradient(da), "bias_hh": bias_gradient(da), "bias_c": bias_gradient(dc_seen)}
     H = tape.c.shape[2]
     if weight_peephole is not None:  # each peephole multiplies its own unit's cell: i and f see c(t-1), o sees c(t)
         of_i, of_f, of_o = da[:, :, :H] * tape.c_before, da[:, :, H : 2 * H] * tape.c_before, da[:, :, 3 * H :] * tape.c

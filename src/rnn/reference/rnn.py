@@ -6,6 +6,8 @@
 In training there may be noise (see `fastrnn.noise`): masks onto W and onto h(t-1) in the product W h(t-1), and zoneout,
 h(t) = k(t) h(t-1) + (1 - k(t)) f(a(t)).
 
+With layer normalisation (see layer_norm.py), W h(t-1) and U x(t) are normalised before they are added up.
+
 U is weight_ih (H, I), W is weight_hh (H, H), b is bias_ih + bias_hh (H,) each.  A batch holds one sequence a row, so
 W h is written ``h @ W.T``.
 """
@@ -18,6 +20,7 @@ import numpy as np
 
 from ..noise import NO_NOISE, Noise
 from .activations import Activation, Spec
+from .layer_norm import LayerNorm
 from .steps import (
     Steps,
     bias_gradient,
@@ -25,6 +28,7 @@ from .steps import (
     input_gradients,
     input_product,
     masked,
+    plus,
     unzoned,
     weight_gradient,
     zoned,
@@ -44,6 +48,8 @@ class RNNTape(NamedTuple):
     weight_hh: np.ndarray  # masked
     has_bias: bool
     noise: Noise
+    norm_ih: LayerNorm
+    norm_hh: LayerNorm
 
 
 def rnn_forward(
@@ -53,6 +59,8 @@ def rnn_forward(
     weight_hh: np.ndarray,
     bias_ih: np.ndarray | None = None,
     bias_hh: np.ndarray | None = None,
+    gain_ih: np.ndarray | None = None,
+    gain_hh: np.ndarray | None = None,
     *,
     nonlinearity: Spec = "tanh",
     clip: float | None = None,
@@ -69,18 +77,20 @@ def rnn_forward(
     f = Activation(nonlinearity, clip)
     steps = Steps.of(len(x), lengths, reset)
     x = steps.without_padding(x)
-    a = input_product(x, weight_ih, bias_ih, bias_hh)  # b + U x(t) of every step
+    norm_ih, norm_hh = (LayerNorm(gain, *x.shape[:2]) for gain in (gain_ih, gain_hh))
+    a = plus(norm_ih(input_product(x, weight_ih)), bias_ih, bias_hh)  # b + U x(t) of every step
     h_before, f_of_a, h_after = (np.empty_like(a) for _ in range(3))
     weight_hh = masked(weight_hh, noise.weight_hh)
     h = h0
     for t in range(len(x)):
         h = steps.restart(t, h)
         h_before[t] = masked(h, noise.h)
-        a[t] += h_before[t] @ weight_hh.T
+        a[t] += norm_hh(h_before[t] @ weight_hh.T, t)
         f_of_a[t] = f(a[t])
         h_after[t] = zoned(noise.keeps_h, t, f_of_a[t], h)
         h = steps.advance(t, h_after[t], h)
-    tape = RNNTape(x, h_before, a, f_of_a, f, steps, weight_ih, weight_hh, bias_ih is not None, noise)
+    weights = (weight_ih, weight_hh, bias_ih is not None, noise, norm_ih, norm_hh)
+    tape = RNNTape(x, h_before, a, f_of_a, f, steps, *weights)
     return steps.without_padding(h_after), h.copy(), tape
 
 
@@ -98,17 +108,19 @@ def rnn_backward(
 
         dL/dW = sum da(t) h(t-1)^T      dL/dU = sum da(t) x(t)^T      dL/db = sum da(t)      dL/dx(t) = U^T da(t)
     """
-    steps, noise = tape.steps, tape.noise
+    steps, noise, norm_hh = tape.steps, tape.noise, tape.norm_hh
     da = np.empty_like(tape.a)
     dh = dh_n
     for t in reversed(range(len(da))):
         dh_t, dh_kept = unzoned(noise.keeps_h, t, steps.only_running(t, dh + dy[t]))
         da[t] = clipped(dh_t * tape.f.slope(tape.a[t], tape.h[t]), grad_clip)
-        dh_before = masked(da[t] @ tape.weight_hh, noise.h) + dh_kept
+        dh_before = masked(norm_hh.backward(da[t], t) @ tape.weight_hh, noise.h) + dh_kept
         dh = steps.restart(t, steps.advance(t, dh_before, dh))
 
-    dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, da)
-    grads = {"weight_ih": dweight_ih, "weight_hh": masked(weight_gradient(da, tape.h_before), noise.weight_hh)}
+    dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, tape.norm_ih.backward(da))
+    dweight_hh = weight_gradient(norm_hh.backward(da), tape.h_before)
+    grads = {"weight_ih": dweight_ih, "weight_hh": masked(dweight_hh, noise.weight_hh)}
+    grads |= tape.norm_ih.gradient("gain_ih", da) | norm_hh.gradient("gain_hh", da)
     if tape.has_bias:
         grads |= {"bias_ih": bias_gradient(da), "bias_hh": bias_gradient(da)}
     return dx, dh, grads

@@ -31,7 +31,8 @@ _CELLS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[str, ...]]
     "gru": (gru_forward, gru_backward, ("reset_after", "activations", "clip")),
     "lstm": (lstm_forward, lstm_backward, ("coupled", "activations", "clip")),
 }
-_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole")
+_NORMS = ("gain_ih", "gain_hh", "gain_c", "bias_c")
+_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole", *_NORMS)
 
 
 class StackTape(NamedTuple):

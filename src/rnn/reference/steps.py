@@ -79,7 +79,11 @@ def input_product(x: np.ndarray, weight: np.ndarray, *biases: np.ndarray | None)
 
     An integer x (T, B) stands for one-hot vectors: U x(t) is then column x(t) of U.
     """
-    product: np.ndarray = weight.T[x] if is_one_hot(x) else by_rows(x, weight.T)
+    return plus(weight.T[x] if is_one_hot(x) else by_rows(x, weight.T), *biases)
+
+
+def plus(product: np.ndarray, *biases: np.ndarray | None) -> np.ndarray:
+    """The biases that there are, added in place to a product (T, B, GH)."""
     for bias in biases:
         if bias is not None:
             product += bias
