@@ -29,13 +29,6 @@ def add_to_columns(const real[:, :] table, const int64_t[::1] columns, real[:, :
 
 # ---------------------------------------------------------------- forward
 
-cdef struct Segments:
-    # of a forward pass that keeps no tape: backward makes that of one segment at a time
-    int64_t count
-    const int64_t *begin  # (count + 1,) the first step of each, and T
-    void *c               # (count, B, H) cell state before each; null for a cell without
-
-
 cdef void lay_out_forward(
         Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t product_rows,
         real** gathered) noexcept nogil:
@@ -59,12 +52,11 @@ cdef void lay_out_forward(
 
 cdef int64_t product_rows(const Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns) noexcept nogil:
     """How many rows of input products are made in advance; 0: none."""
-    cdef int64_t width = cell.gates * q.H
     if q.ids.base != NULL:
         return n_columns  # a table: x is one-hot, so its product is a row of W_ih transposed
     if q.start[q.steps] > UNPACKED_ROWS and q.B < cell.rows_per_tile:
         # too few rows to fill a tile: the input products of many steps at once make better use of W_ih
-        return min(q.start[q.steps], max(q.B, PRODUCT_CHUNK // (width * <int64_t>sizeof(real))))
+        return chunk_room(q)
     return 0
 
 
@@ -106,7 +98,7 @@ cdef void run_steps(
     for s in range(s0, s1):
         if s == chunk:
             q.products_from = s
-            chunk = chunk_end(q, s, m.product_rows)
+            chunk = chunk_end(q, s)
             wait_for(below, chunk)
             x = gather_x(q[0], s, chunk, <real*>m.gathered, &ld)
             gemm(False, True, q.start[chunk] - q.start[s], width, q.I, x, ld, q.weights.ih, q.I,
@@ -118,21 +110,13 @@ cdef void run_steps(
 
 cdef int run_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
-        const Segments* kept=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
-    """y and the tape; in inference, only y; with segments, y and c before each of them.
-    Returns -1 if memory ran out, before anything was written.
+        const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
+    """y and the tape; in inference, only y. Returns -1 if memory ran out, before anything was written.
 
     columns (n_columns,) of W_ih: ids are places among them; null: ids are the columns themselves."""
     cdef ForwardMemory m
-    cdef int64_t i, states = q.B * q.H
     if begin_forward(q, cell, n_columns, columns, &m):
         return -1
-    if kept == NULL:
-        run_steps(q, cell, &m, 0, q.steps, below, own)
-    else:
-        for i in range(kept.count):
-            if kept.c != NULL:
-                memcpy(<real*>kept.c + i * states, q.c, states * sizeof(real))
-            run_steps(q, cell, &m, kept.begin[i], kept.begin[i + 1], below, own)
+    run_steps(q, cell, &m, 0, q.steps, below, own)
     free(m.block)
     return 0

@@ -63,8 +63,8 @@ cdef class Scan:
     and zoneout; of the call, sizes (T, B), start, h0 and c0, and as (array, offsets, step) or None x, ids, reset and y;
     where there is noise, h_mask, and as rows keeps_h and keeps_c. Arrays are of the layer's dtype, and C-contiguous
     where they have no offsets. With `columns` (int64, n), ids are places among those columns of W_ih, without the
-    columns themselves: inference only. `c` holds the cell state: (B, H), the initial one and then the final one; or, if
-    `keep` says so, that of all steps (packed rows).
+    columns themselves: inference only. `c` holds the cell state: (B, H), the initial one and then the final one; or,
+    after `keep`, that of all steps (packed rows). x and y of a layer that is walked by passes (_pass.pxi) may be None.
     """
 
     cdef Sequence[float] f32
@@ -74,12 +74,9 @@ cdef class Scan:
     cdef const int64_t* columns
     cdef int64_t n_columns
     cdef tuple alive  # the arrays that the sequence points to
-    cdef Segments segments
-    cdef int64_t window  # rows of a tape that holds any segment and a chunk of backward
-    cdef object c_before
     cdef Progress steps_done, steps_undone  # of forward and of backward
     cdef Scan before, behind  # that have to go first in forward and in backward; None: nobody
-    cdef readonly object y, h0, c, c0, tape, begin  # begin (count + 1,): of the segments; None where all steps are kept
+    cdef readonly object y, h0, c, c0, tape
 
     def __init__(self, int cell, bint is_double, tuple weights, dict options, **call):
         self.cell = cell
@@ -94,7 +91,8 @@ cdef class Scan:
         else:
             set_cell(&self.f32, kernels.f32.cell(cell), weights, options)
             set_call(&self.f32, call)
-        self.y, self.h0, self.c0 = call["y"][0], call["h0"], call["c0"]
+        self.y = None if call["y"] is None else call["y"][0]
+        self.h0, self.c0 = call["h0"], call["c0"]
         self.c = None if self.c0 is None else self.c0.copy()
         self.hold(None, self.c, True)
 
@@ -106,43 +104,16 @@ cdef class Scan:
             set_kept(&self.f32, tape, c, c_in_place)
         return 0
 
-    cdef tuple room(self, int64_t rows):
-        """A tape of so many rows, and c of as many steps."""
+    def room(self, int64_t rows):
+        """A tape of so many rows, and c of as many steps, or None."""
         dtype = self.alive[0][0].dtype
         width, H = (self.f64.tape_width, self.f64.H) if self.is_double else (self.f32.tape_width, self.f32.H)
         return new_array((rows, width), dtype), None if self.c0 is None else new_array((rows, H), dtype)
 
-    def keep(self, int64_t count):
-        """Before `forward`, for `backward`: keep the tape of all steps, or, if count is not 0, c before each of about
-        so many segments."""
-        tape, c = self.room(0 if count else self.total)
-        if count and self.total and (tape.shape[1] or c is not None):  # else backward needs but y
-            self.begin, self.window = self.divided(count)
-            self.c_before = None if c is None else np.empty((len(self.begin) - 1, *self.c0.shape), c.dtype)
-            self.segments.count = len(self.begin) - 1
-            self.segments.begin = <const int64_t*>address(self.begin)
-            self.segments.c = address(self.c_before, c is not None)
-        else:
-            self.hold(tape, c, False)
-
-    def memory(self, int64_t count):
-        """Bytes that `keep(count)` and `backward` need for it."""
-        tape, c = self.room(1)
-        row = tape.nbytes + (0 if c is None else c.nbytes)
-        if count == 0 or row == 0:
-            return self.total * row
-        begin, window = self.divided(count)
-        return window * row + (0 if c is None else (len(begin) - 1) * self.c0.nbytes)
-
-    cdef const Segments* kept(self):
-        if self.segments.count:
-            return &self.segments
-        return NULL
-
-    cdef tuple divided(self, int64_t count):
-        if self.is_double:
-            return divide(&self.f64, kernels.f64.cell(self.cell), count)
-        return divide(&self.f32, kernels.f32.cell(self.cell), count)
+    def keep(self):
+        """Before `forward`, for `backward`: keep the tape and c of all steps."""
+        tape, c = self.room(self.total)
+        self.hold(tape, c, False)
 
     @property
     def total(self):
@@ -150,16 +121,15 @@ cdef class Scan:
         return self.f64.start[self.f64.steps] if self.is_double else self.f32.start[self.f32.steps]
 
     @property
-    def usual_count(self):
-        """Of segments, so that little is kept; 0 where there would be less than two.
+    def row_bytes(self):
+        """Of the tape and c."""
+        tape, c = self.room(1)
+        return tape.nbytes + (0 if c is None else c.nbytes)
 
-        There must be room for a segment and a chunk of backward: less than two chunks a segment would not save much.
-        Segments of sqrt(T) steps keep as much of c as of the tape.
-        """
-        steps, B = (self.f64.steps, self.f64.B) if self.is_double else (self.f32.steps, self.f32.B)
-        chunk = gradient_rows(&self.f64) if self.is_double else gradient_rows(&self.f32)
-        count = self.total // max(1, 2 * chunk, B * int(steps**0.5))
-        return count if count > 1 else 0
+    @property
+    def chunk_rows(self):
+        """Step s is in chunk  start[s] // chunk_rows  of those that the passes work through."""
+        return chunk_rows(&self.f64) if self.is_double else chunk_rows(&self.f32)
 
     def follow(self, Scan below):
         """Let forward take each step after that of `below`, the scan that makes x, and backward the other way, so that
@@ -169,28 +139,19 @@ cdef class Scan:
     def forward(self):
         """Run all steps: y, the final c in place, and what `keep` asked for."""
         cdef int failed
-        cdef const Segments* kept = self.kept()
         cdef const Progress* below = <const Progress*>NULL if self.before is None else &self.before.steps_done
         if self.is_empty:
             return
         with nogil:
             if self.is_double:
                 failed = run_forward(
-                    &self.f64, kernels.f64.cell(self.cell), self.n_columns, self.columns, kept, below, &self.steps_done)
+                    &self.f64, kernels.f64.cell(self.cell), self.n_columns, self.columns, below, &self.steps_done)
             else:
                 failed = run_forward(
-                    &self.f32, kernels.f32.cell(self.cell), self.n_columns, self.columns, kept, below, &self.steps_done)
+                    &self.f32, kernels.f32.cell(self.cell), self.n_columns, self.columns, below, &self.steps_done)
             publish(&self.steps_done, INT64_MAX)  # nobody shall wait after a failure
         if failed:
             raise MemoryError("no memory for the packed weights")
-
-    def replayed(self, int64_t i):
-        """Tape (rows, width) and c (rows, H), or None, of segment i: forward runs again where they were not kept."""
-        if self.begin is None:
-            return self.tape, self.c
-        if self.is_double:
-            return scan_replay(&self.f64, self, i)
-        return scan_replay(&self.f32, self, i)
 
     def backward(self, dy, dx, dh, dc, gradients, bint search=False):
         """BPTT. dy, dx: rows or None. dh (B, P), dc (B, H): gradient of the final state, replaced by that of the
@@ -217,56 +178,7 @@ cdef void set_kept(Sequence[real]* q, tape, c, bint c_in_place) except *:
     q.c_in_place = c_in_place
 
 
-cdef tuple divide(const Sequence[real]* q, const CellKernels[real]* cell, int64_t count):
-    """(first steps of about so many segments, and T; rows of a tape that holds any of them and a chunk of backward)"""
-    cdef int64_t chunk = 1, rows = -(-q.start[q.steps] // count), most = 0
-    cdef long s = 0, s0 = 0
-    if q.ids.base == NULL:
-        chunk = max(1, product_rows(q, cell, 0))
-    begin = [0]
-    while s < q.steps:
-        s = chunk_end(q, s, chunk)
-        if q.start[s] - q.start[s0] >= rows or s == q.steps:
-            most = max(most, q.start[s] - q.start[s0])
-            s0 = s
-            begin.append(s)
-    return np.array(begin, np.int64), min(q.start[q.steps], most + gradient_rows(q))
-
-
-cdef tuple scan_replay(Sequence[real]* scan, Scan of, int64_t i):
-    cdef Sequence[real] q = scan[0]
-    cdef ForwardMemory m
-    cdef real which = 0
-    cdef const CellKernels[real]* cell = kernels.of(which).cell(of.cell)
-    cdef int64_t s1 = of.segments.begin[i + 1]
-    cdef int failed
-    tape, c = of.room(q.start[s1] - q.start[of.segments.begin[i]])
-    set_kept(&q, tape, c, False)
-    with nogil:
-        failed = begin_forward(&q, cell, of.n_columns, of.columns, &m)
-        if not failed:
-            replay(&q, cell, &m, &of.segments, i, s1)
-            free(m.block)
-    if failed:
-        raise MemoryError("no memory for the packed weights")
-    return tape, c
-
-
-cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradients, bint search):
-    cdef Sequence[real] q = scan[0]  # a tape may be walked more than once
-    cdef Gradients[real] g
-    cdef const Segments* kept = of.kept()
-    cdef NonFinite found
-    cdef int failed
-    cdef const Progress* above = <const Progress*>NULL if of.behind is None else &of.behind.steps_undone
-    cdef Progress* own = &of.steps_undone
-    cdef real which = 0
-    found.step, found.blocks = -1, 0
-    if kept != NULL:
-        tape, c = of.room(of.window)
-        set_kept(&q, tape, c, False)
-    set_rows(<Rows[real]*>&q.dy, dy)
-    set_rows(&q.dx, dx, True)
+cdef void set_gradients(Sequence[real]* q, Gradients[real]* g, dh, dc, gradients) except *:
     q.dh = <real*>address(dh, True)
     q.dc = <real*>address(dc, dc is not None)
     d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole = gradients
@@ -276,9 +188,23 @@ cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradien
     g.b_hh = <real*>address(d_b_hh, d_b_hh is not None)
     g.hr = <real*>address(d_hr, d_hr is not None)
     q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
+
+
+cdef object scan_backward(Sequence[real]* scan, Scan of, dy, dx, dh, dc, gradients, bint search):
+    cdef Sequence[real] q = scan[0]  # a tape may be walked more than once
+    cdef Gradients[real] g
+    cdef NonFinite found
+    cdef int failed
+    cdef const Progress* above = <const Progress*>NULL if of.behind is None else &of.behind.steps_undone
+    cdef Progress* own = &of.steps_undone
+    cdef real which = 0
+    found.step, found.blocks = -1, 0
+    set_rows(<Rows[real]*>&q.dy, dy)
+    set_rows(&q.dx, dx, True)
+    set_gradients(&q, &g, dh, dc, gradients)
     with nogil:
-        failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns,
-                              kept, &found if search else NULL, above, own)
+        failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g,
+                              &found if search else NULL, above, own)
     if failed:
         raise MemoryError("no memory for the gradients of a chunk of steps")
     return None if found.step < 0 else (found.step, found.row, found.blocks)

@@ -58,6 +58,19 @@ class Walk:
         lengths = self.T if self.lengths is None else self.lengths
         return array, offsets + (lengths - 1) * per_step, -per_step
 
+    def places(self, s0: int, s1: int, backwards: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(time (M, 1) or (M, n), batch row (n,)) of steps [s0, s1) of each sequence, whether it runs then or not."""
+        steps = np.arange(s0, s1)[:, None]
+        if backwards:
+            steps = (self.T if self.lengths is None else self.lengths) - 1 - steps
+        return steps, self.members
+
+    def packed(self, window: np.ndarray, s0: int, s1: int) -> np.ndarray:
+        """Those rows of a window (M, n, N) of steps [s0, s1) that run then."""
+        active = np.diff(self.start[s0 : s1 + 1])
+        packed: np.ndarray = window[: s1 - s0][np.arange(self.n) < active[:, None]]
+        return packed
+
     def where(self, backwards: bool) -> tuple[np.ndarray, np.ndarray]:
         """(time, batch row) of each packed row."""
         counts = np.diff(self.start)

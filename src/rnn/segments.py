@@ -5,18 +5,35 @@
     checkpoint="auto"    as many segments as cost little time and little memory
     memory_limit=bytes   no more segments than it takes to stay below
 
-h(t) is in y, which the caller holds anyway, so that c of an LSTM is all that is kept at a border.  The gradients are
-the same bits each way: see (E) at the head of `_core.pyx`.
+A segment is walked through all layers of a stack, so that what is between them, y, its gradient and the masks of
+dropout, is there for a segment only:
+
+    forward     for each segment:            for each layer, from the first: run, y to the layer above
+    backward    for each segment, the last first:
+                                             for each layer, from the first: the same again, which now keeps the tape
+                    for each chunk of steps, the last first:
+                                             for each layer, from the last: back, dx to the layer below
+
+y of the last layer, which the caller holds, has its h(t); of the layers below, h is kept at the borders, and so is c of
+an LSTM. Two directions need the whole y of the layer below, each at its own end first: there a layer is a stack by
+itself. The gradients are the same bits each way: see (E) at the head of `_core.pyx`.
 
 Source: A. Gruslys et al., Memory-efficient backpropagation through time, NIPS 2016.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
+from . import _core
 from .checks import positive_int
+from .inputs import Rows, Walk
+from .noise import Noise, StepMask, masked, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +41,7 @@ class Kept:
     """What the caller asked for, checked."""
 
     count: int | None  # of segments: 0, one tape of all steps; None: "auto"
-    limit: int | None  # bytes of all scans together, which then decides in place of the count
+    limit: int | None  # bytes of all columns together, which then decides in place of the count
 
     @classmethod
     def checked(cls, checkpoint: Any, memory_limit: Any) -> Kept:
@@ -38,15 +55,255 @@ class Kept:
             raise ValueError(f"expected checkpoint or memory_limit, got both: {checkpoint} and {memory_limit}")
         return cls(count, positive_int("memory_limit", memory_limit))
 
-    def segments(self, scan: Any, scans: int) -> int:
-        """For one of so many scans that divide the limit between them: its number of segments, 0 for a whole tape."""
+    @property
+    def is_all(self) -> bool:
+        return self.count == 0 and self.limit is None
+
+    def segments(self, column: Column, columns: int) -> int:
+        """For one of so many columns that divide the limit between them: its number of segments, 0 for a whole tape."""
+        if not column.needs_tape:
+            return 0
         if self.limit is None:
-            count: int = scan.usual_count if self.count is None else self.count
-            return count
+            return column.usual_count if self.count is None else self.count
         count, tried = 0, []
-        while (needed := scan.memory(count)) * scans > self.limit:
+        while (needed := column.memory(count)) * columns > self.limit:
             tried.append(needed)
-            if count >= scan.total:
-                raise ValueError(f"expected memory_limit of at least {min(tried) * scans} bytes, got {self.limit}")
+            if count >= column.total:
+                raise ValueError(f"expected memory_limit of at least {min(tried) * columns} bytes, got {self.limit}")
             count = max(2, 2 * count)
         return count
+
+
+class Column:
+    """One walk through the layers of a stack, or through one of them, a segment at a time.
+
+    scans: of each layer; the first has x and the last y, what the others read and write are windows here.
+    x: what the first layer reads, (T, B, I).  noise: of each layer, its masks of each step and of x.  drops: what is
+    dropped behind each layer but the last.
+    After `divide` and `forward`, c of the scans and `h`, of the layers but the last, are the final states.
+    """
+
+    def __init__(
+        self,
+        walk: Walk,
+        backwards: bool,
+        scans: Sequence[Any],
+        x: np.ndarray,
+        noise: Sequence[Noise],
+        drops: Sequence[StepMask | None],
+    ) -> None:
+        self.walk, self.backwards, self.scans, self.x = walk, backwards, scans, x
+        self.noise, self.drops = noise, drops
+        self.x_masks = [None if each.x is None else each.x[walk.members] for each in noise]
+        self.h = [scan.h0.copy() for scan in scans[:-1]]
+        self.c = [scan.c for scan in scans]
+        self.total: int = scans[0].total
+
+    # ------------------------------------------------------------ how many segments
+
+    @property
+    def needs_tape(self) -> bool:
+        """Whether backward needs anything but x and y."""
+        return self.total > 0 and (len(self.scans) > 1 or self.scans[0].row_bytes > 0)
+
+    @property
+    def usual_count(self) -> int:
+        """Of segments, so that little is kept; 0 where there would be less than two.
+
+        A segment is a chunk of steps at least. Those of sqrt(T) steps keep as much at their borders as within.
+        """
+        count = self.total // max(1, self.scans[0].chunk_rows, self.walk.n * int(self.walk.T**0.5))
+        return count if count > 1 else 0
+
+    def divide(self, count: int) -> None:
+        """Before `forward`: into about so many segments."""
+        self.cuts, self.begin = self._divided(count)
+        self.borders = [[state.copy() for state in self._states()] for _ in self.begin[1:]]
+
+    def _divided(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """First steps of the chunks, and T; those of the segments, and T."""
+        start, T = self.walk.start, self.walk.T
+        rows = np.arange(0, self.total + 1, self.scans[0].chunk_rows)
+        cuts = np.unique(np.append(np.searchsorted(start[:-1], rows), T))
+        wanted = np.arange(count) * self.total // count
+        return cuts, np.unique(np.append(cuts[np.searchsorted(start[cuts], wanted)], T))
+
+    def _states(self) -> list[np.ndarray]:
+        """h of the layers but the last and c of all, as far as forward has come."""
+        return [*self.h, *(c for c in self.c if c is not None)]
+
+    def memory(self, count: int) -> int:
+        """Bytes of the tape and of all that is between layers, in so many segments; 0: of all steps."""
+        if count == 0:
+            return self._bytes(self.walk.T, self.total, self.walk.T)
+        cuts, begin = self._divided(count)
+        borders = sum(state.nbytes for state in self._states()) * (len(begin) - 1)
+        return borders + self._bytes(_longest(begin), _longest(self.walk.start[begin]), _longest(cuts))
+
+    def _bytes(self, steps: int, rows: int, back: int) -> int:
+        """Of windows of so many steps, or rows, and of the gradients of `back` steps."""
+        y = self.scans[0].h0.nbytes  # of one layer and step
+        of_step = y * (len(self.scans) - 1)
+        for k, x_mask in enumerate(self.x_masks):
+            dropped = k > 0 and self.drops[k - 1] is not None
+            masked_x = y if k else 0 if x_mask is None else x_mask.nbytes
+            of_step += y * dropped + masked_x * (dropped or x_mask is not None)
+        for noise in self.noise:
+            of_step += sum(self.walk.n * mask.n for mask in (noise.keeps_h, noise.keeps_c) if mask is not None)
+        of_rows = rows * sum(scan.row_bytes for scan in self.scans)
+        return of_rows + steps * of_step + back * y * min(2, len(self.scans) - 1)
+
+    # ------------------------------------------------------------ the passes
+
+    def forward(self) -> None:
+        """Run all steps: y of the last layer, the final states, and the states at the borders."""
+        if self.total == 0:
+            return
+        passes, room = [_core.ForwardPass(scan) for scan in self.scans], _Room(self)
+        for i, (s0, s1) in enumerate(pairwise(self.begin)):
+            for border, state in zip(self.borders[i], self._states(), strict=True):
+                border[...] = state
+            for k, each in enumerate(passes):
+                each.see(**room.of_layer(k, i))
+                each.run(s0, s1)
+            for h, y in zip(self.h, room.y, strict=True):
+                self._last(y, s0, s1, h)
+
+    def _last(self, y: np.ndarray, s0: int, s1: int, h: np.ndarray) -> None:
+        """h (n, P) := h after the last step of each sequence in the window y of steps [s0 - 1, s1)."""
+        if self.walk.lengths is None:
+            h[...] = y[s1 - s0]
+            return
+        count = np.minimum(self.walk.lengths, s1) - s0
+        (running,) = np.nonzero(count > 0)
+        h[running] = y[count[running], running]
+
+    def _replay(self, i: int, passes: list[Any], room: _Room) -> None:
+        """Forward through segment i again, by the passes of the first layers, keeping the tape."""
+        for k, each in enumerate(passes):
+            room.seen[k] = room.of_layer(k, i) | {"kept": room.kept(k, i)}
+            if k + 1 < len(self.scans) or self.scans[k].row_bytes:  # else y has all that backward needs
+                each.see(**room.seen[k])
+                each.run(*self.begin[i : i + 2])
+
+    def backward(self, dy: Rows, dx: Rows | None, states: Any, gradients: Any, search: bool = False) -> Any:
+        """BPTT as by `Scan.backward`: (dh, dc) and the gradients of each layer.
+
+        In a search, what it returns begins with the layer: that nearest to y in which anything is found.
+        """
+        if self.total == 0:
+            return None
+        again, room = [_core.ForwardPass(scan) for scan in self.scans], _Room(self)
+        back = [
+            _core.BackwardPass(scan, dh, dc, of)
+            for scan, (dh, dc), of in zip(self.scans, states, gradients, strict=True)
+        ]
+        found, lowest = None, 0
+        for i in reversed(range(len(self.begin) - 1)):
+            self._replay(i, again, room)
+            first, last = np.searchsorted(self.cuts, self.begin[i : i + 2])
+            for s0, s1 in reversed(list(pairwise(self.cuts[first : last + 1]))):
+                d = dy
+                for k in reversed(range(lowest, len(back))):
+                    to = dx if k == 0 else room.gradient(k, s0)
+                    back[k].see(**room.seen[k], dy=d, dx=to)
+                    result = back[k].run(s0, s1, search)
+                    if result is not None:
+                        found, lowest = (k, *result), k + 1  # the layers above may hold an earlier cause
+                        break
+                    if k:
+                        d = room.masked_gradient(k, i, s0, s1)
+        if found is None:
+            for each in back:
+                each.end()
+        return found
+
+    def replayed(self, scan: Any) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None, np.ndarray | None]]:
+        """For each segment: its steps, the tape, c, and h (rows, P), if that is in no y, of one of the scans."""
+        k = self.scans.index(scan)
+        again, room = [_core.ForwardPass(each) for each in self.scans[: k + 1]], _Room(self)
+        for i, (s0, s1) in enumerate(pairwise(self.begin) if self.total else ()):
+            self._replay(i, again, room)
+            h = None if k + 1 == len(self.scans) else self.walk.packed(room.y[k][1:], s0, s1)
+            tape, c, *_ = room.kept(k, i)
+            yield s0, s1, tape, c, h
+
+
+class _Room:
+    """The windows of a column: arrays (steps, n, width) that hold a segment, or a chunk of steps, and then the next."""
+
+    def __init__(self, column: Column) -> None:
+        self.column = column
+        steps, back = _longest(column.begin), _longest(column.cuts)
+        self.y = [self._window(steps + 1) for _ in column.h]  # begins with h before the segment
+        self.dx = [self._window(back) for _ in column.h[:2]]  # taken in turns
+        self.dropped: list[np.ndarray | None] = [None] * len(column.scans)  # dropout masks below each layer
+        self.tapes: list[Any] = [None] * len(column.scans)
+        self.seen: list[dict[str, Any]] = [{} for _ in column.scans]  # by the layers' passes
+
+    def _window(self, steps: int) -> np.ndarray:
+        h = self.column.scans[0].h0
+        ragged = self.column.walk.lengths is not None  # then there is padding, which masks are multiplied onto, too
+        return _core.new_array((steps, *h.shape), h.dtype, zero=ragged)
+
+    def of_layer(self, k: int, i: int) -> dict[str, Any]:
+        """What layer k reads and writes in segment i, with the y of the layer below that is there now."""
+        s0, s1 = self.column.begin[i : i + 2]
+        seen = {"x": self._x(k, s0, s1)}
+        if seen["x"] is None:
+            del seen["x"]  # the caller's
+        if k < len(self.y):
+            self.y[k][0] = self.column.borders[i][k]
+            seen["y"] = _rows(self.y[k], s0 - 1)
+        for name in ("keeps_h", "keeps_c"):
+            mask = getattr(self.column.noise[k], name)
+            if mask is not None:
+                seen[name] = _rows(mask.at(*self.column.walk.places(s0, s1, self.column.backwards)), s0)
+        return seen
+
+    def _x(self, k: int, s0: int, s1: int) -> Rows | None:
+        """None: the caller's x as it is."""
+        of = self.column
+        places = of.walk.places(s0, s1, of.backwards)
+        drops = None if k == 0 else of.drops[k - 1]
+        if drops is not None:
+            self.dropped[k] = scaled(drops.at(*places), drops.p, of.h[0].dtype)
+        if drops is None and of.x_masks[k] is None:
+            return _rows(self.y[k - 1], s0 - 1) if k else None
+        x = self.y[k - 1][1 : s1 - s0 + 1] if k else of.x[places]
+        return _rows(masked(masked(x, self.dropped[k]), of.x_masks[k]), s0)
+
+    def kept(self, k: int, i: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, int]:
+        """Tape and c of layer k, c before segment i, and the first step of it."""
+        of = self.column
+        if self.tapes[k] is None:
+            self.tapes[k] = of.scans[k].room(_longest(of.walk.start[of.begin]))
+        tape, c = self.tapes[k]
+        return tape, c, None if c is None else of.borders[i][len(of.h) + k], of.begin[i]
+
+    def gradient(self, k: int, s0: int) -> Rows:
+        """Where layer k > 0 writes dx of a chunk that begins with step s0."""
+        window = self.dx[(k - 1) % 2]
+        if self.column.walk.lengths is not None:
+            window[...] = 0
+        return _rows(window, s0)
+
+    def masked_gradient(self, k: int, i: int, s0: int, s1: int) -> Rows:
+        """What it wrote, as dy of the layer below."""
+        window, first = self.dx[(k - 1) % 2], self.column.begin[i]
+        if self.column.x_masks[k] is not None:
+            window[: s1 - s0] *= self.column.x_masks[k]
+        dropped = self.dropped[k]
+        if dropped is not None:
+            window[: s1 - s0] *= dropped[s0 - first : s1 - first]
+        return _rows(window, s0)
+
+
+def _rows(window: np.ndarray, first: int) -> Rows:
+    """Where the rows of a window lie that begins with step `first`."""
+    per_step, per_row = (stride // window.itemsize for stride in window.strides[:2])
+    return window, np.arange(window.shape[1]) * per_row - first * per_step, per_step
+
+
+def _longest(begin: np.ndarray) -> int:
+    return int(np.diff(begin).max(initial=0))
