@@ -189,7 +189,7 @@ def test_initial_state_may_lie_any_distance_from_y():
         layer._kernel_index, False, layer._weights[0], layer._options, sizes=(2, 1), start=start,
         x=(x, zero, 3), ids=None, columns=None, reset=None, h0=h0, c0=None, y=(y, zero, 4),
     )  # fmt: skip
-    scan.keep(0)
+    scan.keep()
     scan.forward()
     dy, dh = np.ones((2, 1, 4), np.float32), np.zeros((1, 4), np.float32)
     scan.backward((dy, zero, 4), None, dh, None, layer._gradients[0])

@@ -78,7 +78,8 @@ def test_segments_begin_where_chunks_of_products_do(cell):
         assert_same_bits(layer, *case(layer, np.random.default_rng(0), T=T, B=1), checkpoint=4)
 
 
-# For these, a segment is walked through all layers; 2,600 rows of 60 units are 3 to 20 chunks of steps
+# For these, a segment is walked through all layers. 3,800 rows of 60 units are 4 to 30 chunks of steps, and half as many
+# in a ragged batch
 STACKED = {
     "plain": ({}, {}),
     "reversed": ({"reverse": True}, {}),
@@ -95,13 +96,15 @@ STACKED = {
 
 
 def stack_case(layer, rng, B, **variant):
-    """As `case`, of 2,600 rows; with batch_first, x of it."""
-    x, state, keywords = case(layer, rng, T=2600 // B, B=B, **variant)
+    """As `case`, of 3,800 rows; with batch_first, x of it."""
+    x, state, keywords = case(layer, rng, T=3800 // B, B=B, **variant)
     return x.swapaxes(0, 1) if layer.batch_first else x, state, keywords
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("stack", STACKED)
+@pytest.mark.parametrize(
+    ("stack", "dtype"),
+    [(stack, "float32") for stack in STACKED] + [(stack, "float64") for stack in ("ragged, reset", "noise, reversed")],
+)
 @pytest.mark.parametrize("cell", CELLS)
 def test_stacks_walked_in_segments_give_the_same_bits(cell, stack, dtype):
     (kind, options), (own, variant) = CELLS[cell], STACKED[stack]
@@ -194,15 +197,15 @@ def test_memory_limit_is_kept(cell, share):
     x = np.random.default_rng(0).normal(size=(20_000, 1, 8)).astype(np.float32)
     dy = np.ones((20_000, 1, 16), np.float32)
     plain = held_memory(layer, x, dy)
-    assert held_memory(layer, x, dy, memory_limit=int(share * plain)) < share * plain + 8 * len(x) + 40_000
+    assert held_memory(layer, x, dy, memory_limit=int(share * plain)) < share * plain + 8 * len(x) + 20_000
 
 
 def test_memory_limit_is_that_of_all_layers_directions_and_walks_together():
     layer = fastrnn.LSTM(64, 64, 2, bidirectional=True, rng=0)
     tape = layer.forward(np.ones((500, 40, 64), np.float32), memory_limit=10**7)[2]
-    scans = [scan for layer in tape.scans for scan in layer]
-    assert len(scans) > 4
-    assert sum(scan.memory(len(scan.begin) - 1) for scan in scans) <= 10**7
+    columns = [column for layer in tape.columns for column in layer]
+    assert len(columns) > 4
+    assert sum(column.memory(len(column.begin) - 1) for column in columns) <= 10**7
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2])
@@ -215,7 +218,7 @@ def test_memory_limit_of_a_stack_covers_what_is_between_layers(cell, noise, shar
     dy = np.ones_like(x)
     plain = held_memory(layer, x, dy)
     assert held_memory(layer, x, dy, memory_limit=int(share * plain)) < share * plain
-    tape = layer.forward(x, memory_limit=int(1.5 * plain))[2]
+    tape = layer.forward(x, memory_limit=int(2 * plain))[2]
     assert segments(tape) == [0, 0, 0]
 
 

@@ -37,19 +37,19 @@ class StepMask(NamedTuple):
 
     def at(self, steps: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """1 where it happens, uint8 (M, N, n): at time steps (M, 1) or (M, N), in batch rows (N,)."""
-        words = -(-self.n * self.bits // 64)
-        row = (steps * self.B + rows).astype(np.uint64)[..., None]
-        places = row * np.uint64(words) + np.arange(words, dtype=np.uint64)
-        units = _mixed(places, self.seed).view(f"u{self.bits // 8}")[..., : self.n]
-        return (units < round(self.p * 2**self.bits)).view(np.uint8)
+        words = -(-self.n * self.bits // 64)  # of a row
+        happens = np.empty((len(steps), len(rows), self.n), np.uint8)
+        size = max(1, _BLOCK // max(1, len(rows) * words))
+        for i in range(0, len(steps), size):
+            row = (steps[i : i + size] * self.B + rows).astype(np.uint64)[..., None]
+            places = row * np.uint64(words) + np.arange(words, dtype=np.uint64)
+            units = _mixed(places, self.seed).view(f"u{self.bits // 8}")[..., : self.n]
+            np.less(units, round(self.p * 2**self.bits), out=happens[i : i + size].view(bool))
+        return happens
 
     def whole(self, T: int) -> np.ndarray:
         """That of all steps and sequences, uint8 (T, B, n)."""
-        happens, rows = np.empty((T, self.B, self.n), np.uint8), np.arange(self.B)
-        size = max(1, 64 * _BLOCK // max(1, self.B * self.n * self.bits))
-        for t in range(0, T, size):
-            happens[t : t + size] = self.at(np.arange(t, min(t + size, T))[:, None], rows)
-        return happens
+        return self.at(np.arange(T)[:, None], np.arange(self.B))
 
 
 def _mixed(words: np.ndarray, seed: int) -> np.ndarray:
@@ -111,9 +111,9 @@ def _step_mask(layer: Any, p: float, B: int, n: int, bits: int) -> StepMask | No
     return None if p == 0 else StepMask(int(layer._rng.integers(1 << 63)), p, B, n, bits)
 
 
-def scaled(dropped: np.ndarray, p: float, dtype: np.dtype) -> np.ndarray:
+def scaled(dropped: np.ndarray, p: float, dtype: np.dtype, out: np.ndarray | None = None) -> np.ndarray:
     """A dropout mask: 0 where dropped (uint8), else 1 / (1 - p)."""
-    mask: np.ndarray = np.multiply(1 - dropped, dtype.type(0 if p == 1 else 1 / (1 - p)), dtype=dtype)
+    mask: np.ndarray = np.multiply(1 - dropped, dtype.type(0 if p == 1 else 1 / (1 - p)), out=out, dtype=dtype)
     return mask
 
 

@@ -5,8 +5,8 @@
     layer.backward(tape, dy) back-propagation through time, last layer first
 
 `inputs` checks what comes in; `_core.Scan` walks one layer in one direction; `segments.Column` walks a stack a segment
-at a time, and keeps little; `threads` runs walks side by side; here, between layers, the directions are merged and dropout
-is applied.
+at a time, and keeps little; `threads` runs walks side by side; here, between layers, the directions are merged and
+dropout is applied.
 """
 
 from __future__ import annotations
@@ -335,8 +335,8 @@ class Recurrent(Module):
         checkpoint: None keeps the tape of every step; a number of segments, or "auto", only states at their borders,
         and `backward` runs forward again, a segment at a time: the same gradients to the bit, in a part of the memory.
         memory_limit: bytes for the tape and all that is between layers, in place of a number of segments: as few of
-        them as keep it below, none if all of it fits. Neither counts x, y and dx. With two directions, neither bounds nor
-        counts what is kept whole then: y between layers, its gradient, the masks of each step, x with input_dropout.
+        them as keep it below, none if all of it fits. Neither counts x, y and dx; nor, with two directions, what is
+        kept whole then: y between layers, its gradient, the masks of each step, x with input_dropout.
 
         Returns y (T, B, D*H), laid out as x is and read-only, since the tape refers to it (so does the tape to x:
         leave it unchanged until `backward`), and the final state at the true end of each sequence.

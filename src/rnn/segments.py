@@ -33,7 +33,7 @@ import numpy as np
 from . import _core
 from .checks import positive_int
 from .inputs import Rows, Walk
-from .noise import Noise, StepMask, masked, scaled
+from .noise import Noise, StepMask, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Column:
         drops: Sequence[StepMask | None],
     ) -> None:
         self.walk, self.backwards, self.scans, self.x = walk, backwards, scans, x
-        self.noise, self.drops = noise, drops
+        self.noise, self.drops = noise, [None, *drops]  # those below each layer
         self.x_masks = [None if each.x is None else each.x[walk.members] for each in noise]
         self.h = [scan.h0.copy() for scan in scans[:-1]]
         self.c = [scan.c for scan in scans]
@@ -142,14 +142,15 @@ class Column:
 
     def _bytes(self, steps: int, rows: int, back: int) -> int:
         """Of windows of so many steps, or rows, and of the gradients of `back` steps."""
-        y = self.scans[0].h0.nbytes  # of one layer and step
+        y, n = self.scans[0].h0.nbytes, self.walk.n  # y: of one layer at one step
         of_step = y * (len(self.scans) - 1)
-        for k, x_mask in enumerate(self.x_masks):
-            dropped = k > 0 and self.drops[k - 1] is not None
-            masked_x = y if k else 0 if x_mask is None else x_mask.nbytes
-            of_step += y * dropped + masked_x * (dropped or x_mask is not None)
-        for noise in self.noise:
-            of_step += sum(self.walk.n * mask.n for mask in (noise.keeps_h, noise.keeps_c) if mask is not None)
+        for noise, x_mask, drops in zip(self.noise, self.x_masks, self.drops, strict=True):
+            if x_mask is not None:
+                of_step += 2 * x_mask.nbytes  # masked, and x of the caller in the order of the walk
+            if drops is not None:
+                of_step += 2 * y  # masked, and the mask
+            # a mask is made before that of another segment is let go
+            of_step += 2 * n * sum(mask.n for mask in (drops, noise.keeps_h, noise.keeps_c) if mask is not None)
         of_rows = rows * sum(scan.row_bytes for scan in self.scans)
         return of_rows + steps * of_step + back * y * min(2, len(self.scans) - 1)
 
@@ -237,14 +238,22 @@ class _Room:
         steps, back = _longest(column.begin), _longest(column.cuts)
         self.y = [self._window(steps + 1) for _ in column.h]  # begins with h before the segment
         self.dx = [self._window(back) for _ in column.h[:2]]  # taken in turns
-        self.dropped: list[np.ndarray | None] = [None] * len(column.scans)  # dropout masks below each layer
+        # of each layer: the dropout mask below it, and x so masked
+        self.dropped = [None if drops is None else self._window(steps) for drops in column.drops]
+        self.x = [self._window(steps, self._masked_width(k)) for k in range(len(column.scans))]
         self.tapes: list[Any] = [None] * len(column.scans)
         self.seen: list[dict[str, Any]] = [{} for _ in column.scans]  # by the layers' passes
 
-    def _window(self, steps: int) -> np.ndarray:
-        h = self.column.scans[0].h0
-        ragged = self.column.walk.lengths is not None  # then there is padding, which masks are multiplied onto, too
-        return _core.new_array((steps, *h.shape), h.dtype, zero=ragged)
+    def _masked_width(self, k: int) -> int:
+        """Of x of layer k; 0 if it is not masked."""
+        x_mask, h = self.column.x_masks[k], self.column.scans[0].h0
+        return x_mask.shape[1] if x_mask is not None else 0 if self.dropped[k] is None else h.shape[1]
+
+    def _window(self, steps: int, width: int | None = None) -> np.ndarray:
+        """As wide as h, unless said otherwise."""
+        h, walk = self.column.scans[0].h0, self.column.walk
+        ragged = walk.lengths is not None  # then there is padding, which masks are multiplied onto, too
+        return _core.new_array((steps, walk.n, h.shape[1] if width is None else width), h.dtype, zero=ragged)
 
     def of_layer(self, k: int, i: int) -> dict[str, Any]:
         """What layer k reads and writes in segment i, with the y of the layer below that is there now."""
@@ -258,20 +267,27 @@ class _Room:
         for name in ("keeps_h", "keeps_c"):
             mask = getattr(self.column.noise[k], name)
             if mask is not None:
-                seen[name] = _rows(mask.at(*self.column.walk.places(s0, s1, self.column.backwards)), s0)
+                seen[name] = _rows(mask.at(*self._places(s0, s1)), s0)
         return seen
 
     def _x(self, k: int, s0: int, s1: int) -> Rows | None:
         """None: the caller's x as it is."""
-        of = self.column
-        places = of.walk.places(s0, s1, of.backwards)
-        drops = None if k == 0 else of.drops[k - 1]
+        of, drops, masks = self.column, self.column.drops[k], []
         if drops is not None:
-            self.dropped[k] = scaled(drops.at(*places), drops.p, of.h[0].dtype)
-        if drops is None and of.x_masks[k] is None:
+            mask = self.dropped[k][: s1 - s0]
+            scaled(drops.at(*self._places(s0, s1)), drops.p, mask.dtype, out=mask)
+            masks.append(mask)
+        if of.x_masks[k] is not None:
+            masks.append(of.x_masks[k])
+        if not masks:
             return _rows(self.y[k - 1], s0 - 1) if k else None
-        x = self.y[k - 1][1 : s1 - s0 + 1] if k else of.x[places]
-        return _rows(masked(masked(x, self.dropped[k]), of.x_masks[k]), s0)
+        x = self.y[k - 1][1 : s1 - s0 + 1] if k else of.x[self._places(s0, s1)]
+        for mask in masks:
+            x = np.multiply(x, mask, out=self.x[k][: s1 - s0])
+        return _rows(self.x[k], s0)
+
+    def _places(self, s0: int, s1: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.column.walk.places(s0, s1, self.column.backwards)
 
     def kept(self, k: int, i: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, int]:
         """Tape and c of layer k, c before segment i, and the first step of it."""
