@@ -460,7 +460,7 @@ class Recurrent(Module):
         """All layers of a stack that runs in one direction, a segment at a time; None if the tape is to be kept."""
         y, last = self._empty_output(batch, True), self.num_layers - 1
         weights = [self._masked_weights(k, noise[k][0]) for k in range(self.num_layers)]
-        columns = []
+        columns, alone = [], len(batch.walks) == 1
         for walk in batch.walks:
             scans = [
                 self._scan(
@@ -476,7 +476,7 @@ class Recurrent(Module):
                 )
                 for k in range(self.num_layers)
             ]
-            columns.append(Column(walk, self.reverse, scans, batch.x, [each[0] for each in noise], drops))
+            columns.append(Column(walk, self.reverse, scans, batch.x, [each[0] for each in noise], drops, alone))
         counts = [keep.segments(column, len(columns)) for column in columns]
         if not any(counts):
             return None
@@ -529,7 +529,7 @@ class Recurrent(Module):
             return scans, columns
         for i, scan in enumerate(scans):
             d, index = divmod(i, len(batch.walks))
-            column = Column(batch.walks[index], self._backwards(d), [scan], x, [NO_NOISE], [])
+            column = Column(batch.walks[index], self._backwards(d), [scan], x, [NO_NOISE], [], alone=False)
             count = 0 if len(outputs) == 1 else keep.segments(column, len(scans) * self.num_layers)
             if count:
                 column.divide(count)

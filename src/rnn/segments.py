@@ -14,6 +14,9 @@ dropout, is there for a segment only:
                     for each chunk of steps, the last first:
                                              for each layer, from the last: back, dx to the layer below
 
+On several threads, a batch that is too small to be divided is still walked by two: forward, each layer is a segment
+behind the one below; backward, one segment runs forward again while the one after it goes back.
+
 y of the last layer, which the caller holds, has its h(t); of the layers below, h is kept at the borders, and so is c of
 an LSTM. Two directions need the whole y of the layer below, each at its own end first: there a layer is a stack by
 itself. The gradients are the same bits each way: see (E) at the head of `_core.pyx`.
@@ -25,12 +28,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from . import _core
+from . import _core, threads
 from .checks import positive_int
 from .inputs import Rows, Walk
 from .noise import Noise, StepMask, scaled
@@ -79,7 +83,7 @@ class Column:
 
     scans: of each layer; the first has x and the last y, what the others read and write are windows here.
     x: what the first layer reads, (T, B, I).  noise: of each layer, its masks of each step and of x.  drops: what is
-    dropped behind each layer but the last.
+    dropped behind each layer but the last.  alone: no other column runs at the same time.
     After `divide` and `forward`, c of the scans and `h`, of the layers but the last, are the final states.
     """
 
@@ -91,12 +95,14 @@ class Column:
         x: np.ndarray,
         noise: Sequence[Noise],
         drops: Sequence[StepMask | None],
+        alone: bool,
     ) -> None:
         self.walk, self.backwards, self.scans, self.x = walk, backwards, scans, x
         self.noise, self.drops = noise, [None, *drops]  # those below each layer
         self.x_masks = [None if each.x is None else each.x[walk.members] for each in noise]
         self.h = [scan.h0.copy() for scan in scans[:-1]]
         self.c = [scan.c for scan in scans]
+        self.alone = alone
         self.total: int = scans[0].total
 
     # ------------------------------------------------------------ how many segments
@@ -118,7 +124,8 @@ class Column:
     def divide(self, count: int) -> None:
         """Before `forward`: into about so many segments."""
         self.cuts, self.begin = self._divided(count)
-        self.borders = [[state.copy() for state in self._states()] for _ in self.begin[1:]]
+        states = [self._states(k) for k in range(len(self.scans))]
+        self.borders = [[[state.copy() for state in each] for each in states] for _ in self.begin[1:]]
 
     def _divided(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """First steps of the chunks, and T; those of the segments, and T."""
@@ -128,17 +135,18 @@ class Column:
         wanted = np.arange(count) * self.total // count
         return cuts, np.unique(np.append(cuts[np.searchsorted(start[cuts], wanted)], T))
 
-    def _states(self) -> list[np.ndarray]:
-        """h of the layers but the last and c of all, as far as forward has come."""
-        return [*self.h, *(c for c in self.c if c is not None)]
+    def _states(self, k: int) -> list[np.ndarray]:
+        """h, but of the last layer, and c, if there is one, as far as forward has come."""
+        return [*self.h[k : k + 1], *(c for c in self.c[k : k + 1] if c is not None)]
 
     def memory(self, count: int) -> int:
         """Bytes of the tape and of all that is between layers, in so many segments; 0: of all steps."""
         if count == 0:
             return self._bytes(self.walk.T, self.total, self.walk.T)
         cuts, begin = self._divided(count)
-        borders = sum(state.nbytes for state in self._states()) * (len(begin) - 1)
-        return borders + self._bytes(_longest(begin), _longest(self.walk.start[begin]), _longest(cuts))
+        states = sum(state.nbytes for k in range(len(self.scans)) for state in self._states(k))
+        windows = self._bytes(_longest(begin), _longest(self.walk.start[begin]), _longest(cuts))
+        return (len(begin) - 1) * states + self._rooms * windows
 
     def _bytes(self, steps: int, rows: int, back: int) -> int:
         """Of windows of so many steps, or rows, and of the gradients of `back` steps."""
@@ -156,19 +164,32 @@ class Column:
 
     # ------------------------------------------------------------ the passes
 
+    @property
+    def _rooms(self) -> int:
+        """How many segments have windows at a time. With zoneout, y of the last layer is for a moment not what it was
+        when forward runs again, so that nothing else may read it then."""
+        noisy = any(noise.keeps_h is not None for noise in self.noise)
+        return 2 if self.alone and threads.get_num_threads() > 1 and not noisy else 1
+
     def forward(self) -> None:
         """Run all steps: y of the last layer, the final states, and the states at the borders."""
         if self.total == 0:
             return
-        passes, room = [_core.ForwardPass(scan) for scan in self.scans], _Room(self)
-        for i, (s0, s1) in enumerate(pairwise(self.begin)):
-            for border, state in zip(self.borders[i], self._states(), strict=True):
-                border[...] = state
-            for k, each in enumerate(passes):
-                each.see(**room.of_layer(k, i))
-                each.run(s0, s1)
-            for h, y in zip(self.h, room.y, strict=True):
-                self._last(y, s0, s1, h)
+        rooms, count = [_Room(self) for _ in range(self._rooms)], len(self.begin) - 1
+        passes = [_core.ForwardPass(scan) for scan in self.scans]
+        for turn in range(count + len(passes) - 1):
+            segments = [(k, turn - k) for k in reversed(range(len(passes))) if 0 <= turn - k < count]
+            _run([partial(self._advance, k, i, passes[k], rooms[i % len(rooms)]) for k, i in segments], rooms)
+
+    def _advance(self, k: int, i: int, forward: _core.ForwardPass, room: _Room) -> None:
+        """Layer k through segment i."""
+        for border, state in zip(self.borders[i][k], self._states(k), strict=True):
+            border[...] = state
+        s0, s1 = self.begin[i : i + 2]
+        forward.see(**room.of_layer(k, i))
+        forward.run(s0, s1)
+        if k < len(self.h):
+            self._last(room.y[k], s0, s1, self.h[k])
 
     def _last(self, y: np.ndarray, s0: int, s1: int, h: np.ndarray) -> None:
         """h (n, P) := h after the last step of each sequence in the window y of steps [s0 - 1, s1)."""
@@ -179,7 +200,7 @@ class Column:
         (running,) = np.nonzero(count > 0)
         h[running] = y[count[running], running]
 
-    def _replay(self, i: int, passes: list[Any], room: _Room) -> None:
+    def _replay(self, i: int, passes: list[_core.ForwardPass], room: _Room) -> None:
         """Forward through segment i again, by the passes of the first layers, keeping the tape."""
         for k, each in enumerate(passes):
             room.seen[k] = room.of_layer(k, i) | {"kept": room.kept(k, i)}
@@ -194,29 +215,40 @@ class Column:
         """
         if self.total == 0:
             return None
-        again, room = [_core.ForwardPass(scan) for scan in self.scans], _Room(self)
+        rooms = [_Room(self) for _ in range(self._rooms)]
+        again = [_core.ForwardPass(scan) for scan in self.scans]
         back = [
             _core.BackwardPass(scan, dh, dc, of)
             for scan, (dh, dc), of in zip(self.scans, states, gradients, strict=True)
         ]
-        found, lowest = None, 0
-        for i in reversed(range(len(self.begin) - 1)):
-            self._replay(i, again, room)
-            first, last = np.searchsorted(self.cuts, self.begin[i : i + 2])
-            for s0, s1 in reversed(list(pairwise(self.cuts[first : last + 1]))):
-                d = dy
-                for k in reversed(range(lowest, len(back))):
-                    to = dx if k == 0 else room.gradient(k, s0)
-                    back[k].see(**room.seen[k], dy=d, dx=to)
-                    result = back[k].run(s0, s1, search)
-                    if result is not None:
-                        found, lowest = (k, *result), k + 1  # the layers above may hold an earlier cause
-                        break
-                    if k:
-                        d = room.masked_gradient(k, i, s0, s1)
+        found, last = None, len(self.begin) - 2
+        self._replay(last, again, rooms[last % len(rooms)])
+        for i in range(last, -1, -1):
+            tasks: list[Any] = [partial(self._back, i, back, rooms[i % len(rooms)], dy, dx, search, found)]
+            if i:
+                tasks.append(partial(self._replay, i - 1, again, rooms[(i - 1) % len(rooms)]))
+            found, *_ = _run(tasks, rooms)
         if found is None:
             for each in back:
                 each.end()
+        return found
+
+    def _back(
+        self, i: int, passes: list[_core.BackwardPass], room: _Room, dy: Rows, dx: Rows | None, search: bool, found: Any
+    ) -> Any:
+        """All layers back through segment i, in a search those above the layer where something is found: what is."""
+        lowest = 0 if found is None else found[0] + 1
+        first, last = np.searchsorted(self.cuts, self.begin[i : i + 2])
+        for s0, s1 in reversed(list(pairwise(self.cuts[first : last + 1]))):
+            d = dy
+            for k in reversed(range(lowest, len(passes))):
+                passes[k].see(**room.seen[k], dy=d, dx=room.gradient(k, s0) if k else dx)
+                result = passes[k].run(s0, s1, search)
+                if result is not None:
+                    found, lowest = (k, *result), k + 1  # the layers above may hold an earlier cause
+                    break
+                if k:
+                    d = room.masked_gradient(k, i, s0, s1)
         return found
 
     def replayed(self, scan: Any) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None, np.ndarray | None]]:
@@ -262,7 +294,7 @@ class _Room:
         if seen["x"] is None:
             del seen["x"]  # the caller's
         if k < len(self.y):
-            self.y[k][0] = self.column.borders[i][k]
+            self.y[k][0] = self.column.borders[i][k][0]
             seen["y"] = _rows(self.y[k], s0 - 1)
         for name in ("keeps_h", "keeps_c"):
             mask = getattr(self.column.noise[k], name)
@@ -273,10 +305,10 @@ class _Room:
     def _x(self, k: int, s0: int, s1: int) -> Rows | None:
         """None: the caller's x as it is."""
         of, drops, masks = self.column, self.column.drops[k], []
-        if drops is not None:
-            mask = self.dropped[k][: s1 - s0]
-            scaled(drops.at(*self._places(s0, s1)), drops.p, mask.dtype, out=mask)
-            masks.append(mask)
+        dropped = self.dropped[k]
+        if drops is not None and dropped is not None:
+            masks.append(dropped[: s1 - s0])
+            scaled(drops.at(*self._places(s0, s1)), drops.p, dropped.dtype, out=masks[0])
         if of.x_masks[k] is not None:
             masks.append(of.x_masks[k])
         if not masks:
@@ -295,7 +327,7 @@ class _Room:
         if self.tapes[k] is None:
             self.tapes[k] = of.scans[k].room(_longest(of.walk.start[of.begin]))
         tape, c = self.tapes[k]
-        return tape, c, None if c is None else of.borders[i][len(of.h) + k], of.begin[i]
+        return tape, c, None if c is None else of.borders[i][k][-1], of.begin[i]
 
     def gradient(self, k: int, s0: int) -> Rows:
         """Where layer k > 0 writes dx of a chunk that begins with step s0."""
@@ -313,6 +345,11 @@ class _Room:
         if dropped is not None:
             window[: s1 - s0] *= dropped[s0 - first : s1 - first]
         return _rows(window, s0)
+
+
+def _run(tasks: list[Any], rooms: list[_Room]) -> list[Any]:
+    """The results of the tasks: with one room in their order, since the first of them read what others write over."""
+    return threads.run(tasks) if len(rooms) > 1 else [task() for task in tasks]
 
 
 def _rows(window: np.ndarray, first: int) -> Rows:
