@@ -304,8 +304,8 @@ class _Room:
 
     def _x(self, k: int, s0: int, s1: int) -> Rows | None:
         """None: the caller's x as it is."""
-        of, drops, masks = self.column, self.column.drops[k], []
-        dropped = self.dropped[k]
+        of, drops, dropped = self.column, self.column.drops[k], self.dropped[k]
+        masks: list[np.ndarray] = []
         if drops is not None and dropped is not None:
             masks.append(dropped[: s1 - s0])
             scaled(drops.at(*self._places(s0, s1)), drops.p, dropped.dtype, out=masks[0])
