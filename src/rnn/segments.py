@@ -305,12 +305,13 @@ class _Room:
     def _x(self, k: int, s0: int, s1: int) -> Rows | None:
         """None: the caller's x as it is."""
         of, drops, dropped = self.column, self.column.drops[k], self.dropped[k]
+        x_mask = of.x_masks[k]
         masks: list[np.ndarray] = []
         if drops is not None and dropped is not None:
             masks.append(dropped[: s1 - s0])
             scaled(drops.at(*self._places(s0, s1)), drops.p, dropped.dtype, out=masks[0])
-        if of.x_masks[k] is not None:
-            masks.append(of.x_masks[k])
+        if x_mask is not None:
+            masks.append(x_mask)
         if not masks:
             return _rows(self.y[k - 1], s0 - 1) if k else None
         x = self.y[k - 1][1 : s1 - s0 + 1] if k else of.x[self._places(s0, s1)]
