@@ -211,22 +211,26 @@ def test_walks_deal_out_a_batch_by_falling_length(T, B, parts):
 
 
 @every_kind
-@pytest.mark.parametrize("options", [{"num_layers": 2, "bidirectional": True}, {"reverse": True, "batch_first": True}])
+@pytest.mark.parametrize(
+    "options", [{"num_layers": 2, "bidirectional": True}, {"num_layers": 2, "reverse": True, "batch_first": True}]
+)
 @pytest.mark.parametrize("lengths", [[3, 0, T, 1], [0, 0, 0, 0]])
-def test_padding_is_zero_whatever_was_in_the_memory(kind, options, lengths, monkeypatch):
+@pytest.mark.parametrize("checkpoint", [None, 2])
+def test_padding_is_zero_whatever_was_in_the_memory(kind, options, lengths, checkpoint, monkeypatch):
     rng = np.random.default_rng(8)
     layer = make(kind, **options)
     x = rng.standard_normal((B, T, I) if layer.batch_first else (T, B, I))
     state = random_state(layer, rng)
     new_array = _core.new_array
 
-    def filled(shape, dtype):
-        array = new_array(shape, dtype)
-        array[...] = np.nan
+    def filled(shape, dtype, zero=False):
+        array = new_array(shape, dtype, zero)
+        if not zero:
+            array[...] = np.nan
         return array
 
     def step():
-        y, final, tape = layer.forward(x, state, lengths=np.array(lengths))
+        y, final, tape = layer.forward(x, state, lengths=np.array(lengths), checkpoint=checkpoint)
         dx, initial = layer.backward(tape, np.ones_like(y), final)
         return [y, dx, *flat(final), *flat(initial)]
 

@@ -190,7 +190,7 @@ def test_initial_state_may_lie_any_distance_from_y():
         x, y, (h0,), (np.empty_like(h0),), None, NO_NOISE,
     )  # fmt: skip
     assert abs(scan.h0.ctypes.data - y.ctypes.data) > 2**33
-    scan.keep(0)
+    scan.keep()
     scan.forward()
     dy, dh = np.ones((2, 1, 4), np.float32), np.zeros((1, 1, 4), np.float32)
     scan.backward(dy, None, (dh,), (dh,), layer._gradients[0])

@@ -6,6 +6,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn import _core, interchange, reference
+from fastrnn.noise import StepMask
 
 from test_segments import assert_same_bits, segments
 from test_stream import STEPS, in_pieces, with_stored_weights
@@ -361,3 +362,30 @@ def test_onnx_does_not_get_a_mean_that_it_cannot_express(name):
     with pytest.raises(ValueError, match=f"ONNX cannot express {name}=0.25"):
         interchange.to_onnx(fastrnn.LSTM(6, 8, **{name: 0.25}, rng=0))
     interchange.to_onnx(fastrnn.LSTM(6, 8, **DROPOUTS, rng=0))
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_mask_of_some_steps_is_that_part_of_the_whole(bits):
+    mask = StepMask(seed=5, p=0.3, B=4, n=37, bits=bits)
+    whole = mask.whole(5000)  # many blocks
+    assert whole.shape == (5000, 4, 37)
+    steps, rows = np.arange(1200, 3400), np.array([3, 0])
+    np.testing.assert_array_equal(mask.at(steps[:, None], rows), whole[1200:3400][:, rows])
+    own_steps = np.array([[7, 4999], [0, 12]])  # a step of its own for each row
+    np.testing.assert_array_equal(mask.at(own_steps, rows), whole[own_steps, rows])
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
+def test_masks_of_steps_are_as_frequent_as_asked_in_every_unit_step_and_row(p, bits):
+    whole = StepMask(seed=1 << 62, p=p, B=50, n=60, bits=bits).whole(400)
+    for axes in ((0, 1), (0, 2), (1, 2)):
+        counted = 400 * 50 * 60 / np.delete(whole.shape, axes)[0]
+        assert np.abs(whole.mean(axes) - p).max() <= 5 * np.sqrt(p * (1 - p) / counted)
+
+
+def test_neighbours_in_a_mask_of_steps_and_masks_of_other_seeds_are_independent():
+    a, b = (StepMask(seed, 0.5, 50, 60, 16).whole(400).astype(float) - 0.5 for seed in (1, 2))
+    pairs = [(a, b), (a[1:], a[:-1]), (a[:, 1:], a[:, :-1]), (a[..., 1:], a[..., :-1])]
+    for one, other in pairs:
+        assert abs((4 * one * other).mean()) < 5 / np.sqrt(one.size)

@@ -118,6 +118,40 @@ def test_gradient_that_grows_without_bound_is_found_where_it_overflows(checkpoin
     assert str(found) == "the gradient of the pre-activation, layer 0, time step 4461, batch row 0, forward direction"
 
 
+def identity_stack():
+    """Two layers of 60 units that hand their input on; unit j of a layer k grows tenfold a step if told so."""
+    layer = fastrnn.RNN(60, 60, 2, nonlinearity="identity", bias=False)
+    for k in (0, 1):
+        layer.params[f"weight_ih_l{k}"][...] = np.eye(60)
+        layer.params[f"weight_hh_l{k}"][...] = 0
+    return layer
+
+
+@pytest.mark.parametrize("checkpoint", [None, 2, 5])  # 2: segments of several chunks
+def test_gradient_of_a_stack_is_searched_layer_by_layer(checkpoint):
+    layer = identity_stack()
+    layer.params["weight_hh_l0"][0, 0] = layer.params["weight_hh_l1"][1, 1] = 10
+    y, _, tape = layer.forward(np.zeros((6000, 1, 60), np.float32), checkpoint=checkpoint)
+    assert tape.stacked == (checkpoint is not None)
+    dy = np.zeros_like(y)
+    dy[5900, 0, 0] = 1
+    found = NonFinite("the gradient of the pre-activation", 0, "forward", 5900 - 39, 0)
+    assert first_nonfinite(tape, dy) == found
+    for step in (300, 4000):  # later on the way back, but in the layer that comes first
+        dy[step, 0, 1] = 1
+        assert first_nonfinite(tape, dy) == found._replace(layer=1, step=step - 39)
+
+
+@pytest.mark.parametrize("checkpoint", [None, 4])
+def test_state_of_a_lower_layer_that_overflows_is_found(checkpoint):
+    layer = identity_stack()
+    layer.params["weight_hh_l0"][3, 3] = 10
+    x = np.zeros((2600, 1, 60), np.float32)
+    x[1500, 0, 3] = 1
+    tape = layer.forward(x, checkpoint=checkpoint)[2]
+    assert first_nonfinite(tape) == NonFinite("h", 0, "forward", 1500 + 39, 0)
+
+
 def test_training_that_diverges_says_where_it_began():
     model = fastrnn.LanguageModel("rnn", hidden_size=8, rng=0)
     text = "to be or not to be, that is the question. " * 100

@@ -2,6 +2,7 @@
 
 cdef struct BackwardMemory:
     # of one backward pass
+    void *block
     void *x        # addresses of the rows of a chunk: of x,
     void *h        # of h(t-1),
     void *tape     # of the column of the tape that is a source of gradients,
@@ -15,8 +16,9 @@ cdef struct BackwardMemory:
 
 
 cdef void lay_out_backward(
-        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Arena[real]* arena, int64_t rows,
-        int helpers, InputColumns[real]* c, BackwardMemory* m) noexcept nogil:
+        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Arena[real]* arena, int helpers,
+        InputColumns[real]* c, BackwardMemory* m) noexcept nogil:
+    cdef int64_t rows = chunk_room(q)
     cdef int64_t pointers = rows * (sizeof(void*) // sizeof(real)), n_zeros = max(q.I, max(q.H, q.P))
     cdef real* zeros = arena.take(n_zeros)
     q.zeros = zeros
@@ -72,85 +74,67 @@ cdef bint found_nonfinite(const Sequence[real]* q, long s0, long s1, NonFinite* 
     return False
 
 
-cdef int64_t gradient_rows(const Sequence[real]* q) noexcept nogil:
-    """How many rows of pre-activation gradients are worked on at a time."""
-    return min(q.start[q.steps], max(q.B, GRADIENT_CHUNK // (q.dgates_width * <int64_t>sizeof(real))))
-
-
-cdef int run_backward(
-        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k,
-        Gradients[real]* g, int64_t n_columns, const int64_t* columns, const Segments* kept,
-        NonFinite* found, CrewState* crew, const Progress* above, Progress* own) noexcept nogil:
-    """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written.
-    With `found`, which is null but for a search, it stops there.
-    With segments, q's tape and c are room for any one and the rows of a chunk: one may begin before the other ends."""
+cdef int begin_backward(
+        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Gradients[real]* g,
+        InputColumns[real]* c, int helpers, BackwardMemory* m) noexcept nogil:
+    """Pack the weights; -1 if there is no memory. From then on k, g and c stay where they are."""
     cdef Arena[real] arena
-    cdef BackwardMemory m
-    cdef InputColumns[real] c
-    cdef Sequence[real] again = q[0]  # forward, with its own packed weights
-    cdef ForwardMemory forward
-    cdef int64_t width = q.dgates_width, rows = gradient_rows(q)
-    cdef int helpers = 0 if crew == NULL else crew.places
-    cdef int64_t i = 0 if kept == NULL else kept.count  # the segment that the tape begins with
-    cdef long s, s0, s1 = q.steps
-    forward.block = NULL
-    if kept != NULL and begin_forward(&again, cell, n_columns, columns, &forward):
-        return -1
-    q.kept_from = 0 if kept == NULL else q.steps  # nothing yet
     arena.block = NULL
     arena.used = 0
-    set_input_columns(cell, q.H, &c)
-    lay_out_backward(q, cell, k, &arena, rows, helpers, &c, &m)
+    set_input_columns(cell, q.H, c)
+    lay_out_backward(q, cell, k, &arena, helpers, c, m)
     if allocate(&arena):
-        free(forward.block)
         return -1
-    lay_out_backward(q, cell, k, &arena, rows, helpers, &c, &m)
-    m.k, m.g, m.c = k, g, &c
-
-    while s1 > 0:
-        s0 = chunk_start(q, s1, rows)
-        wait_for(above, q.steps - s0)
-        if s1 < q.steps:  # the first step of the chunk before now comes after this one
-            memmove(q.dgates + (q.start[s1] - q.start[s0]) * width, q.dgates, q.active(s1) * width * sizeof(real))
-        q.dgates_from = s0
-        if s0 < q.kept_from:
-            while kept.begin[i] > s0:
-                i -= 1
-            make_room(q, kept.begin[i], s1)
-            replay(&again, cell, &forward, kept, i, q.kept_from, crew)
-            q.kept_from, q.c0 = again.kept_from, again.c0
-        for s in range(s1 - 1, s0 - 1, -1):
-            step_together(crew, q[0], cell.backward, s)
-        if found != NULL and found_nonfinite(q, s0, s1, found):
-            break
-        chunk_gradients(q, cell, &m, s0, s1, crew)
-        publish(own, q.steps - s0)
-        s1 = s0
-    if s1 == 0:
-        cell.backward(q[0], -1)
-        add_biases(q, cell, g)
-    free(arena.block)
-    free(forward.block)
+    lay_out_backward(q, cell, k, &arena, helpers, c, m)
+    m.block, m.k, m.g, m.c = arena.block, k, g, c
     return 0
 
 
-cdef void replay(
-        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, const Segments* kept, int64_t i,
-        long s1, CrewState* crew=NULL) noexcept nogil:
-    """Tape and c from segment i up to step s1, the begin of another, by running forward again; y is given the same
-    bits."""
-    q.kept_from = kept.begin[i]
-    if kept.c != NULL:
-        q.c0 = <real*>kept.c + i * q.B * q.H
-    run_steps(q, cell, m, kept.begin[i], s1, crew)
+cdef bint run_chunk_back(
+        Sequence[real]* q, const CellKernels[real]* cell, BackwardMemory* m, long s0, long s1, NonFinite* found,
+        CrewState* crew=NULL) noexcept nogil:
+    """Steps [s0, s1), which are a chunk: adds into the gradients, writes dx.
+    With `found`, which is null but for a search, whether it ends here."""
+    cdef int64_t width = q.dgates_width
+    cdef long s
+    if s1 < q.steps:  # the first step of the chunk before now comes after this one
+        memmove(q.dgates + (q.start[s1] - q.start[s0]) * width, q.dgates, q.active(s1) * width * sizeof(real))
+    q.dgates_from = s0
+    for s in range(s1 - 1, s0 - 1, -1):
+        step_together(crew, q[0], cell.backward, s)
+    if found != NULL and found_nonfinite(q, s0, s1, found):
+        return True
+    chunk_gradients(q, cell, m, s0, s1, crew)
+    return False
 
 
-cdef void make_room(Sequence[real]* q, long s0, long s1) noexcept nogil:
-    """Move what is kept of the steps before s1 back, so that tape and c can begin with step s0."""
-    cdef int64_t rows = q.start[s1] - q.start[q.kept_from], before = q.start[q.kept_from] - q.start[s0]
-    memmove(q.tape + before * q.tape_width, q.tape, rows * q.tape_width * sizeof(real))
-    if q.c != NULL:
-        memmove(q.c + before * q.H, q.c, rows * q.H * sizeof(real))
+cdef void end_backward(Sequence[real]* q, const CellKernels[real]* cell, BackwardMemory* m) noexcept nogil:
+    """dh and dc of the initial state, and the gradients of the biases."""
+    cell.backward(q[0], -1)
+    add_biases(q, cell, <Gradients[real]*>m.g)
+
+
+cdef int run_backward(
+        Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Gradients[real]* g,
+        NonFinite* found, CrewState* crew, const Progress* above, Progress* own) noexcept nogil:
+    """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written.
+    With `found`, which is null but for a search, it stops there."""
+    cdef BackwardMemory m
+    cdef InputColumns[real] c
+    cdef long s0, s1 = q.steps
+    if begin_backward(q, cell, k, g, &c, 0 if crew == NULL else crew.places, &m):
+        return -1
+    while s1 > 0:
+        s0 = chunk_start(q, s1)
+        wait_for(above, q.steps - s0)
+        if run_chunk_back(q, cell, &m, s0, s1, found, crew):
+            break
+        publish(own, q.steps - s0)
+        s1 = s0
+    if s1 == 0:
+        end_backward(q, cell, &m)
+    free(m.block)
+    return 0
 
 
 cdef void chunk_gradients(

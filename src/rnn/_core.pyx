@@ -6,8 +6,9 @@
       _walk.pxi    Walk: the sequences that one thread walks, by falling length
       _scan.pxi    Scan: one walk through one layer in one direction: addresses of its arrays, and its two passes
         _forward.pxi    for s in steps:            cell.forward(s)        [x . W_ih in advance for few rows]
-        _backward.pxi   for s in reversed steps:   cell.backward(s)       [run_steps again where no tape was kept]
+        _backward.pxi   for s in reversed steps:   cell.backward(s)
                         after each chunk of steps: weight gradients and dx
+        _pass.pxi       the same two, some steps at a time, for the segments of segments.py
           kernels/      what happens inside one step, for each cell and instruction set (_table.pxi)
     _short.pxi     ShortCalls: inference of a few rows, without a Scan
     _stream.pxi    Stream: layers that keep their state and packed weights: time outside, layers inside
@@ -20,9 +21,9 @@ The .pxi files are parts of this one, in the order of their includes.
     memory is the tape, dx and the weight gradients. The rows of the step after the chunk lie behind it, since the
     recurrence reads them.
 (D) OpenBLAS runs on one thread: ours are the ones that split the work.
-(E) Where forward kept no tape, backward runs it again, a segment of steps at a time. h(t) is in y; c is kept at the
-    borders. A segment begins where a chunk of input products does, and the chunks of backward do not look at segments:
-    every product is that of the plain way, and so is every bit.
+(E) One cut of the steps into chunks serves the input products of forward and the gradients of backward, and depends on
+    nothing but the sizes. A segment that runs forward again is some of these chunks, in any layer of a stack: every
+    product is that of the plain way, and so is every bit.
 
 Nothing is checked here: an address or size that is wrong is a crash. Letters and layouts: kernels/sequence.hpp.
 """
@@ -123,10 +124,8 @@ except ValueError as error:
 
 # ---------------------------------------------------------------- memory
 
-# Bytes of accumulators with input products, and of pre-activation gradients, that are worked on at a time
 cdef enum:
-    START_CHUNK = 256 << 10
-    GRADIENT_CHUNK = 256 << 10
+    CHUNK = 256 << 10  # bytes of pre-activation gradients that are worked on at a time
     UNPACKED_ROWS = 16  # a call of so few rows does not pay for packed weights
     MAX_SHORT_LAYERS = 4
     SHARED_WORK = 1 << 16  # multiply-adds of a step for each of the threads that share it
@@ -163,18 +162,31 @@ cdef int allocate(Arena[real]* arena) noexcept nogil:
     return 0
 
 
-cdef int64_t chunk_end(const Sequence[real]* q, long s0, int64_t rows) noexcept nogil:
-    """The last s1 for which steps [s0, s1) have at most so many rows; at least one step."""
+cdef int64_t chunk_rows(const Sequence[real]* q) noexcept nogil:
+    """How many rows are worked on at a time: step s is in chunk  start[s] // chunk_rows  and its last step may bring up
+    to B - 1 rows more."""
+    return max(1, min(q.start[q.steps], max(q.B, CHUNK // (q.dgates_width * <int64_t>sizeof(real)))))
+
+
+cdef int64_t chunk_room(const Sequence[real]* q) noexcept nogil:
+    """At least the rows of any chunk."""
+    return min(q.start[q.steps], chunk_rows(q) + q.B)
+
+
+cdef int64_t chunk_end(const Sequence[real]* q, long s0) noexcept nogil:
+    """The end of the chunk that step s0 is in."""
+    cdef int64_t rows = chunk_rows(q), end = (q.start[s0] // rows + 1) * rows
     cdef long s1 = s0 + 1
-    while s1 < q.steps and q.start[s1 + 1] - q.start[s0] <= rows:
+    while s1 < q.steps and q.start[s1] < end:
         s1 += 1
     return s1
 
 
-cdef int64_t chunk_start(const Sequence[real]* q, long s1, int64_t rows) noexcept nogil:
-    """The first s0 for which steps [s0, s1) have at most so many rows; at least one step."""
+cdef int64_t chunk_start(const Sequence[real]* q, long s1) noexcept nogil:
+    """The first step of the chunk that step s1 - 1 is in."""
+    cdef int64_t rows = chunk_rows(q), first = q.start[s1 - 1] // rows * rows
     cdef long s0 = s1 - 1
-    while s0 > 0 and q.start[s1] - q.start[s0 - 1] <= rows:
+    while s0 > 0 and q.start[s0 - 1] >= first:
         s0 -= 1
     return s0
 
@@ -185,6 +197,7 @@ include "_walk.pxi"
 include "_forward.pxi"
 include "_backward.pxi"
 include "_scan.pxi"
+include "_pass.pxi"
 include "_short.pxi"
 include "_stream.pxi"
 

@@ -29,13 +29,6 @@ def add_to_columns(const real[:, :] table, const int64_t[::1] columns, real[:, :
 
 # ---------------------------------------------------------------- forward
 
-cdef struct Segments:
-    # of a forward pass that keeps no tape: backward makes that of one segment at a time
-    int64_t count
-    const int64_t *begin  # (count + 1,) the first step of each, and T
-    void *c               # (count, B, H) cell state before each; null for a cell without
-
-
 cdef struct ForwardMemory:
     # of one forward pass
     void *block
@@ -48,7 +41,7 @@ cdef int64_t start_rows(const Sequence[real]* q, const CellKernels[real]* cell) 
     """Of a batch with too few rows to fill a tile, the input products of many steps at once make better use of W_ih."""
     if q.ids.base != NULL or q.start[q.steps] <= UNPACKED_ROWS or q.B >= cell.rows_per_tile:
         return 0
-    return min(q.start[q.steps], max(q.B, START_CHUNK // (cell.start_width(q.H) * <int64_t>sizeof(real))))
+    return chunk_room(q)
 
 
 cdef void lay_out_forward(
@@ -106,7 +99,7 @@ cdef void run_steps(
     cdef long s, chunk = s0 if m.start_rows else s1
     for s in range(s0, s1):
         if s == chunk:
-            chunk = chunk_end(q, s, m.start_rows)
+            chunk = chunk_end(q, s)
             wait_for(below, chunk)
             start_chunk(q, cell, m, s, chunk, crew)
         wait_for(below, s + 1)
@@ -138,21 +131,13 @@ cdef void start_share(const Chunk[real]* of, Share* share) noexcept nogil:
 
 cdef int run_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
-        const Segments* kept=NULL, CrewState* crew=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
-    """y and the tape; in inference, only y; with segments, y and c before each of them.
-    Returns -1 if memory ran out, before anything was written.
+        CrewState* crew=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
+    """y and the tape; in inference, only y. Returns -1 if memory ran out, before anything was written.
 
     columns (n_columns,) of W_ih: ids are places among them; null: ids are the columns themselves."""
     cdef ForwardMemory m
-    cdef int64_t i, states = q.B * q.H
     if begin_forward(q, cell, n_columns, columns, &m):
         return -1
-    if kept == NULL:
-        run_steps(q, cell, &m, 0, q.steps, crew, below, own)
-    else:
-        for i in range(kept.count):
-            if kept.c != NULL:
-                memcpy(<real*>kept.c + i * states, q.c, states * sizeof(real))
-            run_steps(q, cell, &m, kept.begin[i], kept.begin[i + 1], crew, below, own)
+    run_steps(q, cell, &m, 0, q.steps, crew, below, own)
     free(m.block)
     return 0

@@ -36,7 +36,7 @@ cdef void set_norms(Norms[real]* norms, list given, bint writable) except *:
 cdef list set_call(Sequence[real]* q, Walk walk, bint backwards, x, y, h0, c0, reset, noise):
     """What a call gives; all but the backward part. Returns what q then points to and nobody else holds."""
     h_mask = None if noise.h is None else walk.take(noise.h[None], 0)
-    is_one_hot = cnp.PyArray_NDIM(x) == 2
+    is_one_hot = x is not None and cnp.PyArray_NDIM(x) == 2
     q.steps, q.B, q.start = walk.T, walk.n, <const int64_t*>data(walk.start)
     q.h0, q.c0, q.h_mask = <const real*>data(h0), <const real*>data(c0), <const real*>data(h_mask)
     return [
@@ -87,13 +87,13 @@ cdef class Scan:
 
     weights: the arrays of Weights and Norms, or None.   options: activations, clip, grad_clip, coupled and zoneout.
     x: (T, B, I); or int64 (T, B), places among walk.columns or, in inference only and without these, columns of W_ih.
-    y: (T, B, P), to be written.
+    y: (T, B, P), to be written. x and y may be None where the passes of _pass.pxi are given windows of them.
     initial, final: states of all layers and directions, (h,) or (h, c), each (L*D, B, width); final[i][at] are written.
     reset: (T, B) uint8 or None.   noise: what noise.py says.
     Rows of x and y are contiguous and states all so; nothing is checked. Arrays are of the layer's dtype.
 
     Inside, states are in the order of the walk: h0, c0 and c, (n, ...). `c` is the initial cell state and then the final
-    one; or, if `keep` says so, that of all steps (packed rows).
+    one; or, after `keep`, that of all steps (packed rows).
     """
 
     cdef Sequence[float] f32
@@ -105,12 +105,9 @@ cdef class Scan:
     cdef int64_t n_columns
     cdef tuple final
     cdef object alive  # what the sequence points to
-    cdef Segments segments
-    cdef int64_t window  # rows of a tape that holds any segment and a chunk of backward
-    cdef object c_before
     cdef Progress steps_done, steps_undone  # of forward and of backward
     cdef Scan before, behind  # that have to go first in forward and in backward; None: nobody
-    cdef readonly object y, h0, c, c0, tape, begin  # begin (count + 1,): of the segments; None where all steps are kept
+    cdef readonly object y, h0, c, c0, tape
 
     def __init__(self, int cell, bint is_double, tuple weights, dict options, Walk walk, int at, bint backwards,
                  x, y, tuple initial, tuple final, reset, noise):
@@ -137,43 +134,16 @@ cdef class Scan:
             set_kept(&self.f32, tape, c, c_in_place)
         return 0
 
-    cdef tuple room(self, int64_t rows):
-        """A tape of so many rows, and c of as many steps."""
+    def room(self, int64_t rows):
+        """A tape of so many rows, and c of as many steps, or None."""
         dtype = self.alive[0][0].dtype
         width, H = (self.f64.tape_width, self.f64.H) if self.is_double else (self.f32.tape_width, self.f32.H)
         return new_array((rows, width), dtype), None if self.c0 is None else new_array((rows, H), dtype)
 
-    def keep(self, int64_t count):
-        """Before `forward`, for `backward`: keep the tape of all steps, or, if count is not 0, c before each of about
-        so many segments."""
-        tape, c = self.room(0 if count else self.total)
-        if count and self.total and (tape.shape[1] or c is not None):  # else backward needs but y
-            self.begin, self.window = self.divided(count)
-            self.c_before = None if c is None else np.empty((len(self.begin) - 1, *self.c0.shape), c.dtype)
-            self.segments.count = len(self.begin) - 1
-            self.segments.begin = <const int64_t*>address(self.begin)
-            self.segments.c = address(self.c_before, c is not None)
-        else:
-            self.hold(tape, c, False)
-
-    def memory(self, int64_t count):
-        """Bytes that `keep(count)` and `backward` need for it."""
-        tape, c = self.room(1)
-        row = tape.nbytes + (0 if c is None else c.nbytes)
-        if count == 0 or row == 0:
-            return self.total * row
-        begin, window = self.divided(count)
-        return window * row + (0 if c is None else (len(begin) - 1) * self.c0.nbytes)
-
-    cdef const Segments* kept(self):
-        if self.segments.count:
-            return &self.segments
-        return NULL
-
-    cdef tuple divided(self, int64_t count):
-        if self.is_double:
-            return divide(&self.f64, kernels.f64.cell(self.cell), count)
-        return divide(&self.f32, kernels.f32.cell(self.cell), count)
+    def keep(self):
+        """Before `forward`, for `backward`: keep the tape and c of all steps."""
+        tape, c = self.room(self.total)
+        self.hold(tape, c, False)
 
     @property
     def total(self):
@@ -181,16 +151,15 @@ cdef class Scan:
         return self.f64.start[self.f64.steps] if self.is_double else self.f32.start[self.f32.steps]
 
     @property
-    def usual_count(self):
-        """Of segments, so that little is kept; 0 where there would be less than two.
+    def row_bytes(self):
+        """Of the tape and c."""
+        tape, c = self.room(1)
+        return tape.nbytes + (0 if c is None else c.nbytes)
 
-        There must be room for a segment and a chunk of backward: less than two chunks a segment would not save much.
-        Segments of sqrt(T) steps keep as much of c as of the tape.
-        """
-        steps, B = (self.f64.steps, self.f64.B) if self.is_double else (self.f32.steps, self.f32.B)
-        chunk = gradient_rows(&self.f64) if self.is_double else gradient_rows(&self.f32)
-        count = self.total // max(1, 2 * chunk, B * int(steps**0.5))
-        return count if count > 1 else 0
+    @property
+    def chunk_rows(self):
+        """Step s is in chunk  start[s] // chunk_rows  of those that the passes work through."""
+        return chunk_rows(&self.f64) if self.is_double else chunk_rows(&self.f32)
 
     def follow(self, Scan below):
         """Let forward take each step after that of `below`, the scan that makes x, and backward the other way, so that
@@ -224,14 +193,6 @@ cdef class Scan:
         finally:
             publish(&self.steps_done, INT64_MAX)  # nobody shall wait after a failure
 
-    def replayed(self, int64_t i):
-        """Tape (rows, width) and c (rows, H), or None, of segment i: forward runs again where they were not kept."""
-        if self.begin is None:
-            return self.tape, self.c
-        if self.is_double:
-            return scan_replay(&self.f64, self, i)
-        return scan_replay(&self.f32, self, i)
-
     def backward(self, dy, dx, tuple final, tuple initial, gradients, bint search=False, Crew crew=None):
         """BPTT. dy (T, B, P), dx (T, B, I) or None: dx is written, zero in the padding. final, initial: gradients of the
         states, as they are given to `Scan`; initial[i][at] are written. gradients: of ih, hh, b_ih, b_hh, hr, peephole and
@@ -255,20 +216,6 @@ cdef void set_kept(Sequence[real]* q, tape, c, bint c_in_place) except *:
     q.c_in_place = c_in_place
 
 
-cdef tuple divide(const Sequence[real]* q, const CellKernels[real]* cell, int64_t count):
-    """(first steps of about so many segments, and T; rows of a tape that holds any of them and a chunk of backward)"""
-    cdef int64_t chunk = max(1, start_rows(q, cell)), rows = -(-q.start[q.steps] // count), most = 0
-    cdef long s = 0, s0 = 0
-    begin = [0]
-    while s < q.steps:
-        s = chunk_end(q, s, chunk)
-        if q.start[s] - q.start[s0] >= rows or s == q.steps:
-            most = max(most, q.start[s] - q.start[s0])
-            s0 = s
-            begin.append(s)
-    return np.array(begin, np.int64), min(q.start[q.steps], most + gradient_rows(q))
-
-
 cdef void clear_padding(const Rows[real]* rows, Walk walk, bint backwards, int64_t width) noexcept nogil:
     """Rows of an array (T, B, width) beyond the true ends of the sequences := 0"""
     cdef int64_t i, s, t
@@ -288,64 +235,32 @@ cdef void put_final(const Sequence[real]* q, Walk walk, real* h, real* c) noexce
             memcpy(c + walk.member[i] * q.H, q.c0 + i * q.H if s < 0 else q.c_at(s, i), q.H * sizeof(real))
 
 
-cdef int scan_forward(Sequence[real]* q, Scan of, CrewState* helpers) except -1:
+cdef void end_forward(const Sequence[real]* q, Scan of) except *:
+    """When all steps are done: zeros in the padding of y, and the final states."""
     cdef Walk walk = of.walk
-    cdef const Segments* kept = of.kept()
-    cdef const Progress* below = <const Progress*>NULL if of.before is None else &of.before.steps_done
     cdef real* h = <real*>state_data(of.final[0], of.at)
     cdef real* c = <real*>(state_data(of.final[1], of.at) if len(of.final) == 2 else NULL)
+    with nogil:
+        clear_padding(&q.y, walk, of.backwards, q.P)
+        put_final(q, walk, h, c)
+
+
+cdef int scan_forward(Sequence[real]* q, Scan of, CrewState* helpers) except -1:
+    cdef const Progress* below = <const Progress*>NULL if of.before is None else &of.before.steps_done
     cdef real which = 0
     cdef int failed = 0
-    with nogil:
-        if q.start[q.steps]:
+    if q.start[q.steps]:
+        with nogil:
             failed = run_forward(
-                q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, kept, helpers, below, &of.steps_done)
-        if not failed:
-            clear_padding(&q.y, walk, of.backwards, q.P)
-            put_final(q, walk, h, c)
+                q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, helpers, below, &of.steps_done)
     if failed:
         raise MemoryError("no memory for the packed weights")
+    end_forward(q, of)
     return 0
 
 
-cdef tuple scan_replay(const Sequence[real]* scan, Scan of, int64_t i):
-    cdef Sequence[real] q = scan[0]
-    cdef ForwardMemory m
-    cdef real which = 0
-    cdef const CellKernels[real]* cell = kernels.of(which).cell(of.cell)
-    cdef int64_t s1 = of.segments.begin[i + 1]
-    cdef int failed
-    tape, c = of.room(q.start[s1] - q.start[of.segments.begin[i]])
-    set_kept(&q, tape, c, False)
-    with nogil:
-        failed = begin_forward(&q, cell, of.n_columns, of.columns, &m)
-        if not failed:
-            replay(&q, cell, &m, &of.segments, i, s1)
-            free(m.block)
-    if failed:
-        raise MemoryError("no memory for the packed weights")
-    return tape, c
-
-
-cdef object scan_backward(
-        const Sequence[real]* scan, Scan of, dy, dx, tuple final, tuple initial, gradients, bint search,
-        CrewState* helpers):
-    cdef Sequence[real] q = scan[0]  # a tape may be walked more than once
-    cdef Gradients[real] g
-    cdef const Segments* kept = of.kept()
-    cdef NonFinite found
-    cdef int failed = 0
-    cdef const Progress* above = <const Progress*>NULL if of.behind is None else &of.behind.steps_undone
-    cdef Progress* own = &of.steps_undone
-    cdef Walk walk = of.walk
-    cdef real which = 0
-    found.step, found.blocks = -1, 0
-    if kept != NULL:
-        tape, c = of.room(of.window)
-        set_kept(&q, tape, c, False)
-    dy_offsets = set_rows(<Rows[real]*>&q.dy, dy, walk, of.backwards)
-    dx_offsets = set_rows(&q.dx, dx, walk, of.backwards)
-    states = [walk.take(state, of.at) for state in final]
+cdef void set_gradients(Sequence[real]* q, Gradients[real]* g, list states, gradients) except *:
+    """states: of the end of each sequence, in the order of the walk; overwritten by those of the beginning."""
     q.dh = <real*>data(states[0])
     q.dc = <real*>(data(states[1]) if len(states) == 2 else NULL)
     d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole, *d_norms = gradients
@@ -356,14 +271,39 @@ cdef object scan_backward(
     g.hr = <real*>address(d_hr, d_hr is not None)
     q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
     set_norms(&q.dnorms, d_norms, True)
-    with nogil:
-        if q.start[q.steps]:
-            failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g, of.n_columns, of.columns,
-                                  kept, &found if search else NULL, helpers, above, own)
-        if q.dx.base != NULL and not failed:
+
+
+cdef void end_gradients(const Sequence[real]* q, Scan of, list states, tuple initial, bint has_dx) except *:
+    """When all steps are done: zeros in the padding of dx, if that is the caller's, and the states put in their place."""
+    cdef Walk walk = of.walk
+    if has_dx:
+        with nogil:
             clear_padding(&q.dx, walk, of.backwards, q.I)
-    if failed:
-        raise MemoryError("no memory for the gradients of a chunk of steps")
     for state, to in zip(states, initial):
         walk.put(state, to, of.at)
+
+
+cdef object scan_backward(
+        const Sequence[real]* scan, Scan of, dy, dx, tuple final, tuple initial, gradients, bint search,
+        CrewState* helpers):
+    cdef Sequence[real] q = scan[0]  # a tape may be walked more than once
+    cdef Gradients[real] g
+    cdef NonFinite found
+    cdef int failed = 0
+    cdef const Progress* above = <const Progress*>NULL if of.behind is None else &of.behind.steps_undone
+    cdef Progress* own = &of.steps_undone
+    cdef Walk walk = of.walk
+    cdef real which = 0
+    found.step, found.blocks = -1, 0
+    dy_offsets = set_rows(<Rows[real]*>&q.dy, dy, walk, of.backwards)
+    dx_offsets = set_rows(&q.dx, dx, walk, of.backwards)
+    states = [walk.take(state, of.at) for state in final]
+    set_gradients(&q, &g, states, gradients)
+    if q.start[q.steps]:
+        with nogil:
+            failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g,
+                                  &found if search else NULL, helpers, above, own)
+    if failed:
+        raise MemoryError("no memory for the gradients of a chunk of steps")
+    end_gradients(&q, of, states, initial, dx is not None)
     return None if found.step < 0 else (found.step, found.row, found.blocks)

@@ -27,6 +27,21 @@ cdef class Walk:
     cdef const int64_t *member  # members and lengths once more
     cdef const int64_t *length
 
+    @property
+    def is_ragged(self):
+        """Whether any of them ends before step T."""
+        return self.start[self.T] < self.T * self.n
+
+    def places(self, int64_t s0, int64_t s1, bint backwards):
+        """(time (M, 1) or (M, n), batch row (n,)) of steps [s0, s1) of each sequence, whether it runs then or not."""
+        steps = np.arange(s0, s1)[:, None]
+        return self.lengths - 1 - steps if backwards else steps, self.members
+
+    def packed(self, window, int64_t s0, int64_t s1):
+        """Those rows of a window (M, n, N) of steps [s0, s1) that run then."""
+        active = np.diff(self.start[s0 : s1 + 1])
+        return window[: s1 - s0][np.arange(self.n) < active[:, None]]
+
     def where(self, bint backwards):
         """(time, batch row) of each packed row."""
         counts = np.diff(self.start)
@@ -124,4 +139,17 @@ cdef cnp.ndarray set_rows(Rows[element]* rows, array, Walk walk, bint backwards)
         offset[i] = walk.member[i] * per_row + ((walk.length[i] - 1) * per_step if backwards else 0)
     rows.offset = offset
     rows.step = -per_step if backwards else per_step
+    return offsets
+
+
+cdef cnp.ndarray set_window(Rows[element]* rows, window, int64_t n):
+    """The same in a window: (array (M, n, ...) in the order of the walk, the step that it begins with)."""
+    array, begin = window
+    offsets = new_indices(n)
+    cdef int64_t *offset = <int64_t*>data(offsets)
+    cdef int64_t i, first = begin, per_row = cnp.PyArray_STRIDE(array, 1) // <int64_t>sizeof(element)
+    rows.base, rows.offset = <element*>data(array), offset
+    rows.step = cnp.PyArray_STRIDE(array, 0) // <int64_t>sizeof(element)
+    for i in range(n):
+        offset[i] = i * per_row - first * rows.step
     return offsets

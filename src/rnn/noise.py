@@ -1,5 +1,7 @@
 """What a training pass draws at random: before any walk, so that threads and passes over a tape do not change it.
 
+What differs from step to step is not drawn itself but a seed, of which it is a function: `StepMask`.
+
 dropout                behind a layer, a mask for each step        N. Srivastava et al., JMLR 15 (2014)
 weight_dropout         of W_hh, one mask for a call                L. Wan et al., ICML 2013 (DropConnect);
                                                                    S. Merity et al., ICLR 2018 (AWD-LSTM)
@@ -7,33 +9,85 @@ input_dropout          of x(t), one mask for all steps             Y. Gal and Z.
 recurrent_dropout      of h(t-1), one mask for all steps           the same
 zoneout, zoneout_cell  which units of h, c stay as they were,      D. Krueger et al., ICLR 2017
                        for each step
+
+The function: G. Steele, D. Lea and C. Flood, Fast splittable pseudorandom number generators, OOPSLA 2014 (SplitMix64).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
+
+_BLOCK = 1 << 14  # words that are mixed at a time: they stay in the second-level cache
+
+
+class StepMask(NamedTuple):
+    """For each step and sequence, which of n units something happens to: independently, with probability p.
+
+    A function of the place alone: any part of the mask may be made at any time, and again, and is the same.
+    p is rounded to a multiple of 2^-16 or, with 32 bits a unit, 2^-32.
+    """
+
+    seed: int
+    p: float
+    B: int
+    n: int
+    bits: int  # 16 or 32: of the random word that a unit looks at
+
+    def at(self, steps: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """1 where it happens, uint8 (M, N, n): at time steps (M, 1) or (M, N), in batch rows (N,)."""
+        words = -(-self.n * self.bits // 64)  # of a row
+        happens = np.empty((len(steps), len(rows), self.n), np.uint8)
+        size = max(1, _BLOCK // max(1, len(rows) * words))
+        for i in range(0, len(steps), size):
+            row = (steps[i : i + size] * self.B + rows).astype(np.uint64)[..., None]
+            places = row * np.uint64(words) + np.arange(words, dtype=np.uint64)
+            units = _mixed(places, self.seed).view(f"u{self.bits // 8}")[..., : self.n]
+            np.less(units, round(self.p * 2**self.bits), out=happens[i : i + size].view(bool))
+        return happens
+
+    def whole(self, T: int) -> np.ndarray:
+        """That of all steps and sequences, uint8 (T, B, n)."""
+        return self.at(np.arange(T)[:, None], np.arange(self.B))
+
+
+def _mixed(words: np.ndarray, seed: int) -> np.ndarray:
+    """SplitMix64: what the numbers of a sequence that starts with the seed are at these places. Overwrites them."""
+    words *= np.uint64(0x9E3779B97F4A7C15)
+    words += np.uint64(seed)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        words ^= words >> np.uint64(shift)
+        words *= np.uint64(factor)
+    words ^= words >> np.uint64(31)
+    return words
 
 
 class Noise(NamedTuple):
     """The masks of one layer and direction, in the order of time and of the caller's batch; None: nothing is dropped.
 
-    A dropout mask holds 0 or 1 / (1 - p); of zoneout, what is 1 keeps its old value.
+    A dropout mask holds 0 or 1 / (1 - p); of zoneout, what is 1 keeps its old value. `draw` leaves the masks of each
+    step as functions, `at_all_steps` makes arrays of them.
     """
 
     x: np.ndarray | None = None  # (B, I)      onto x(t), the same for both directions
     weight_hh: np.ndarray | None = None  # (G*H, P)    onto W_hh
     h: np.ndarray | None = None  # (B, P)      onto h(t-1) where it enters a product
-    keeps_h: np.ndarray | None = None  # (T, B, P)   uint8
-    keeps_c: np.ndarray | None = None  # (T, B, H)   uint8
+    keeps_h: Any = None  # (T, B, P)   uint8, or a StepMask
+    keeps_c: Any = None  # (T, B, H)   uint8, or a StepMask
+
+    def at_all_steps(self, T: int) -> Noise:
+        """With arrays."""
+        if self.keeps_h is None and self.keeps_c is None:
+            return self
+        h, c = (None if mask is None else mask.whole(T) for mask in (self.keeps_h, self.keeps_c))
+        return self._replace(keeps_h=h, keeps_c=c)
 
 
 NO_NOISE = Noise()
 
 
-def draw(layer: Any, k: int, T: int, B: int) -> list[Noise]:
+def draw(layer: Any, k: int, B: int) -> list[Noise]:
     """The noise of one training pass through layer k, for each direction, from the layer's generator."""
     H, P, I = layer.hidden_size, layer._output_size, layer._input_size(k)
     p_h, p_c = layer._zoneout
@@ -43,35 +97,34 @@ def draw(layer: Any, k: int, T: int, B: int) -> list[Noise]:
             x=x,
             weight_hh=dropout_mask(layer, layer.weight_dropout, (layer._gates * H, P)),
             h=dropout_mask(layer, layer.recurrent_dropout, (B, P)),
-            keeps_h=_happens(layer, p_h, (T, B, P)),
-            keeps_c=_happens(layer, p_c, (T, B, H)),
+            keeps_h=_step_mask(layer, p_h, B, P, 16),
+            keeps_c=_step_mask(layer, p_c, B, H, 16),
         )
         for _ in range(layer._directions)
     ]
+
+
+def draw_between(layer: Any, B: int) -> StepMask | None:
+    """Which values of y are dropped on their way to the layer above."""
+    return _step_mask(layer, layer.dropout, B, layer._merged_size, 32)
+
+
+def _step_mask(layer: Any, p: float, B: int, n: int, bits: int) -> StepMask | None:
+    return None if p == 0 else StepMask(int(layer._rng.integers(1 << 63)), p, B, n, bits)
+
+
+def scaled(dropped: np.ndarray, p: float, dtype: np.dtype, out: np.ndarray | None = None) -> np.ndarray:
+    """A dropout mask: 0 where dropped (uint8), else 1 / (1 - p)."""
+    mask: np.ndarray = np.multiply(1 - dropped, dtype.type(0 if p == 1 else 1 / (1 - p)), out=out, dtype=dtype)
+    return mask
 
 
 def dropout_mask(layer: Any, p: float, shape: tuple[int, ...]) -> np.ndarray | None:
     """Zero with probability p, else 1 / (1 - p); None if p is zero."""
     if p == 0:
         return None
-    if p == 1:
-        return np.zeros(shape, layer.dtype)
-    keep = layer._rng.random(shape, dtype=np.float32) >= p
-    mask: np.ndarray = keep * layer.dtype.type(1 / (1 - p))
-    return mask
-
-
-def _happens(layer: Any, p: float, shape: tuple[int, ...]) -> np.ndarray | None:
-    """1 with probability p, rounded to a multiple of 2^-16, else 0; None if p is zero.
-
-    Sixteen random bits each: there is one of these for every unit at every step, and floats take three times as long.
-    """
-    if p == 0:
-        return None
-    size = math.prod(shape)
-    words = layer._rng.integers(0, 1 << 64, -(-size // 4), np.uint64)
-    happens: np.ndarray = words.view(np.uint16)[:size] < round(p * (1 << 16))
-    return happens.view(np.uint8).reshape(shape)
+    dropped = layer._rng.random(shape, dtype=np.float32) < p
+    return scaled(dropped.view(np.uint8), p, layer.dtype)
 
 
 def masked(array: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

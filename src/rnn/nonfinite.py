@@ -98,15 +98,14 @@ def _in_forward(tape: Any) -> NonFinite | None:
 def _in_direction(tape: Any, k: int, d: int) -> NonFinite | None:
     backwards = tape.layer._backwards(d)
     direction = "reverse" if backwards else "forward"
-    for walk, scan in tape.scans_of(k, d):
+    for walk, scan, _ in tape.scans_of(k, d):
         for letter, state in (("h", scan.h0), ("c", scan.c0)):
             if state is not None and _is_bad(state).any():
                 row = int(walk.members[_is_bad(state).argmax()])
                 return NonFinite(f"the initial state {letter}", k, direction, row=row)
-    found, y = [], tape.scans_of(k, d)[0][1].y
+    found = []
     for steps, rows, values in tape.walked(k, d):
-        named = {name if name == "c" else f"gate {name}": array for name, array in values.items()}
-        bad = {name: _is_bad(array) for name, array in (named | {"h": y[steps, rows]}).items()}
+        bad = {name if name in "ch" else f"gate {name}": _is_bad(array) for name, array in values.items()}
         any_bad = np.logical_or.reduce(list(bad.values()))
         if any_bad.any():
             at = any_bad.argmax()
@@ -129,12 +128,12 @@ def _in_backward(tape: Any, dy: Any, dstate: Any) -> NonFinite | None:
             return NonFinite(f"dstate {letter}")
     before = layer._flat_grads.copy()
     try:
-        for k in reversed(range(layer.num_layers)):
-            if tape.masks[k] is not None:
-                dy = dy * tape.masks[k]
+        for layers in reversed(tape.groups):
+            if tape.masks[layers[-1]] is not None:
+                dy = dy * tape.masks[layers[-1]]
             initial = tuple(np.empty_like(array) for array in final)
-            dy, tasks, finish = layer._backward_layer(tape, k, dy, final, initial, search=True)
-            found = _named(tape, k, threads.run(tasks))
+            dy, tasks, finish = layer._backward_layers(tape, layers, dy, final, initial, search=True)
+            found = _named(tape, layers[0], threads.run(tasks))
             if found is not None:
                 return found
             finish()
@@ -143,13 +142,16 @@ def _in_backward(tape: Any, dy: Any, dstate: Any) -> NonFinite | None:
     return None
 
 
-def _named(tape: Any, k: int, searched: list[Any]) -> NonFinite | None:
-    """What the scans of a layer found, put into words: that of the first direction which found something."""
+def _named(tape: Any, first: int, searched: list[Any]) -> NonFinite | None:
+    """What the walks through some layers found, put into words: nearest to y, that of the first direction."""
     layer, n = tape.layer, len(tape.batch.walks)
+    found = [(0, *result)[-4:] for result in searched if result is not None]  # a scan's does not say the layer
+    nearest = max((above for above, *_ in found), default=0)
     for index, result in enumerate(searched):
-        if result is None:
+        if result is None or (0, *result)[-4] != nearest:
             continue
-        step, row, blocks = result
+        step, row, blocks = result[-3:]
+        k = first + nearest
         walk, backwards = tape.batch.walks[index % n], layer._backwards(index // n)
         if backwards:
             step = int(walk.lengths[row]) - 1 - step

@@ -4,8 +4,9 @@
     layer.forward(x)         training: a tape of every layer and direction
     layer.backward(tape, dy) back-propagation through time, last layer first
 
-`inputs` checks what comes in; `_core.Scan` walks one layer in one direction; `threads` runs scans side by side; here,
-between layers, the directions are merged and dropout is applied.
+`inputs` checks what comes in; `_core.Scan` walks one layer in one direction; `segments.Column` walks a stack a segment
+at a time, and keeps little; `threads` runs walks side by side; here, between layers, the directions are merged and
+dropout is applied.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,8 +23,8 @@ from . import _core, threads
 from .checks import boolean, float_dtype, positive_float, positive_int, probability
 from .inputs import FEW_INDICES, Batch, checked_batch, checked_state, time_major, walkable
 from .module import Module, checked_array
-from .noise import NO_NOISE, Noise, draw, dropout_mask, masked
-from .segments import Kept
+from .noise import NO_NOISE, Noise, StepMask, draw, draw_between, masked, scaled
+from .segments import Column, Kept
 
 State = Any  # h (L*D, B, H), or (h, c) for an LSTM
 
@@ -41,12 +41,20 @@ class Tape:
     layer: Any
     batch: Batch
     scans: list[list[Any]] = field(default_factory=list)  # [layer][direction and walk]
+    columns: list[list[Column | None]] = field(default_factory=list)  # where the scans are walked in segments
     inputs: list[np.ndarray] = field(default_factory=list)  # x of each layer, (T, B, ...)
     outputs: list[list[np.ndarray]] = field(default_factory=list)  # y of each direction, where merged by "mul"
     masks: list[np.ndarray | None] = field(default_factory=list)  # dropout behind each layer
     noise: list[list[Noise]] = field(default_factory=list)  # [layer][direction]: what else was dropped
+    stacked: bool = False  # whether each column goes through all layers
     at_once: bool = False  # whether the layers ran at once, each a step behind the one below
     y_shape: tuple[int, ...] = ()
+
+    @property
+    def groups(self) -> list[range]:
+        """Layers that a backward pass walks together."""
+        L = self.layer.num_layers
+        return [range(L)] if self.stacked else [range(k, k + 1) for k in range(L)]
 
     def gates(self, layer: int = 0, direction: int = 0) -> dict[str, np.ndarray]:
         """What went on inside: the activations of the gates at every step, by name, each (T, B, H), zero in padding.
@@ -63,31 +71,35 @@ class Tape:
         shape = (self.batch.T, self.batch.B, self.layer.hidden_size)
         found = {name: np.zeros(shape, self.layer.dtype) for name in _KEPT[self.layer.cell]}
         for steps, rows, values in self.walked(layer, direction):
-            for name, array in values.items():
-                found[name][steps, rows] = array
+            for name, array in found.items():
+                array[steps, rows] = values[name]
         return found
 
-    def scans_of(self, layer: int, direction: int) -> list[tuple[_core.Walk, Any]]:
-        """The walks through one layer in one direction, each with its scan."""
+    def scans_of(self, layer: int, direction: int) -> list[tuple[_core.Walk, Any, Column | None]]:
+        """The walks through one layer in one direction, each with its scan and the column that this is in."""
         walks = self.batch.walks
-        scans = self.scans[layer][direction * len(walks) :][: len(walks)]
-        if not scans:
+        some = slice(direction * len(walks), (direction + 1) * len(walks))
+        if not self.scans[layer][some]:
             raise IndexError(f"expected a direction below {self.layer._directions}, got {direction}")
-        return list(zip(walks, scans, strict=True))
+        return list(zip(walks, self.scans[layer][some], self.columns[layer][some], strict=True))
 
     def walked(self, layer: int, direction: int) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
-        """(time steps, batch rows, what was kept of them by name (rows, H)), some thousand rows of a walk at a time."""
+        """(time steps, batch rows, h and what was kept of them by name (rows, H)), some thousand rows of a walk at a
+        time."""
         H, names = self.layer.hidden_size, _KEPT[self.layer.cell]
-        for walk, scan in self.scans_of(layer, direction):
+        for walk, scan, column in self.scans_of(layer, direction):
             steps, rows = walk.where(self.layer._backwards(direction))
-            begin = (0, walk.T) if scan.begin is None else scan.begin
-            for i, (first, end) in enumerate(pairwise(walk.start[np.array(begin)])):
-                kept, c = scan.replayed(i)
+            pieces = [(0, walk.T, scan.tape, scan.c, None)] if column is None else column.replayed(scan)
+            for s0, s1, kept, c, h in pieces:
+                first, end = walk.start[s0], walk.start[s1]
                 for start in range(first, end, _PIECE):
                     some = slice(start, min(start + _PIECE, end))
                     part = slice(some.start - first, some.stop - first)
                     values = {name: kept[part, g * H : (g + 1) * H] for g, name in enumerate(names) if name != "c"}
-                    yield steps[some], rows[some], values if c is None else values | {"c": c[part]}
+                    if c is not None:
+                        values["c"] = c[part]
+                    values["h"] = scan.y[steps[some], rows[some]] if h is None else h[part]
+                    yield steps[some], rows[some], values
 
 
 class Recurrent(Module):
@@ -316,8 +328,9 @@ class Recurrent(Module):
         direction walks: of two directions, the second then still hands x(t) on to step t-1.
         checkpoint: None keeps the tape of every step; a number of segments, or "auto", only states at their borders,
         and `backward` runs forward again, a segment at a time: the same gradients to the bit, in a part of the memory.
-        memory_limit: bytes for the tape, in place of a number of segments: as few of them as keep it below, none if
-        all of it fits. Neither counts x, y, dx, and between layers y and the mask of dropout.
+        memory_limit: bytes for the tape and all that is between layers, in place of a number of segments: as few of
+        them as keep it below, none if all of it fits. Neither counts x, y and dx; nor, with two directions, what is
+        kept whole then: y between layers, its gradient, the masks of each step, x with input_dropout.
 
         Returns y (T, B, D*H), laid out as x is and read-only, since the tape refers to it (so does the tape to x:
         leave it unchanged until `backward`), and the final state at the true end of each sequence.
@@ -348,13 +361,14 @@ class Recurrent(Module):
         initial = tuple(np.empty_like(array) for array in final)
         tasks: list[Any] = []
         finishing: list[Any] = []
-        for k in reversed(range(self.num_layers)):
-            if tape.masks[k] is not None:
-                dy = dy * tape.masks[k]
-            dy, own, finish = self._backward_layer(tape, k, dy, final, initial, search=False)
+        for layers in reversed(tape.groups):
+            mask = tape.masks[layers[-1]]
+            if mask is not None:
+                dy = dy * mask
+            dy, own, finish = self._backward_layers(tape, layers, dy, final, initial, search=False)
             tasks, finishing = tasks + own, [*finishing, finish]
-            if k == 0 or not tape.at_once:
-                _walk(tasks, tape.scans[k])
+            if layers[0] == 0 or not tape.at_once:
+                _walk(tasks, tape.columns[0] if tape.stacked else tape.scans[layers[0]])
                 for each in finishing:
                     each()
                 tasks, finishing = [], []
@@ -368,6 +382,33 @@ class Recurrent(Module):
         tape = Tape(self, batch)
         if batch.one_hot and (training or batch.x.size > FEW_INDICES):
             batch.number(self.input_size, self._gates * self.hidden_size)
+        noise, drops = self._draw(batch.B) if training else ([[NO_NOISE] * self._directions] * self.num_layers, [])
+        y = None
+        if keep is not None and not keep.is_all and self._directions == 1:
+            y = self._run_columns(batch, tape, noise, drops, initial, final, keep)
+        if y is None:
+            y = self._run_layers(batch, tape, noise, drops, initial, final, keep)
+        y = self._user_layout(y, batch)
+        tape.y_shape = y.shape
+        return y, self._user_state(final, batch), tape
+
+    def _draw(self, B: int) -> tuple[list[list[Noise]], list[StepMask | None]]:
+        """What a training pass drops: in each layer and direction, and behind each layer but the last."""
+        noise = [draw(self, k, B) if self._drops else [NO_NOISE] * self._directions for k in range(self.num_layers)]
+        return noise, [draw_between(self, B) for _ in range(self.num_layers - 1)]
+
+    def _run_layers(
+        self,
+        batch: Batch,
+        tape: Tape,
+        noise: list[list[Noise]],
+        drops: list[StepMask | None],
+        initial: Any,
+        final: Any,
+        keep: Kept | None,
+    ) -> np.ndarray:
+        """All layers, each through all steps: y of the last."""
+        training = keep is not None
         at_once = tape.at_once = self._at_once(batch, training)
         x = batch.x
         waiting: list[Any] = []
@@ -375,28 +416,63 @@ class Recurrent(Module):
             last = k == self.num_layers - 1
             y = self._empty_output(batch, last)
             outputs = self._direction_views(y)
-            drops = training and self._drops
-            noise = draw(self, k, batch.T, batch.B) if drops else [NO_NOISE] * self._directions
-            x = masked(x, noise[0].x)
-            scans = self._layer_scans(batch, k, x, outputs, initial, final, keep, noise)
+            drawn = [each.at_all_steps(batch.T) for each in noise[k]]
+            x = masked(x, drawn[0].x)
+            scans, columns = self._layer_scans(batch, k, x, outputs, initial, final, keep, drawn)
             if waiting:
                 scans[0].follow(waiting[-1])
-            waiting += scans
+            waiting += [column or scan for scan, column in zip(scans, columns, strict=True)]
             if last or not at_once:
-                _walk([scan.forward for scan in waiting], waiting)
+                _walk([run.forward for run in waiting], waiting)
                 waiting = []
             y = self._merge(y, outputs)
-            mask = dropout_mask(self, self.dropout, y.shape) if training and not last else None
+            dropped = drops[k] if training and not last else None
+            mask = None if dropped is None else scaled(dropped.whole(batch.T), dropped.p, self.dtype)
             if training:
-                tape.noise.append(noise)
+                tape.noise.append(drawn)
                 tape.scans.append(scans)
+                tape.columns.append(columns)
                 tape.inputs.append(x)
                 tape.outputs.append(outputs if self.merge == "mul" else [])
                 tape.masks.append(mask)
             x = y = masked(y, mask)
-        y = self._user_layout(y, batch)
-        tape.y_shape = y.shape
-        return y, self._user_state(final, batch), tape
+        return y
+
+    def _run_columns(
+        self,
+        batch: Batch,
+        tape: Tape,
+        noise: list[list[Noise]],
+        drops: list[StepMask | None],
+        initial: Any,
+        final: Any,
+        keep: Kept,
+    ) -> np.ndarray | None:
+        """All layers of a stack that runs in one direction, a segment at a time; None if the tape is to be kept."""
+        y, last = self._empty_output(batch, True), self.num_layers - 1
+        in_scans = [each[0]._replace(keeps_h=None, keeps_c=None) for each in noise]
+        weights = [self._masked_weights(k, each) for k, each in enumerate(in_scans)]
+        columns, alone = [], len(batch.walks) == 1
+        for walk in batch.walks:
+            scans = [
+                self._scan(
+                    batch, walk, k, 0, weights[k], batch.x if k == 0 else None, y if k == last else None,
+                    initial, final, in_scans[k],
+                )
+                for k in range(self.num_layers)
+            ]  # fmt: skip
+            columns.append(Column(walk, self.reverse, scans, batch.x, [each[0] for each in noise], drops, alone))
+        counts = [keep.segments(column, len(columns)) for column in columns]
+        if not any(counts):
+            return None
+        for column, count in zip(columns, counts, strict=True):
+            column.divide(count or 2)
+        threads.run([column.forward for column in columns])
+        tape.stacked, tape.noise, tape.inputs = True, noise, [batch.x]
+        tape.scans = [[column.scans[k] for column in columns] for k in range(self.num_layers)]
+        tape.columns = [list(columns)] * self.num_layers
+        tape.masks, tape.outputs = [None] * self.num_layers, [[]] * self.num_layers
+        return y
 
     def _at_once(self, batch: Batch, training: bool) -> bool:
         """Whether the layers of a stack run at once, each a step behind the one below: for a batch that is too small to
@@ -420,22 +496,45 @@ class Recurrent(Module):
         final: Any,
         keep: Kept | None,
         noise: list[Noise],
-    ) -> list[Any]:
-        """All directions and walks of layer k."""
+    ) -> tuple[list[Any], list[Column | None]]:
+        """All directions and walks of layer k, and where two directions are walked in segments, a column for each."""
         scans = []
         for d, y in enumerate(outputs):
-            at = k * self._directions + d
-            weights = self._masked_weights(at, noise[d])
-            for walk in batch.walks:
-                scan = _core.Scan(
-                    self._kernel_index, self._is_double, weights, self._options, walk, at, self._backwards(d),
-                    x, y, initial, final, batch.reset, noise[d],
-                )  # fmt: skip
-                scans.append(scan)
-        if keep is not None:
-            for scan in scans:
-                scan.keep(keep.segments(scan, len(scans) * self.num_layers))
-        return scans
+            weights = self._masked_weights(k * self._directions + d, noise[d])
+            scans += [self._scan(batch, walk, k, d, weights, x, y, initial, final, noise[d]) for walk in batch.walks]
+        columns: list[Column | None] = [None] * len(scans)
+        if keep is None:
+            return scans, columns
+        for i, scan in enumerate(scans):
+            d, index = divmod(i, len(batch.walks))
+            if len(outputs) == 2 and not keep.is_all:
+                column = Column(batch.walks[index], self._backwards(d), [scan], x, [NO_NOISE], [], alone=False)
+                count = keep.segments(column, len(scans) * self.num_layers)
+                if count:
+                    column.divide(count)
+                    columns[i] = column
+                    continue
+            scan.keep()
+        return scans, columns
+
+    def _scan(
+        self,
+        batch: Batch,
+        walk: _core.Walk,
+        k: int,
+        d: int,
+        weights: tuple[np.ndarray | None, ...],
+        x: np.ndarray | None,
+        y: np.ndarray | None,
+        initial: Any,
+        final: Any,
+        noise: Noise,
+    ) -> _core.Scan:
+        """One walk through layer k in one direction; without x or y, these are a column's."""
+        return _core.Scan(
+            self._kernel_index, self._is_double, weights, self._options, walk, k * self._directions + d,
+            self._backwards(d), x, y, initial, final, batch.reset, noise,
+        )  # fmt: skip
 
     def _masked_weights(self, at: int, noise: Noise) -> tuple[np.ndarray | None, ...]:
         if noise.weight_hh is None:
@@ -443,40 +542,49 @@ class Recurrent(Module):
         ih, hh, *others = self._weights[at]
         return ih, hh if hh is None else masked(hh, noise.weight_hh), *others
 
-    def _backward_layer(
-        self, tape: Tape, k: int, dy: np.ndarray, final: Any, initial: Any, search: bool
+    def _backward_layers(
+        self, tape: Tape, layers: range, dy: np.ndarray, final: Any, initial: Any, search: bool
     ) -> tuple[np.ndarray | None, list[Any], Any]:
-        """BPTT through layer k, to be run: (dx, tasks that write it, what is to be done after them).
+        """BPTT through a group of layers, to be run: (dx, tasks that write it, what is to be done after them).
 
         That adds into the gradients and writes those of the initial states. In a search the tasks' results say where
         values that are not finite arise. dx of two directions is made of parts, and masked, after the tasks.
         """
-        batch, x, scans = tape.batch, tape.inputs[k], iter(tape.scans[k])
+        x, k = tape.inputs[layers[0]], layers[0]
         one_hot = x.ndim == 2
         tasks, ends = [], []
         d_inputs: list[Any] = []
-        for d, part in enumerate(self._unmerge(dy, tape.outputs[k])):
+        for d, part in enumerate(self._unmerge(dy, tape.outputs[layers[-1]])):
             dx = None if one_hot else _core.new_array(x.shape, self.dtype)
             d_inputs.append(dx)
-            gradients, mask = self._gradients[k * self._directions + d], tape.noise[k][d].weight_hh
-            for index, walk in enumerate(batch.walks):
-                own = _walk_gradients(gradients, index, walk.columns if one_hot else None, mask is not None)
-                scan = next(scans)
-                scan.rewind()
-                tasks.append(partial(scan.backward, part, dx, final, initial, own, search))
-                if own is not gradients:
-                    ends.append((walk, gradients, own, mask))
+            for index, (walk, scan, column) in enumerate(tape.scans_of(k, d)):
+                owns = []
+                for each in layers:
+                    gradients, mask = self._gradients[each * self._directions + d], tape.noise[each][d].weight_hh
+                    numbered = walk.columns if one_hot and each == k else None
+                    own = _walk_gradients(gradients, index, numbered, mask is not None)
+                    owns.append(own)
+                    if own is not gradients:
+                        ends.append((gradients, own, mask, numbered))
+                if column is None:
+                    scan.rewind()
+                    tasks.append(partial(scan.backward, part, dx, final, initial, owns[0], search))
+                else:
+                    tasks.append(partial(column.backward, part, dx, final, initial, owns, search))
 
         def finish() -> None:
-            first = 1 if one_hot else 0  # tables of W_ih are added below
-            for _, gradients, own, mask in ends:
+            tables = []
+            for gradients, own, mask, numbered in ends:
                 if mask is not None:
                     own[1][...] *= mask
+                if numbered is not None:
+                    tables.append((own[0], numbered, gradients[0]))
+                first = 0 if numbered is None else 1
                 for g, mine in zip(gradients[first:], own[first:], strict=True):
                     if g is not None and g is not mine:
                         g += mine
             if one_hot:
-                _add_tables([(own[0], walk.columns, gradients[0]) for walk, gradients, own, _ in ends])
+                _add_tables(tables)
                 return
             if len(d_inputs) == 2:
                 d_inputs[0] += d_inputs[1]

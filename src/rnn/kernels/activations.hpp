@@ -1,7 +1,7 @@
 // Activations of the cells: value and slope.
 //
 //   Common    sigmoid and tanh (or, for the RNN, tanh or relu), vectorised; the slope follows from the value
-//   General   any of ONNX's list, chosen at run time, a lane at a time, after the clip; slopes are kept on the tape,
+//   General   any of ONNX's list, chosen at run time, after the clip; slopes are kept on the tape,
 //             where a clamped pre-activation has slope zero
 #pragma once
 
@@ -31,47 +31,50 @@ enum ActivationKind {  // the order of ACTIVATIONS in activations.py
   kIdentity
 };
 
-// f(x) and f'(x) of one value
-template <class T> inline T activate(const Activation& f, T x, T* slope) {
-  const T a = T(f.alpha), b = T(f.beta), one = T(1);
-  const auto scalar = [](Vec<T> v) { return v[0]; };
-  T y;
+// f of each lane, one after the other
+template <class T, class F> inline Vec<T> each_lane(Vec<T> x, F f) {
+  Vec<T> y;
+  for (int i = 0; i < kLanes<T>; ++i) y[i] = f(x[i]);
+  return y;
+}
+
+// f(x) and f'(x)
+template <class T> inline Vec<T> activate(const Activation& f, Vec<T> x, Vec<T>* slope) {
+  const Vec<T> a = splat(T(f.alpha)), b = splat(T(f.beta)), zero{}, one = splat(T(1));
+  Vec<T> y;
   switch (f.kind) {
-    case kTanh: y = scalar(tanh<T>(splat(x))); *slope = one - y * y; return y;
-    case kRelu: *slope = x > 0 ? one : T(0); return x <= 0 ? T(0) : x;
-    case kSigmoid: y = scalar(sigmoid<T>(splat(x))); *slope = y * (one - y); return y;
+    case kTanh: y = tanh<T>(x); *slope = one - y * y; return y;
+    case kRelu: *slope = select<T>(x > zero, one, zero); return select<T>(x <= zero, zero, x);
+    case kSigmoid: y = sigmoid<T>(x); *slope = y * (one - y); return y;
     case kAffine: *slope = a; return a * x + b;
-    case kLeakyRelu: *slope = x > 0 ? one : a; return x > 0 ? x : a * x;
-    case kThresholdedRelu: *slope = x >= a ? one : T(0); return x < a ? T(0) : x;
-    case kScaledTanh: y = scalar(tanh<T>(splat(b * x))); *slope = a * b * (one - y * y); return a * y;
+    case kLeakyRelu: *slope = select<T>(x > zero, one, a); return select<T>(x > zero, x, a * x);
+    case kThresholdedRelu: *slope = select<T>(x >= a, one, zero); return select<T>(x < a, zero, x);
+    case kScaledTanh: y = tanh<T>(b * x); *slope = a * b * (one - y * y); return a * y;
     case kHardSigmoid:
       y = a * x + b;
-      *slope = y > 0 && y < one ? a : T(0);
-      return y <= 0 ? T(0) : y >= one ? one : y;
+      *slope = select<T>(y > zero, select<T>(y < one, a, zero), zero);
+      return select<T>(y <= zero, zero, select<T>(y >= one, one, y));
     case kElu:
-      if (x >= 0) { *slope = one; return x; }
-      y = a * T(__builtin_expm1(x));
-      *slope = y + a;
-      return y;
-    case kSoftsign: y = one + (x < 0 ? -x : x); *slope = one / (y * y); return x / y;
+      y = a * each_lane<T>(x, [](T v) { return v < 0 ? T(__builtin_expm1(v)) : v; });
+      *slope = select<T>(x >= zero, one, y + a);
+      return select<T>(x >= zero, x, y);
+    case kSoftsign: y = one + select<T>(x < zero, -x, x); *slope = one / (y * y); return x / y;
     case kSoftplus:  // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)
-      *slope = scalar(sigmoid<T>(splat(x)));
-      return (x > 0 ? x : T(0)) + T(__builtin_log1p(scalar(exp<T>(splat(x < 0 ? x : -x)))));
+      *slope = sigmoid<T>(x);
+      y = exp<T>(select<T>(x < zero, x, -x));
+      return select<T>(x > zero, x, zero) + each_lane<T>(y, [](T v) { return T(__builtin_log1p(v)); });
     default: *slope = one; return x;
   }
 }
 
-// The same for a vector of pre-activations, after the clip
+// The same after the clip
 template <class T>
 inline Vec<T> activate(const Activation& f, T clip, Vec<T> x, Vec<T>* slope) {
-  Vec<T> y, d;
-  for (int i = 0; i < kLanes<T>; ++i) {
-    const T clamped = x[i] > clip ? clip : x[i] < -clip ? -clip : x[i];
-    T s;
-    y[i] = activate<T>(f, clamped, &s);
-    d[i] = clamped == x[i] || x[i] != x[i] ? s : T(0);
-  }
-  *slope = d;
+  const Vec<T> most = splat(clip);
+  const Vec<T> clamped = select<T>(x > most, most, select<T>(x < -most, -most, x));
+  Vec<T> d;
+  const Vec<T> y = activate<T>(f, clamped, &d);
+  *slope = select<T>(clamped != x, select<T>(x != x, d, Vec<T>{}), d);  // NaN is not clamped
   return y;
 }
 
