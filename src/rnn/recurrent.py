@@ -388,9 +388,9 @@ class Recurrent(Module):
     def _draw(self, B: int, training: bool) -> tuple[list[list[Noise]], list[StepMask | None]]:
         """What a pass drops: in each layer and direction, and behind each layer but the last."""
         L = self.num_layers
-        noise = (
-            [draw(self, k, B) for k in range(L)] if training and self._drops else [[NO_NOISE] * self._directions] * L
-        )
+        noise = [[NO_NOISE] * self._directions] * L
+        if training and self._drops:
+            noise = [draw(self, k, B) for k in range(L)]
         if training and self.dropout:
             return noise, [draw_between(self, B) for _ in range(L - 1)]
         return noise, [None] * (L - 1)
@@ -543,18 +543,18 @@ class Recurrent(Module):
         That adds into the gradients and writes those of the initial states. In a search the tasks' results say where
         values that are not finite arise. dx of two directions is made of parts, and masked, after the tasks.
         """
-        x, k, walks = tape.inputs[layers[0]], layers[0], tape.batch.walks
-        scans, columns = iter(tape.scans[k]), iter(tape.columns[k])
+        k, D = layers[0], self._directions
+        x, scans, columns = tape.inputs[k], iter(tape.scans[k]), iter(tape.columns[k])
         one_hot = x.ndim == 2
         tasks, ends = [], []
         d_inputs: list[Any] = []
         for d, part in enumerate(self._unmerge(dy, tape.outputs[layers[-1]])):
             dx = None if one_hot else _core.new_array(x.shape, self.dtype)
             d_inputs.append(dx)
-            weights = [(self._gradients[each * self._directions + d], tape.noise[each][d].weight_hh) for each in layers]
-            for index, walk in enumerate(walks):
+            for index, walk in enumerate(tape.batch.walks):
                 scan, column, owns = next(scans), next(columns), []
-                for each, (gradients, mask) in zip(layers, weights, strict=True):
+                for each in layers:
+                    gradients, mask = self._gradients[each * D + d], tape.noise[each][d].weight_hh
                     numbered = walk.columns if one_hot and each == k else None
                     own = _walk_gradients(gradients, index, numbered, mask is not None)
                     owns.append(own)
