@@ -3,7 +3,9 @@
 import os
 import threading
 import time
+import weakref
 from contextlib import contextmanager
+from functools import partial
 
 import fastrnn
 import numpy as np
@@ -332,3 +334,16 @@ def test_an_error_in_a_task_reaches_the_caller(restore_threads):
 def test_the_number_of_threads_is_a_positive_integer(bad):
     with pytest.raises((TypeError, ValueError), match="expected n"):
         fastrnn.set_num_threads(bad)
+
+
+def test_tasks_are_let_go_when_they_are_done_though_the_pool_is_busy(restore_threads):
+    fastrnn.set_num_threads(2)
+    busy, array = threading.Event(), np.ones(3)
+    gone = weakref.ref(array)
+    threads._submit(busy.wait, 1)
+    threads.run([partial(np.sum, array), partial(np.sum, array)])
+    del array
+    try:
+        assert gone() is None
+    finally:
+        busy.set()

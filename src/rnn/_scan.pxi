@@ -134,7 +134,7 @@ cdef class Scan:
             set_kept(&self.f32, tape, c, c_in_place)
         return 0
 
-    def room(self, int64_t rows):
+    cpdef tuple room(self, int64_t rows):
         """A tape of so many rows, and c of as many steps, or None."""
         dtype = self.alive[0][0].dtype
         width, H = (self.f64.tape_width, self.f64.H) if self.is_double else (self.f32.tape_width, self.f32.H)

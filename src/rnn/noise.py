@@ -78,8 +78,6 @@ class Noise(NamedTuple):
 
     def at_all_steps(self, T: int) -> Noise:
         """With arrays."""
-        if self.keeps_h is None and self.keeps_c is None:
-            return self
         h, c = (None if mask is None else mask.whole(T) for mask in (self.keeps_h, self.keeps_c))
         return self._replace(keeps_h=h, keeps_c=c)
 

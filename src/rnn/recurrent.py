@@ -12,7 +12,7 @@ dropout is applied.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -51,10 +51,10 @@ class Tape:
     y_shape: tuple[int, ...] = ()
 
     @property
-    def groups(self) -> list[range]:
+    def groups(self) -> Sequence[Sequence[int]]:
         """Layers that a backward pass walks together."""
         L = self.layer.num_layers
-        return [range(L)] if self.stacked else [range(k, k + 1) for k in range(L)]
+        return [range(L)] if self.stacked else [(k,) for k in range(L)]
 
     def gates(self, layer: int = 0, direction: int = 0) -> dict[str, np.ndarray]:
         """What went on inside: the activations of the gates at every step, by name, each (T, B, H), zero in padding.
@@ -382,7 +382,7 @@ class Recurrent(Module):
         tape = Tape(self, batch)
         if batch.one_hot and (training or batch.x.size > FEW_INDICES):
             batch.number(self.input_size, self._gates * self.hidden_size)
-        noise, drops = self._draw(batch.B) if training else ([[NO_NOISE] * self._directions] * self.num_layers, [])
+        noise, drops = self._draw(batch.B, training)
         y = None
         if keep is not None and not keep.is_all and self._directions == 1:
             y = self._run_columns(batch, tape, noise, drops, initial, final, keep)
@@ -392,10 +392,15 @@ class Recurrent(Module):
         tape.y_shape = y.shape
         return y, self._user_state(final, batch), tape
 
-    def _draw(self, B: int) -> tuple[list[list[Noise]], list[StepMask | None]]:
-        """What a training pass drops: in each layer and direction, and behind each layer but the last."""
-        noise = [draw(self, k, B) if self._drops else [NO_NOISE] * self._directions for k in range(self.num_layers)]
-        return noise, [draw_between(self, B) for _ in range(self.num_layers - 1)]
+    def _draw(self, B: int, training: bool) -> tuple[list[list[Noise]], list[StepMask | None]]:
+        """What a pass drops: in each layer and direction, and behind each layer but the last."""
+        L = self.num_layers
+        noise = [[NO_NOISE] * self._directions] * L
+        if training and self._drops:
+            noise = [draw(self, k, B) for k in range(L)]
+        if training and self.dropout:
+            return noise, [draw_between(self, B) for _ in range(L - 1)]
+        return noise, [None] * (L - 1)
 
     def _run_layers(
         self,
@@ -416,17 +421,20 @@ class Recurrent(Module):
             last = k == self.num_layers - 1
             y = self._empty_output(batch, last)
             outputs = self._direction_views(y)
-            drawn = [each.at_all_steps(batch.T) for each in noise[k]]
+            drawn = noise[k]
+            if drawn[0] is not NO_NOISE:
+                drawn = [each.at_all_steps(batch.T) for each in drawn]
             x = masked(x, drawn[0].x)
-            scans, columns = self._layer_scans(batch, k, x, outputs, initial, final, keep, drawn)
+            scans = self._layer_scans(batch, k, x, outputs, initial, final, drawn)
+            columns = [] if keep is None else self._kept(batch, x, scans, keep)
             if waiting:
                 scans[0].follow(waiting[-1])
-            waiting += [column or scan for scan, column in zip(scans, columns, strict=True)]
+            waiting += [column or scan for scan, column in zip(scans, columns, strict=True)] if any(columns) else scans
             if last or not at_once:
                 _walk([run.forward for run in waiting], waiting)
                 waiting = []
             y = self._merge(y, outputs)
-            dropped = drops[k] if training and not last else None
+            dropped = None if last else drops[k]
             mask = None if dropped is None else scaled(dropped.whole(batch.T), dropped.p, self.dtype)
             if training:
                 tape.noise.append(drawn)
@@ -455,9 +463,9 @@ class Recurrent(Module):
         columns, alone = [], len(batch.walks) == 1
         for walk in batch.walks:
             scans = [
-                self._scan(
-                    batch, walk, k, 0, weights[k], batch.x if k == 0 else None, y if k == last else None,
-                    initial, final, in_scans[k],
+                _core.Scan(
+                    self._kernel_index, self._is_double, weights[k], self._options, walk, k, self.reverse,
+                    None if k else batch.x, y if k == last else None, initial, final, batch.reset, in_scans[k],
                 )
                 for k in range(self.num_layers)
             ]  # fmt: skip
@@ -494,47 +502,39 @@ class Recurrent(Module):
         outputs: list[np.ndarray],
         initial: Any,
         final: Any,
-        keep: Kept | None,
         noise: list[Noise],
-    ) -> tuple[list[Any], list[Column | None]]:
-        """All directions and walks of layer k, and where two directions are walked in segments, a column for each."""
+    ) -> list[Any]:
+        """All directions and walks of layer k."""
         scans = []
         for d, y in enumerate(outputs):
-            weights = self._masked_weights(k * self._directions + d, noise[d])
-            scans += [self._scan(batch, walk, k, d, weights, x, y, initial, final, noise[d]) for walk in batch.walks]
-        columns: list[Column | None] = [None] * len(scans)
-        if keep is None:
-            return scans, columns
+            at = k * self._directions + d
+            weights = self._masked_weights(at, noise[d])
+            for walk in batch.walks:
+                scan = _core.Scan(
+                    self._kernel_index, self._is_double, weights, self._options, walk, at, self._backwards(d),
+                    x, y, initial, final, batch.reset, noise[d],
+                )  # fmt: skip
+                scans.append(scan)
+        return scans
+
+    def _kept(self, batch: Batch, x: np.ndarray, scans: list[Any], keep: Kept) -> list[Column | None]:
+        """Let the scans of a layer keep their tape, but those of two directions that are walked in segments: by these
+        columns."""
+        if keep.is_all or self._directions == 1:
+            for scan in scans:
+                scan.keep()
+            return [None] * len(scans)
+        columns: list[Column | None] = []
         for i, scan in enumerate(scans):
             d, index = divmod(i, len(batch.walks))
-            if len(outputs) == 2 and not keep.is_all:
-                column = Column(batch.walks[index], self._backwards(d), [scan], x, [NO_NOISE], [], alone=False)
-                count = keep.segments(column, len(scans) * self.num_layers)
-                if count:
-                    column.divide(count)
-                    columns[i] = column
-                    continue
-            scan.keep()
-        return scans, columns
-
-    def _scan(
-        self,
-        batch: Batch,
-        walk: _core.Walk,
-        k: int,
-        d: int,
-        weights: tuple[np.ndarray | None, ...],
-        x: np.ndarray | None,
-        y: np.ndarray | None,
-        initial: Any,
-        final: Any,
-        noise: Noise,
-    ) -> _core.Scan:
-        """One walk through layer k in one direction; without x or y, these are a column's."""
-        return _core.Scan(
-            self._kernel_index, self._is_double, weights, self._options, walk, k * self._directions + d,
-            self._backwards(d), x, y, initial, final, batch.reset, noise,
-        )  # fmt: skip
+            column = Column(batch.walks[index], self._backwards(d), [scan], x, [NO_NOISE], [], alone=False)
+            count = keep.segments(column, len(scans) * self.num_layers)
+            if count:
+                column.divide(count)
+            else:
+                scan.keep()
+            columns.append(column if count else None)
+        return columns
 
     def _masked_weights(self, at: int, noise: Noise) -> tuple[np.ndarray | None, ...]:
         if noise.weight_hh is None:
@@ -543,24 +543,25 @@ class Recurrent(Module):
         return ih, hh if hh is None else masked(hh, noise.weight_hh), *others
 
     def _backward_layers(
-        self, tape: Tape, layers: range, dy: np.ndarray, final: Any, initial: Any, search: bool
+        self, tape: Tape, layers: Sequence[int], dy: np.ndarray, final: Any, initial: Any, search: bool
     ) -> tuple[np.ndarray | None, list[Any], Any]:
         """BPTT through a group of layers, to be run: (dx, tasks that write it, what is to be done after them).
 
         That adds into the gradients and writes those of the initial states. In a search the tasks' results say where
         values that are not finite arise. dx of two directions is made of parts, and masked, after the tasks.
         """
-        x, k = tape.inputs[layers[0]], layers[0]
+        k, D = layers[0], self._directions
+        x, scans, columns = tape.inputs[k], iter(tape.scans[k]), iter(tape.columns[k])
         one_hot = x.ndim == 2
         tasks, ends = [], []
         d_inputs: list[Any] = []
         for d, part in enumerate(self._unmerge(dy, tape.outputs[layers[-1]])):
             dx = None if one_hot else _core.new_array(x.shape, self.dtype)
             d_inputs.append(dx)
-            for index, (walk, scan, column) in enumerate(tape.scans_of(k, d)):
-                owns = []
+            for index, walk in enumerate(tape.batch.walks):
+                scan, column, owns = next(scans), next(columns), []
                 for each in layers:
-                    gradients, mask = self._gradients[each * self._directions + d], tape.noise[each][d].weight_hh
+                    gradients, mask = self._gradients[each * D + d], tape.noise[each][d].weight_hh
                     numbered = walk.columns if one_hot and each == k else None
                     own = _walk_gradients(gradients, index, numbered, mask is not None)
                     owns.append(own)

@@ -133,9 +133,9 @@ class Column:
         """First steps of the chunks, and T; those of the segments, and T."""
         start, T = self.walk.start, self.walk.T
         rows = np.arange(0, self.total + 1, self.scans[0].chunk_rows)
-        cuts = np.unique(np.append(np.searchsorted(start[:-1], rows), T))
+        cuts = _distinct(np.append(np.searchsorted(start[:-1], rows), T))
         wanted = np.arange(count) * self.total // count
-        return cuts, np.unique(np.append(cuts[np.searchsorted(start[cuts], wanted)], T))
+        return cuts, _distinct(np.append(cuts[np.searchsorted(start[cuts], wanted)], T))
 
     def _states(self, k: int) -> list[np.ndarray]:
         """h, but of the last layer, and c, if there is one, as far as forward has come."""
@@ -357,6 +357,11 @@ class _Room:
 def _run(tasks: list[Any], rooms: list[_Room]) -> list[Any]:
     """The results of the tasks: with one room in their order, since the first of them read what others write over."""
     return threads.run(tasks) if len(rooms) > 1 else [task() for task in tasks]
+
+
+def _distinct(rising: np.ndarray) -> np.ndarray:
+    """Without repetitions. NumPy's `unique` would first import a megabyte."""
+    return rising[np.diff(rising, prepend=-1) > 0]
 
 
 def _longest(begin: np.ndarray) -> int:

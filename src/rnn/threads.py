@@ -86,6 +86,7 @@ def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
         work()
     finally:
         errors = [error for helper in helpers if not helper.cancel() and (error := helper.exception())]
+        tasks = ()  # the pool keeps a helper that was cancelled until one of its threads has time
     if errors:
         raise errors[0]
     return results
