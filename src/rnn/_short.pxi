@@ -10,6 +10,7 @@ cdef class ShortCalls:
     cdef int cell, layers, typenum
     cdef int64_t I, P, H
     cdef bint is_double, batch_first, has_c
+    cdef bint from_last  # the next call begins with the weights that the last one read last, and are still in cache
     cdef list alive
 
     def __init__(self, int cell, bint is_double, bint batch_first, list weights, dict options):
@@ -70,14 +71,15 @@ cdef class ShortCalls:
         y = cnp.PyArray_EMPTY(rank, shape, self.typenum, 0)
         h = self.new_state(rank, B, self.P, False)
         c = self.new_state(rank, B, self.H, False) if self.has_c else None
+        self.from_last = not self.from_last
         if self.is_double:
-            failed = run_short(self.f64, self.layers, kernels.f64.cell(self.cell), T, B, <const double*>data(x),
-                               <const double*>data(h0), <const double*>data(c0), <double*>data(y), <double*>data(h),
-                               <double*>data(c))
+            failed = run_short(self.f64, self.layers, kernels.f64.cell(self.cell), self.from_last, T, B,
+                               <const double*>data(x), <const double*>data(h0), <const double*>data(c0), <double*>data(y),
+                               <double*>data(h), <double*>data(c))
         else:
-            failed = run_short(self.f32, self.layers, kernels.f32.cell(self.cell), T, B, <const float*>data(x),
-                               <const float*>data(h0), <const float*>data(c0), <float*>data(y), <float*>data(h),
-                               <float*>data(c))
+            failed = run_short(self.f32, self.layers, kernels.f32.cell(self.cell), self.from_last, T, B,
+                               <const float*>data(x), <const float*>data(h0), <const float*>data(c0), <float*>data(y),
+                               <float*>data(h), <float*>data(c))
         if failed:
             raise MemoryError("no memory for a step")
         return y, (h, c) if self.has_c else h
@@ -103,8 +105,8 @@ cdef class ShortCalls:
 
 
 cdef int run_short(
-        const Sequence[real]* stack, int layers, const CellKernels[real]* cell, int64_t T, int64_t B, const real* x,
-        const real* h0, const real* c0, real* y, real* h, real* c) noexcept nogil:
+        const Sequence[real]* stack, int layers, const CellKernels[real]* cell, bint from_last, int64_t T, int64_t B,
+        const real* x, const real* h0, const real* c0, real* y, real* h, real* c) noexcept nogil:
     cdef Sequence[real] q
     cdef int64_t start[UNPACKED_ROWS + 1]
     cdef int64_t x_offset[UNPACKED_ROWS]
@@ -123,7 +125,7 @@ cdef int run_short(
         for i in range(B):
             x_offset[i] = i * q.I
             y_offset[i] = i * P
-        q.steps, q.B, q.start = T, B, start
+        q.steps, q.B, q.start, q.from_last = T, B, start, from_last
         q.x.base, q.x.offset, q.x.step = <real*>x, x_offset, B * q.I
         q.y.base, q.y.offset, q.y.step = y if k == layers - 1 else between + (k % 2) * T * B * P, y_offset, B * P
         q.h0 = h0 + k * B * P

@@ -165,11 +165,14 @@ FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const TileOf<T, Cel
                                        const Items<T, Cell>& items) {
   constexpr int GS = Cell::GS, Shared = Cell::kShared;
   const bool has_x = q.has_x_product();
-  for (int slot = 0; slot < kAccumulatorsOf<Cell>; ++slot) {
+  const auto nth = [&](int n, int count) { return q.from_last ? count - 1 - n : n; };
+  for (int n = 0; n < kAccumulatorsOf<Cell>; ++n) {
+    const int slot = nth(n, kAccumulatorsOf<Cell>);
     const int x_gate = slot < GS ? slot : slot - GS + Shared;
     const bool takes_x = has_x && (slot < Shared || slot >= GS), takes_h = slot < GS;
-    for (int i = 0; i < t.items(); ++i)
+    for (int m = 0; m < t.items(); ++m)
       for (int v = 0; v < t.vectors; ++v) {
+        const int i = nth(m, t.items());
         const long unit = t.unit_of(i) + v * kLanes<T>;
         const int lanes = t.lanes_of(i, v);
         multiply_unpacked<T>(lanes, {items.x[i], q.I, takes_x ? q.weights.ih + (x_gate * q.H + unit) * q.I : nullptr},
