@@ -73,7 +73,7 @@ template <class T> FASTRNN_INLINE Vec<T> load_bytes(const uint8_t* p, int lanes)
 FASTRNN_INLINE Bits<float> load_words(const float* p) {
   Bits<float> words;
   __builtin_memcpy(&words, p, sizeof words);
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__)
   __asm__("" : "+v"(words));  // in a register: else words of several uses are read from memory as often
 #endif
   return words;
