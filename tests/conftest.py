@@ -6,7 +6,29 @@ Ctrl-C interrupts the tests and what they start, also where the runner ignores i
 import os
 import signal
 
+import pytest
+
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+import fastrnn  # noqa: E402
+from fastrnn import _core  # noqa: E402
+
+
+@pytest.fixture(params=_core.instruction_sets())
+def instructions(request):
+    """Each instruction set that this machine has, in use for the test."""
+    used = _core.instruction_set()
+    _core.use_instruction_set(request.param)
+    yield request.param
+    _core.use_instruction_set(used)
+
+
+@pytest.fixture
+def restore_threads():
+    """After the test, as many threads as before."""
+    count = fastrnn.get_num_threads()
+    yield
+    fastrnn.set_num_threads(count)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _core
 
 from test_layers import CELLS, STACKS, assert_same_as_reference, case
 
@@ -21,19 +20,13 @@ def test_layer_is_what_the_reference_is(cell, stack, dtype):
         assert_same_as_reference(layer, *case(layer, rng, **variant), rng)
 
 
-@pytest.mark.parametrize("name", _core.instruction_sets())
 @pytest.mark.parametrize("cell", CELLS)
-def test_every_instruction_set_is_right(cell, name):
+def test_every_instruction_set_is_right(cell, instructions):
     kind, options = CELLS[cell]
-    used = _core.instruction_set()
     rng = np.random.default_rng(3)
-    try:
-        _core.use_instruction_set(name)
-        layer = kind(6, 21, **options, grad_clip=0.05, rng=rng)
-        for B in (1, 11):
-            assert_same_as_reference(layer, *case(layer, rng, B=B), rng)
-    finally:
-        _core.use_instruction_set(used)
+    layer = kind(6, 21, **options, grad_clip=0.05, rng=rng)
+    for B in (1, 11):
+        assert_same_as_reference(layer, *case(layer, rng, B=B), rng)
 
 
 @pytest.mark.parametrize("cell", CELLS)

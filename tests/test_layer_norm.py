@@ -10,11 +10,12 @@ import pickle
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _core, interchange, reference
+from fastrnn import interchange, reference
 
 from test_layers import agree, as_tuple, assert_same_as_reference, case
 from test_segments import assert_same_bits
 from test_stream import COMPRESSED, stored_weights
+from test_threads import assert_same_for_any_number_of_threads
 
 CELLS = {
     "rnn tanh": (fastrnn.RNN, {}),
@@ -105,21 +106,15 @@ def test_a_layer_and_its_gradients_are_those_of_a_torch_module_with_layer_norm(c
         agree(name, layer.grads[name], parameter.grad.numpy(), 4 * TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("instructions", _core.instruction_sets())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @every_cell
 def test_a_layer_is_what_the_reference_is_in_every_instruction_set(cell, dtype, instructions):
-    used = _core.instruction_set()
     rng = np.random.default_rng(3)
-    try:
-        _core.use_instruction_set(instructions)
-        for H in (5, 17, 33, 64, 70):
-            layer = layer_of(cell, 6, H, 2, bidirectional=H < 20, bias=H != 33, dtype=dtype, rng=rng)
-            for B in (1, 4, 9, 20):
-                assert_same_as_reference(layer, *case(layer, rng, T=6, B=B, ragged=B > 1, reset=B == 9), rng, TOLERANCE)
-            assert_same_as_reference(layer, *case(layer, rng, T=6, B=9, ragged=True, one_hot=True), rng, TOLERANCE)
-    finally:
-        _core.use_instruction_set(used)
+    for H in (5, 17, 33, 64, 70):
+        layer = layer_of(cell, 6, H, 2, bidirectional=H < 20, bias=H != 33, dtype=dtype, rng=rng)
+        for B in (1, 4, 9, 20):
+            assert_same_as_reference(layer, *case(layer, rng, T=6, B=B, ragged=B > 1, reset=B == 9), rng, TOLERANCE)
+        assert_same_as_reference(layer, *case(layer, rng, T=6, B=9, ragged=True, one_hot=True), rng, TOLERANCE)
 
 
 @every_cell
@@ -199,23 +194,11 @@ def test_segments_that_run_forward_again_give_the_same_bits(cell):
 
 
 @every_cell
-def test_the_same_bits_for_any_number_of_threads(cell):
+def test_the_same_bits_for_any_number_of_threads(cell, restore_threads):
     rng = np.random.default_rng(8)
-    used = fastrnn.get_num_threads()
     for T, B in ((20, 67), (500, 3)):  # divided; layers at once
         layer = layer_of(cell, 64, 64, 2, rng=rng)
-        x, results = rng.standard_normal((T, B, 64), dtype=np.float32), []
-        try:
-            for count in (1, 2, 3):
-                fastrnn.set_num_threads(count)
-                copied = copy.deepcopy(layer)
-                y, _, tape = copied.forward(x)
-                results.append([y, copied.backward(tape, y)[0], *copied.grads.values()])
-        finally:
-            fastrnn.set_num_threads(used)
-        for other in results[1:]:
-            for ours, theirs in zip(results[0], other, strict=True):
-                np.testing.assert_array_equal(ours, theirs)
+        assert_same_for_any_number_of_threads(layer, rng.standard_normal((T, B, 64), dtype=np.float32))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -19,12 +19,7 @@ every_function = pytest.mark.parametrize("name", BOUNDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 
 
-@pytest.fixture(params=_core.instruction_sets(), autouse=True)
-def instruction_set(request):
-    used = _core.instruction_set()
-    _core.use_instruction_set(request.param)
-    yield request.param
-    _core.use_instruction_set(used)
+pytestmark = pytest.mark.usefixtures("instructions")
 
 
 def evaluate(name, x):

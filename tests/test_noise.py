@@ -1,15 +1,14 @@
 """What training drops at random: DropConnect, variational dropout, zoneout; against the reference and by what it is."""
 
-import copy
-
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _core, interchange, reference
+from fastrnn import interchange, reference
 from fastrnn.noise import StepMask
 
 from test_segments import assert_same_bits, segments
 from test_stream import STEPS, in_pieces, with_stored_weights
+from test_threads import assert_same_for_any_number_of_threads
 
 CELLS = {
     "rnn": (fastrnn.RNN, {}),
@@ -77,19 +76,13 @@ def assert_trains_as_the_reference(layer, x, state, keywords, rng):
         agree(name, layer.grads[name], grad, 4 * tolerance)
 
 
-@pytest.mark.parametrize("instructions", _core.instruction_sets())
 @every_cell
 def test_training_with_all_noise_is_what_the_reference_is(cell, instructions):
-    used = _core.instruction_set()
     rng = np.random.default_rng(3)
-    try:
-        _core.use_instruction_set(instructions)
-        for dtype in ("float32", "float64"):
-            layer = layer_of(cell, 6, 21, num_layers=2, bidirectional=True, dropout=0.2, dtype=dtype, rng=rng)
-            for B in (1, 5, 11):
-                assert_trains_as_the_reference(layer, *call(layer, rng, 7, B), rng)
-    finally:
-        _core.use_instruction_set(used)
+    for dtype in ("float32", "float64"):
+        layer = layer_of(cell, 6, 21, num_layers=2, bidirectional=True, dropout=0.2, dtype=dtype, rng=rng)
+        for B in (1, 5, 11):
+            assert_trains_as_the_reference(layer, *call(layer, rng, 7, B), rng)
 
 
 @every_cell
@@ -134,22 +127,11 @@ def test_each_pass_draws_anew_and_the_same_rng_draws_the_same(kind):
 
 
 @three_cells
-def test_the_same_bits_for_any_number_of_threads(kind):
+def test_the_same_bits_for_any_number_of_threads(kind, restore_threads):
     own = ZONEOUT if kind is fastrnn.LSTM else {"zoneout": 0.25}
     layer = kind(24, 96, num_layers=2, bidirectional=True, **DROPOUTS, **own, rng=0)
     x = np.random.default_rng(1).standard_normal((20, 67, 24), dtype=np.float32)
-    used, results = fastrnn.get_num_threads(), []
-    try:
-        for count in (1, 2, 3):
-            fastrnn.set_num_threads(count)
-            copied = copy.deepcopy(layer)
-            y, _, tape = copied.forward(x)
-            results.append([y, copied.backward(tape, y)[0], *copied.grads.values()])
-    finally:
-        fastrnn.set_num_threads(used)
-    for other in results[1:]:
-        for ours, theirs in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+    assert_same_for_any_number_of_threads(layer, x)
 
 
 @pytest.mark.parametrize("name", [*DROPOUTS, *ZONEOUT, "all"])

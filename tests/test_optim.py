@@ -9,7 +9,6 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn import optimizer as optimizer_module
-from fastrnn._core import instruction_set, instruction_sets, use_instruction_set
 from fastrnn.linear import Linear
 from fastrnn.optim import SGD, Adam, AdamW, Cosine, RMSprop, StepDecay, WarmUp, clip_grad_norm
 
@@ -114,25 +113,19 @@ def formula_step(kind, options, step, p, g, state):
     return p - change
 
 
-@pytest.mark.parametrize("name", instruction_sets())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @every_kind
-def test_steps_are_those_of_the_formula_in_every_instruction_set(rng, kind, options, dtype, name):
-    before = instruction_set()
-    use_instruction_set(name)
-    try:
-        modules = make_modules(dtype)
-        optimizer = kind(modules, **options)
-        expected = [array.astype(float) for module in modules for array in module.params.values()]
-        states = [{} for _ in expected]
-        for step in range(1, 5):
-            fill_gradients(modules, rng)
-            optimizer.step()
-            gradients = [array.astype(float) for module in modules for array in module.grads.values()]
-            for index, (g, state) in enumerate(zip(gradients, states, strict=True)):
-                expected[index] = formula_step(kind, options, step, expected[index], g, state)
-    finally:
-        use_instruction_set(before)
+def test_steps_are_those_of_the_formula_in_every_instruction_set(rng, kind, options, dtype, instructions):
+    modules = make_modules(dtype)
+    optimizer = kind(modules, **options)
+    expected = [array.astype(float) for module in modules for array in module.params.values()]
+    states = [{} for _ in expected]
+    for step in range(1, 5):
+        fill_gradients(modules, rng)
+        optimizer.step()
+        gradients = [array.astype(float) for module in modules for array in module.grads.values()]
+        for index, (g, state) in enumerate(zip(gradients, states, strict=True)):
+            expected[index] = formula_step(kind, options, step, expected[index], g, state)
     ours = [array for module in modules for array in module.params.values()]
     # centered: the difference v - m^2 has lost digits
     tolerance = {"float32": 2e-2 if options.get("centered") else 1e-4, "float64": 1e-10}[dtype]

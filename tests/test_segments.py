@@ -8,7 +8,7 @@ import tracemalloc
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _core, threads
+from fastrnn import threads
 
 from test_layers import CELLS, STACKS, as_tuple, case
 
@@ -123,34 +123,22 @@ def test_input_dropout_of_one_layer_is_that_of_the_plain_way():
         assert min(segments(tape)) > 1
 
 
-@pytest.mark.parametrize("name", _core.instruction_sets())
 @pytest.mark.parametrize("cell", CELLS)
-def test_stacks_in_segments_give_the_same_bits_in_every_instruction_set(cell, name):
+def test_stacks_in_segments_give_the_same_bits_in_every_instruction_set(cell, instructions):
     kind, options = CELLS[cell]
-    used = _core.instruction_set()
     rng = np.random.default_rng(3)
-    try:
-        _core.use_instruction_set(name)
-        layer = kind(6, 61, 2, **options, rng=rng)
-        for B in (1, 5, 11):
-            assert_same_bits(layer, *stack_case(layer, rng, B, ragged=True, reset=True), checkpoint=5)
-    finally:
-        _core.use_instruction_set(used)
+    layer = kind(6, 61, 2, **options, rng=rng)
+    for B in (1, 5, 11):
+        assert_same_bits(layer, *stack_case(layer, rng, B, ragged=True, reset=True), checkpoint=5)
 
 
-@pytest.mark.parametrize("name", _core.instruction_sets())
 @pytest.mark.parametrize("cell", CELLS)
-def test_segments_give_the_same_bits_in_every_instruction_set(cell, name):
+def test_segments_give_the_same_bits_in_every_instruction_set(cell, instructions):
     kind, options = CELLS[cell]
-    used = _core.instruction_set()
     rng = np.random.default_rng(3)
-    try:
-        _core.use_instruction_set(name)
-        layer = kind(6, 21, **options, bidirectional=True, rng=rng)
-        for B in (1, 5, 11):
-            assert_same_bits(layer, *case(layer, rng, T=900, B=B, ragged=True, reset=True), checkpoint=5)
-    finally:
-        _core.use_instruction_set(used)
+    layer = kind(6, 21, **options, bidirectional=True, rng=rng)
+    for B in (1, 5, 11):
+        assert_same_bits(layer, *case(layer, rng, T=900, B=B, ragged=True, reset=True), checkpoint=5)
 
 
 def held_memory(layer, x, dy, **how):
@@ -332,31 +320,23 @@ def test_tape_of_a_stack_in_segments_may_be_used_again():
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("B", [2, 64])
 @pytest.mark.parametrize("cell", ["rnn tanh", "gru", "lstm"])
-def test_threads_do_not_change_the_bits_of_stacks_in_segments(cell, B, ragged):
+def test_threads_do_not_change_the_bits_of_stacks_in_segments(cell, B, ragged, restore_threads):
     kind, options = CELLS[cell]
     layer = kind(32, 64, 3, **options, dropout=0.2, input_dropout=0.1, rng=0)
-    rng, count = np.random.default_rng(0), fastrnn.get_num_threads()
-    arguments = case(layer, rng, T=6400 // B, B=B, ragged=ragged)
-    try:
-        for n in (1, 2):
-            fastrnn.set_num_threads(n)
-            tape = assert_same_bits(layer, *arguments, checkpoint=4)
-            assert tape.stacked
-            assert (len(tape.scans[0]) > 1) == (B == 64)
-    finally:
-        fastrnn.set_num_threads(count)
+    arguments = case(layer, np.random.default_rng(0), T=6400 // B, B=B, ragged=ragged)
+    for n in (1, 2):
+        fastrnn.set_num_threads(n)
+        tape = assert_same_bits(layer, *arguments, checkpoint=4)
+        assert tape.stacked
+        assert (len(tape.scans[0]) > 1) == (B == 64)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_threads_do_not_change_the_bits_of_segments(cell):
+def test_threads_do_not_change_the_bits_of_segments(cell, restore_threads):
     kind, options = CELLS[cell]
     layer = kind(32, 64, **options, bidirectional=True, rng=0)
     x = np.random.default_rng(0).normal(size=(200, 64, 32)).astype(np.float32)
-    count = fastrnn.get_num_threads()
-    try:
-        for n in (1, 2):
-            fastrnn.set_num_threads(n)
-            tape = assert_same_bits(layer, x, None, {}, checkpoint=3)
-        assert len(tape.scans[0]) > 2
-    finally:
-        fastrnn.set_num_threads(count)
+    for n in (1, 2):
+        fastrnn.set_num_threads(n)
+        tape = assert_same_bits(layer, x, None, {}, checkpoint=3)
+    assert len(tape.scans[0]) > 2

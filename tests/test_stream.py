@@ -61,24 +61,19 @@ def test_stream_is_what_layer_and_reference_are_in_any_pieces(cell, num_layers, 
         assert_same(again.state, stream.state)
 
 
-@pytest.mark.parametrize("name", _core.instruction_sets())
 @pytest.mark.parametrize("cell", CELLS)
-def test_every_instruction_set_streams(cell, name):
+def test_every_instruction_set_streams(cell, instructions):
     kind, options = CELLS[cell]
-    used, rng = _core.instruction_set(), np.random.default_rng(2)
-    try:
-        _core.use_instruction_set(name)
-        for dtype in ("float32", "float64"):
-            layer = kind(5, 19, 2, **options, dtype=dtype, rng=rng)
-            for B in (1, 7):
-                x, state, _ = case(layer, rng, T=STEPS, B=B)
-                stream = layer.stream(B)
-                stream.state = state
-                y = in_pieces(stream, x)
-                tolerance = TOLERANCE[dtype]
-                np.testing.assert_allclose(y, reference.forward(layer, x, state)[0], atol=tolerance, rtol=tolerance)
-    finally:
-        _core.use_instruction_set(used)
+    rng = np.random.default_rng(2)
+    for dtype in ("float32", "float64"):
+        layer = kind(5, 19, 2, **options, dtype=dtype, rng=rng)
+        for B in (1, 7):
+            x, state, _ = case(layer, rng, T=STEPS, B=B)
+            stream = layer.stream(B)
+            stream.state = state
+            y = in_pieces(stream, x)
+            tolerance = TOLERANCE[dtype]
+            np.testing.assert_allclose(y, reference.forward(layer, x, state)[0], atol=tolerance, rtol=tolerance)
 
 
 def test_stream_keeps_to_the_instruction_set_that_it_was_made_for():
@@ -382,14 +377,6 @@ def with_stored_weights(layer, kind, options):
             H = layer.hidden_size
             other.params[name][2 * H :] = array[2 * H :]
     return other
-
-
-@pytest.fixture(params=_core.instruction_sets())
-def instructions(request):
-    used = _core.instruction_set()
-    _core.use_instruction_set(request.param)
-    yield request.param
-    _core.use_instruction_set(used)
 
 
 @pytest.mark.parametrize("weights", COMPRESSED)

@@ -1,5 +1,6 @@
 """Threads: the same bits for any number of them, from several callers at once, and in a forked child."""
 
+import copy
 import os
 import threading
 import time
@@ -13,11 +14,29 @@ import pytest
 from fastrnn import _core, threads
 
 
-@pytest.fixture
-def restore_threads():
-    count = fastrnn.get_num_threads()
-    yield
-    fastrnn.set_num_threads(count)
+def assert_same_bits(results):
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def in_four_threads(call):
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+
+
+def assert_same_for_any_number_of_threads(layer, x):
+    """y, dx and all gradients of a layer that may draw at random, to the bit."""
+    results = []
+    for count in (1, 2, 3):
+        fastrnn.set_num_threads(count)
+        copied = copy.deepcopy(layer)
+        y, _, tape = copied.forward(x)
+        results.append([y, copied.backward(tape, y)[0], *copied.grads.values()])
+    assert_same_bits(results)
 
 
 def training_step(layer, x, lengths):
@@ -38,9 +57,7 @@ def test_the_same_bits_for_any_number_of_threads(cell, ragged, restore_threads):
     for count in (1, 2, 3, 8):
         fastrnn.set_num_threads(count)
         results.append(training_step(layer, x, lengths))
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
+    assert_same_bits(results)
 
 
 @pytest.mark.parametrize("options", [{}, {"ragged": True}, {"reverse": True}, {"batch": 1}, {"one_hot": True}], ids=str)
@@ -127,12 +144,6 @@ def as_tuple(state):
     return state if isinstance(state, tuple) else (state,)
 
 
-def assert_same_bits(results):
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", SHARED)
 def test_threads_that_share_the_steps_of_a_row_give_the_same_bits(name, dtype, restore_threads, monkeypatch):
@@ -207,11 +218,7 @@ def test_several_callers_at_once_share_their_steps(restore_threads):
             if not (np.array_equal(layer(x)[0], expected) and np.allclose(stream.run(x), expected, atol=1e-5)):
                 wrong.append(True)
 
-    callers = [threading.Thread(target=call) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    in_four_threads(call)
     assert not wrong
 
 
@@ -251,9 +258,7 @@ def test_the_same_bits_for_any_number_of_threads_with_indices(input_size, ragged
     for count in (1, 2, 3, 8):
         fastrnn.set_num_threads(count)
         results.append(training_step(layer, ids, lengths))
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
+    assert_same_bits(results)
 
 
 def test_head_and_loss_give_the_same_bits_for_any_number_of_threads(restore_threads):
@@ -267,9 +272,7 @@ def test_head_and_loss_give_the_same_bits_for_any_number_of_threads(restore_thre
         head.zero_grad()
         loss, do = fastrnn.softmax_cross_entropy(o, np.arange(2000) % 90)
         results.append([o, np.array(loss), head.backward(tape, do), *(g.copy() for g in head.grads.values())])
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
+    assert_same_bits(results)
 
 
 @pytest.mark.parametrize("classes", [90, 1500])
@@ -283,9 +286,7 @@ def test_cross_entropy_gives_the_same_bits_for_any_number_of_threads(classes, re
         head.zero_grad()
         loss, dh = head.cross_entropy(h, np.arange(3500) % classes, mask=mask)
         results.append([np.array(loss), dh, *(g.copy() for g in head.grads.values())])
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
+    assert_same_bits(results)
 
 
 def test_several_callers_at_once_share_a_layer(restore_threads):
@@ -299,11 +300,7 @@ def test_several_callers_at_once_share_a_layer(restore_threads):
             if not np.array_equal(layer(x)[0], expected):
                 wrong.append(True)
 
-    callers = [threading.Thread(target=call) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    in_four_threads(call)
     assert not wrong
 
 

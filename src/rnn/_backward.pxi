@@ -175,16 +175,17 @@ cdef void chunk_products(const Chunk[real]* of, Share* share) noexcept nogil:
     cdef real* panel = <real*>m.panel + (0 if share == NULL else share.index) * GRADIENT_PANEL
     cdef const real* d
     cdef GradientBlock block
+    cdef const real* const* source
     cdef int i
     for i in range(of.cell.n_blocks):
         block = of.cell.blocks[i]
         n, d = block.gates * H, q.dgates + block.column * H
-        if block.source == SOURCE_H:
-            k.weight_gradient(share, rows, n, q.P, d, width, <const real* const*>m.h, panel, g.hh + block.gate * H * q.P)
-        elif block.source == SOURCE_TAPE:
-            k.weight_gradient(share, rows, n, q.P, d, width, <const real* const*>m.tape, panel, g.hh + block.gate * H * q.P)
+        if block.source != SOURCE_X:
+            source = <const real* const*>(m.h if block.source == SOURCE_H else m.tape)
+            k.weight_gradient(share, rows, n, q.P, d, width, source, panel, g.hh + block.gate * H * q.P)
         elif q.ids.base == NULL:
-            k.weight_gradient(share, rows, n, q.I, d, width, <const real* const*>m.x, panel, g.ih + block.gate * H * q.I)
+            source = <const real* const*>m.x
+            k.weight_gradient(share, rows, n, q.I, d, width, source, panel, g.ih + block.gate * H * q.I)
     if q.weights.hr != NULL:
         k.weight_gradient(share, rows, q.P, H, q.dprojected, q.P, <const real* const*>m.tape, panel, g.hr)
     if q.dx.base != NULL:

@@ -104,6 +104,7 @@ cdef void run_steps(
             start_chunk(q, cell, m, s, chunk, crew)
         wait_for(below, s + 1)
         step_together(crew, q[0], cell.forward, s)
+        q.from_last = not q.from_last  # each step begins with the weights that the last one ended with
         publish(own, s + 1)
 
 

@@ -153,8 +153,9 @@ cdef class Scan:
     @property
     def row_bytes(self):
         """Of the tape and c."""
-        tape, c = self.room(1)
-        return tape.nbytes + (0 if c is None else c.nbytes)
+        if self.is_double:
+            return (self.f64.tape_width + (0 if self.c0 is None else self.f64.H)) * <int64_t>sizeof(double)
+        return (self.f32.tape_width + (0 if self.c0 is None else self.f32.H)) * <int64_t>sizeof(float)
 
     @property
     def chunk_rows(self):
@@ -195,9 +196,10 @@ cdef class Scan:
 
     def backward(self, dy, dx, tuple final, tuple initial, gradients, bint search=False, Crew crew=None):
         """BPTT. dy (T, B, P), dx (T, B, I) or None: dx is written, zero in the padding. final, initial: gradients of the
-        states, as they are given to `Scan`; initial[i][at] are written. gradients: of ih, hh, b_ih, b_hh, hr, peephole and
-        Norms, added to; for ids, that of ih is (n, G*H), a row for each of the columns. In a search it returns (step and row of the
-        walk, bits of the blocks of dgates) where the first value that is not finite arises, or None."""
+        states, as they are given to `Scan`; initial[i][at] are written. gradients: of ih, hh, b_ih, b_hh, hr, peephole
+        and Norms, added to; for ids, that of ih is (n, G*H), a row for each of the columns. In a search it returns
+        (step and row of the walk, bits of the blocks of dgates) where the first value that is not finite arises, or
+        None."""
         try:
             if self.is_double:
                 return scan_backward(&self.f64, self, dy, dx, final, initial, gradients, search, state_of(crew))

@@ -656,10 +656,11 @@ class Recurrent(Module):
 
 def _walk(tasks: list[Any], scans: list[Any]) -> None:
     """Run tasks that each walk through a scan: several side by side, one by itself by units."""
-    if len(tasks) != 1 or scans[0].threads == 1:
+    most = scans[0].threads if len(tasks) == 1 else 1
+    if most == 1:
         threads.run(tasks)
         return
-    with threads.crew(scans[0].threads, scans[0].work) as crew:
+    with threads.crew(most, scans[0].work) as crew:
         tasks[0](crew=crew)
 
 

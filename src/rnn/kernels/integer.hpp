@@ -24,28 +24,19 @@ constexpr float kLeast = 0x1p-100f;  // beside it values count as zero: for rows
 
 // Panels of G*H x K weights w
 template <int G> void pack_integers(const float* w, long H, long K, float* panels) {
-  const Panels<float, G> all{H};
-  for (long p = 0; p < all.count(); ++p) {
-    const long units = all.vectors(p) * kLanes<float>, width = G * units;
-    __builtin_memset(panels, 0, integer_rows(K) * width * sizeof(float));
-    for (int g = 0; g < G; ++g)
-      for (long u = 0; u < units && p * all.kUnits + u < H; ++u) {
-        const float* row = w + (g * H + p * all.kUnits + u) * K;
-        float* column = panels + g * units + u;
-        float largest = kLeast;
-        for (long k = 0; k < K; ++k) largest = __builtin_fmaxf(largest, __builtin_fabsf(row[k]));
-        const float scale = largest / 127;
-        int32_t offset = 0;
-        for (long k = 0; k < K; ++k) {
-          const int q = int(__builtin_lrintf(row[k] / scale));
-          reinterpret_cast<int8_t*>(column + (2 + k / 4) * width)[k % 4] = int8_t(q);
-          offset -= 128 * q;
-        }
-        *column = scale;
-        __builtin_memcpy(column + width, &offset, sizeof offset);
-      }
-    panels += integer_rows(K) * width;
-  }
+  pack_words<G>(w, H, K, integer_rows(K), panels, [K](const float* row, float* column, long width) {
+    float largest = kLeast;
+    for (long k = 0; k < K; ++k) largest = __builtin_fmaxf(largest, __builtin_fabsf(row[k]));
+    const float scale = largest / 127;
+    int32_t offset = 0;
+    for (long k = 0; k < K; ++k) {
+      const int q = int(__builtin_lrintf(row[k] / scale));
+      reinterpret_cast<int8_t*>(column + (2 + k / 4) * width)[k % 4] = int8_t(q);
+      offset -= 128 * q;
+    }
+    *column = scale;
+    __builtin_memcpy(column + width, &offset, sizeof offset);
+  });
 }
 
 FASTRNN_INLINE Vec<float> as_floats(Bits<float> whole) { return __builtin_convertvector(whole, Vec<float>); }

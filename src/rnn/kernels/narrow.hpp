@@ -34,20 +34,12 @@ inline uint32_t word_of(float lower, float upper) {
 
 // Panels of G*H x K weights w
 template <int G> void pack_narrow(const float* w, long H, long K, float* panels) {
-  const Panels<float, G> all{H};
-  for (long p = 0; p < all.count(); ++p) {
-    const long units = all.vectors(p) * kLanes<float>, width = G * units;
-    __builtin_memset(panels, 0, narrow_rows(K) * width * sizeof(float));
-    for (int g = 0; g < G; ++g)
-      for (long u = 0; u < units && p * all.kUnits + u < H; ++u) {
-        const float* row = w + (g * H + p * all.kUnits + u) * K;
-        for (long k = 0; k < K; k += 2) {
-          const uint32_t word = word_of(row[k], k + 1 < K ? row[k + 1] : 0);
-          __builtin_memcpy(panels + k / 2 * width + g * units + u, &word, sizeof word);
-        }
-      }
-    panels += narrow_rows(K) * width;
-  }
+  pack_words<G>(w, H, K, narrow_rows(K), panels, [K](const float* row, float* column, long width) {
+    for (long k = 0; k < K; k += 2) {
+      const uint32_t word = word_of(row[k], k + 1 < K ? row[k + 1] : 0);
+      __builtin_memcpy(column + k / 2 * width, &word, sizeof word);
+    }
+  });
 }
 
 // The two floats of each word

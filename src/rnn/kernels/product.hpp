@@ -10,6 +10,7 @@
 //
 //   Panels        how H units divide into panels
 //   pack_rows     panels of a (G*H, K) matrix, for products with its transpose (forward: a . W^T)
+//   pack_words    the same for weights that are stored in fewer bytes (narrow.hpp, integer.hpp)
 //   pack_columns  panels of a (K, H) matrix (backward: da . W)
 //   multiply      the product of one tile
 //   sweep         calls a body for each tile: panels outside, so that a panel stays in cache while the rows pass
@@ -67,6 +68,20 @@ template <class T, int G> void pack_rows(const T* w, long ld, long H, long K, T*
         }
       }
     out += K * G * width;
+  }
+}
+
+// The way of pack_rows for formats of their own, whose panels are (rows, G, units): body(row, column, width) puts a row
+// (K,) of w into column[0], column[width], ..., which are zero
+template <int G, class Body> void pack_words(const float* w, long H, long K, long rows, float* panels, Body body) {
+  const Panels<float, G> all{H};
+  __builtin_memset(panels, 0, rows * G * all.padded() * sizeof(float));
+  for (long p = 0; p < all.count(); ++p) {
+    const long units = all.vectors(p) * kLanes<float>, width = G * units;
+    for (int g = 0; g < G; ++g)
+      for (long u = 0; u < units && p * all.kUnits + u < H; ++u)
+        body(w + (g * H + p * all.kUnits + u) * K, panels + g * units + u, width);
+    panels += rows * width;
   }
 }
 
