@@ -23,7 +23,7 @@ CELLS = {
     "gru": (fastrnn.GRU, {}),
     "lstm": (fastrnn.LSTM, {}),
 }
-TOLERANCE = {"float32": 1e-4, "float64": 1e-12}  # where a row varies little, its norm magnifies the rounding
+TOLERANCE = {"float32": 5e-5, "float64": 1e-12}  # where a row varies little, its norm magnifies the rounding
 NOISE = {"weight_dropout": 0.3, "input_dropout": 0.4, "recurrent_dropout": 0.3, "zoneout": 0.25}
 every_cell = pytest.mark.parametrize("cell", CELLS)
 

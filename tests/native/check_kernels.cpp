@@ -180,10 +180,12 @@ template <class T> void check_cells(const Kernels<T>& kernels) {
             Layer plain = layer;
             if (input == Layer::kInAdvance) plain.input = Layer::kStepByStep;
             const auto theirs = run(*scalar::table.f64.cell(kind), kind, plain);
-            for (size_t i = 0; i < ours.size(); ++i) worst = std::fmax(worst, difference(ours[i], theirs[i]));
+            // a norm magnifies rounding, over the one to four numbers of H = 1 by up to 1 / sqrt(eps) = 316
+            const double magnified = kind < kRnnTanhNormed ? 1 : H > 1 ? 5 : 50;
+            for (size_t i = 0; i < ours.size(); ++i)
+              worst = std::fmax(worst, difference(ours[i], theirs[i]) / magnified);
           }
-    const double magnified = kind >= kRnnTanhNormed ? 50 : 1;  // rounding, at most 1 / sqrt(eps) times a norm
-    expect(worst <= magnified * kTolerance<T>, kNames[kind], worst);
+    expect(worst <= kTolerance<T>, kNames[kind], worst);
   }
 }
 
