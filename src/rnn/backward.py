@@ -27,9 +27,10 @@ Gradients = tuple[Any, ...]  # of one layer and direction, in the order of `Recu
 
 
 class Backward:
-    """BPTT for the gradients of y and of the final state: `run`. In a search the results of tasks say where values that
-    are not finite arise.
+    """BPTT along one tape: `run`; or group by group, to look at what the tasks return: `enter`, `tasks`, `finish`.
 
+    dy, dstate: gradients of y and of the final state, as `Recurrent.backward` takes them.
+    search: the tasks return where values that are not finite arise, or None.
     Raises TypeError or ValueError for a wrong dtype or a wrong shape.
     """
 
@@ -48,7 +49,7 @@ class Backward:
         self.tasks: list[Any] = []
         self._dx: list[np.ndarray] = []  # of each direction; none of one-hot input
         self._x_mask: np.ndarray | None = None
-        self._sums: list[tuple[Gradients, Gradients, np.ndarray | None, np.ndarray | None]] = []  # see `_own_gradients`
+        self._own: list[tuple[Gradients, Gradients, np.ndarray | None, np.ndarray | None]] = []  # see `_own_gradients`
 
     def run(self) -> tuple[np.ndarray | None, State]:
         """(dx, dstate) as the caller lays arrays out; adds into the gradients of the parameters."""
@@ -84,19 +85,19 @@ class Backward:
         self.dy = None if one_hot else self._dx[0]
 
     def _own_gradients(self, k: int, d: int, index: int) -> Gradients:
-        """Where a walk adds the gradients of layer k in direction d."""
+        """Where a walk adds the gradients of layer k in direction d; noted, if not into those themselves."""
         gradients = self.layer._gradients[k * self.layer._directions + d]
         mask = self.tape.noise[k][d].weight_hh
         columns = self.tape.batch.walks[index].columns if k == 0 else None
         own = _walk_gradients(gradients, index, columns, mask is not None)
         if own is not gradients:
-            self._sums.append((gradients, own, mask, columns))
+            self._own.append((gradients, own, mask, columns))
         return own
 
     def finish(self) -> None:
         """When the tasks are done: add up what the walks have added by themselves, and the parts of dx."""
         tables = []
-        for gradients, own, mask, columns in self._sums:
+        for gradients, own, mask, columns in self._own:
             pairs = list(zip(gradients, own, strict=True))
             if mask is not None:
                 own[1][...] *= mask
@@ -121,18 +122,19 @@ def _walk_gradients(gradients: Gradients, index: int, columns: np.ndarray | None
     So does the first where the gradient of W_hh is yet to be masked. With one-hot input, that of W_ih (G*H, I) is for
     every walk a table (n, G*H) of the columns that it needs.
     """
-    if index == 0 and columns is None and not masks_hh:
+    is_first = index == 0
+    if is_first and columns is None and not masks_hh:
         return gradients
-    ih, *others = gradients
-    if index > 0:
-        others = [None if g is None else np.zeros_like(g) for g in others]
+    ih, hh, *others = gradients
     if columns is not None:
         ih = np.zeros((len(columns), len(ih)), ih.dtype)
-    elif index > 0:
+    elif not is_first:
         ih = np.zeros_like(ih)
-    if index == 0 and masks_hh:
-        others[0] = np.zeros_like(others[0])
-    return ih, *others
+    if masks_hh or not is_first:
+        hh = np.zeros_like(hh)
+    if not is_first:
+        others = [None if g is None else np.zeros_like(g) for g in others]
+    return ih, hh, *others
 
 
 def _add_tables(tables: list[tuple[np.ndarray, Any, Any]]) -> None:

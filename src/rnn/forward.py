@@ -114,7 +114,7 @@ class Forward:
     # ------------------------------------------------------------ all layers a segment of steps at a time
 
     def _by_columns(self) -> np.ndarray | None:
-        """y of the last layer; None where it is not done so: in inference, in two directions, to keep the whole tape."""
+        """y of the last layer; None where that is not done: in inference, in two directions, to keep the whole tape."""
         layer, tape, walks = self.layer, self.tape, self.batch.walks
         if tape is None or tape.keep.is_all or layer._directions == 2:
             return None
@@ -139,7 +139,7 @@ class Forward:
         scans = [
             self._scan(walk, k, 0, None if k else x, y if k == last else None, each) for k, each in enumerate(in_scans)
         ]
-        return Column(walk, self.layer.reverse, scans, x, noise, self.drops, alone=len(self.batch.walks) == 1)
+        return Column(scans, x, noise, self.drops, alone=len(self.batch.walks) == 1)
 
     # ------------------------------------------------------------ what both do
 
@@ -164,7 +164,7 @@ class Forward:
 
 def _column_of(scan: _core.Scan, x: np.ndarray, keep: Kept, columns: int) -> Column | None:
     """One of so many columns that are each a walk through one layer, divided; None where all of the tape is kept."""
-    column = Column(scan.walk, scan.backwards, [scan], x, [NO_NOISE], [], alone=False)
+    column = Column([scan], x, [NO_NOISE], [], alone=False)
     count = keep.segments(column, columns)
     if count == 0:
         return None

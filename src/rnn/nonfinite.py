@@ -138,7 +138,7 @@ def _in_backward(tape: Any, dy: Any, dstate: Any) -> NonFinite | None:
 
 def _named(tape: Any, first: int, searched: list[Any]) -> NonFinite | None:
     """What the walks through some layers found, put into words: nearest to y, that of the first direction."""
-    layer, n = tape.layer, len(tape.batch.walks)
+    layer = tape.layer
     found = [(0, *result)[-4:] for result in searched if result is not None]  # a scan's does not say the layer
     nearest = max((above for above, *_ in found), default=0)
     for index, result in enumerate(searched):
@@ -146,15 +146,15 @@ def _named(tape: Any, first: int, searched: list[Any]) -> NonFinite | None:
             continue
         step, row, blocks = result[-3:]
         k = first + nearest
-        walk, backwards = tape.batch.walks[index % n], layer._backwards(index // n)
-        if backwards:
-            step = int(walk.lengths[row]) - 1 - step
+        scan = tape.scans[k][index]
+        if scan.backwards:
+            step = int(scan.walk.lengths[row]) - 1 - step
         width = 4 if layer.cell == "gru" and layer.reset_after else layer._gates
         if layer.layer_norm:
             width = 2 * layer._gates
         what = next(name for name, block in _GRADIENTS[layer.cell, width] if blocks >> block & 1)
-        direction = "reverse" if backwards else "forward"
-        return NonFinite(f"the gradient of {what}", k, direction, step, int(walk.members[row]))
+        direction = "reverse" if scan.backwards else "forward"
+        return NonFinite(f"the gradient of {what}", k, direction, step, int(scan.walk.members[row]))
     return None
 
 

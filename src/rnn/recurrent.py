@@ -295,12 +295,12 @@ class Recurrent(Module):
 
     @property
     def _step_work(self) -> int:
-        """Multiply-adds of a step of one sequence in the first layer."""
+        """Multiply-adds of a step of one sequence in the first layer: one for each number of W_ih and W_hh."""
         return self._gates * self.hidden_size * (self.input_size + self.hidden_size)
 
     def _parts(self, T: int, B: int) -> int:
         """Into how many walks a batch is divided: by its size alone, so that threads do not change the results."""
-        weights = self._step_work  # as many
+        weights = self._step_work
         if T * B * weights < threads.WORTH_CUTTING:
             return 1
         # 16 rows fill the tiles; beyond two walks, large weights are better read for more rows at once
