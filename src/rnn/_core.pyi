@@ -55,6 +55,8 @@ class Crew:
     def rest() -> bool: ...
 
 class Scan:
+    walk: Walk
+    backwards: bool
     y: np.ndarray | None
     h0: np.ndarray
     c: Any

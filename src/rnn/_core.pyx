@@ -2,7 +2,7 @@
 # cython: freethreading_compatible=True
 """The loops over time steps, and the products around them.
 
-    recurrent.py   checks every argument, then makes one Scan for each layer and direction of a call
+    forward.py     makes one Scan for each layer and direction of a call, once inputs.py has checked the arguments
       _walk.pxi    Walk: the sequences that one thread walks, by falling length
       _scan.pxi    Scan: one walk through one layer in one direction: addresses of its arrays, and its two passes
         _forward.pxi    for s in steps:            cell.forward(s)        [x . W_ih in advance for few rows]

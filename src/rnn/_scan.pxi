@@ -99,14 +99,15 @@ cdef class Scan:
     cdef Sequence[float] f32
     cdef Sequence[double] f64
     cdef int cell, at
-    cdef bint is_double, backwards
-    cdef Walk walk
+    cdef bint is_double
     cdef const int64_t* columns
     cdef int64_t n_columns
     cdef tuple final
     cdef object alive  # what the sequence points to
     cdef Progress steps_done, steps_undone  # of forward and of backward
     cdef Scan before, behind  # that have to go first in forward and in backward; None: nobody
+    cdef readonly Walk walk
+    cdef readonly bint backwards
     cdef readonly object y, h0, c, c0, tape
 
     def __init__(self, int cell, bint is_double, tuple weights, dict options, Walk walk, int at, bint backwards,

@@ -1,4 +1,4 @@
-"""What a call gives to a layer: checked once, and brought into the layout that the kernels walk.
+"""What a call gives to a layer: checked once, and brought into the layout that the kernels walk; and the way back.
 
 All errors about x, states, lengths, reset masks and gradients are raised here, before anything is computed.  The
 layout is that of kernels/sequence.hpp: arrays are never transposed, sorted or reversed; `_core.Scan` is told where each
@@ -14,6 +14,8 @@ import numpy as np
 
 from . import _core
 from .module import checked_array
+
+State = Any  # h (L*D, B, H), or (h, c) for an LSTM
 
 # One-hot input: where all of W_ih is fewer numbers than this, a table of it costs less than to find the columns needed;
 WORTH_NUMBERING = 1 << 16
@@ -100,6 +102,13 @@ def time_major(layer: Any, x: np.ndarray, unbatched: bool) -> np.ndarray:
     return x.swapaxes(0, 1) if layer.batch_first else x
 
 
+def user_layout(layer: Any, x: np.ndarray, unbatched: bool) -> np.ndarray:
+    """The other way: an array (T, B, ...) as a view that is laid out as the caller's arrays are."""
+    if unbatched:
+        return x[:, 0]
+    return x.swapaxes(0, 1) if layer.batch_first else x
+
+
 def _checked_lengths(lengths: Any, T: int, B: int) -> np.ndarray | None:
     if lengths is None:
         return None
@@ -137,3 +146,10 @@ def checked_state(layer: Any, state: Any, B: int, unbatched: bool, name: str = "
         for letter, array, shape in zip("hc", state, shapes, strict=False)
     )
     return tuple(np.ascontiguousarray(array[:, None] if unbatched else array) for array in checked)
+
+
+def user_state(state: tuple[np.ndarray, ...], unbatched: bool) -> State:
+    """The other way: (h,) or (h, c) as h or (h, c), unbatched as the caller's states are."""
+    if unbatched:
+        state = tuple([array[:, 0] for array in state])
+    return state if len(state) == 2 else state[0]

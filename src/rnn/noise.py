@@ -85,8 +85,19 @@ class Noise(NamedTuple):
 NO_NOISE = Noise()
 
 
-def draw(layer: Any, k: int, B: int) -> list[Noise]:
-    """The noise of one training pass through layer k, for each direction, from the layer's generator."""
+def draw(layer: Any, B: int, training: bool) -> tuple[list[list[Noise]], list[StepMask | None]]:
+    """What a pass drops, from the layer's generator: in each layer and direction, and of y behind each layer but the
+    last. In inference that is nothing."""
+    L = layer.num_layers
+    noise = [[NO_NOISE] * layer._directions] * L
+    if training and layer._drops:
+        noise = [_draw_within(layer, k, B) for k in range(L)]
+    p = layer.dropout if training else 0.0
+    return noise, [_step_mask(layer, p, B, layer._merged_size, 32) for _ in range(L - 1)]
+
+
+def _draw_within(layer: Any, k: int, B: int) -> list[Noise]:
+    """The noise of layer k, for each direction."""
     H, P, I = layer.hidden_size, layer._output_size, layer._input_size(k)
     p_h, p_c = layer._zoneout
     x = dropout_mask(layer, layer.input_dropout, (B, I))
@@ -100,11 +111,6 @@ def draw(layer: Any, k: int, B: int) -> list[Noise]:
         )
         for _ in range(layer._directions)
     ]
-
-
-def draw_between(layer: Any, B: int) -> StepMask | None:
-    """Which values of y are dropped on their way to the layer above."""
-    return _step_mask(layer, layer.dropout, B, layer._merged_size, 32)
 
 
 def _step_mask(layer: Any, p: float, B: int, n: int, bits: int) -> StepMask | None:

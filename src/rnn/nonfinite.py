@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import threads
-from .inputs import checked_state, time_major, walkable
-from .module import checked_array
+from .backward import Backward
 
 # Blocks of dgates, by cell and their number, as backward makes them one after the other; see the heads of the kernels
 _GRADIENTS = {
@@ -96,12 +95,13 @@ def _in_forward(tape: Any) -> NonFinite | None:
 
 
 def _in_direction(tape: Any, k: int, d: int) -> NonFinite | None:
-    backwards = tape.layer._backwards(d)
+    scans = [scan for scan, _ in tape.scans_of(k, d)]
+    backwards = scans[0].backwards
     direction = "reverse" if backwards else "forward"
-    for walk, scan, _ in tape.scans_of(k, d):
+    for scan in scans:
         for letter, state in (("h", scan.h0), ("c", scan.c0)):
             if state is not None and _is_bad(state).any():
-                row = int(walk.members[_is_bad(state).argmax()])
+                row = int(scan.walk.members[_is_bad(state).argmax()])
                 return NonFinite(f"the initial state {letter}", k, direction, row=row)
     found = []
     for steps, rows, values in tape.walked(k, d):
@@ -116,27 +116,21 @@ def _in_direction(tape: Any, k: int, d: int) -> NonFinite | None:
 
 
 def _in_backward(tape: Any, dy: Any, dstate: Any) -> NonFinite | None:
-    layer, batch = tape.layer, tape.batch
-    dy = np.zeros(tape.y_shape, layer.dtype) if dy is None else dy
-    dy = walkable(time_major(layer, checked_array("dy", dy, tape.y_shape, layer.dtype), batch.unbatched))
-    final = checked_state(layer, dstate, batch.B, batch.unbatched, "dstate")
-    for t in range(len(dy)):
-        if _is_bad(dy[t]).any():
-            return NonFinite("dy", step=t, row=int(_is_bad(dy[t]).argmax()))
-    for letter, array in zip("hc", final, strict=False):
+    layer, back = tape.layer, Backward(tape, dy, dstate, search=True)
+    for t, bad in enumerate(map(_is_bad, back.dy)):
+        if bad.any():
+            return NonFinite("dy", step=t, row=int(bad.argmax()))
+    for letter, array in zip("hc", back.final, strict=False):
         if not np.isfinite(array).all():
             return NonFinite(f"dstate {letter}")
     before = layer._flat_grads.copy()
     try:
         for layers in reversed(tape.groups):
-            if tape.masks[layers[-1]] is not None:
-                dy = dy * tape.masks[layers[-1]]
-            initial = tuple(np.empty_like(array) for array in final)
-            dy, tasks, finish = layer._backward_layers(tape, layers, dy, final, initial, search=True)
-            found = _named(tape, layers[0], threads.run(tasks))
+            back.enter(layers)
+            found = _named(tape, layers[0], threads.run(back.tasks))
             if found is not None:
                 return found
-            finish()
+            back.finish()
     finally:
         layer._flat_grads[...] = before
     return None
@@ -144,7 +138,7 @@ def _in_backward(tape: Any, dy: Any, dstate: Any) -> NonFinite | None:
 
 def _named(tape: Any, first: int, searched: list[Any]) -> NonFinite | None:
     """What the walks through some layers found, put into words: nearest to y, that of the first direction."""
-    layer, n = tape.layer, len(tape.batch.walks)
+    layer = tape.layer
     found = [(0, *result)[-4:] for result in searched if result is not None]  # a scan's does not say the layer
     nearest = max((above for above, *_ in found), default=0)
     for index, result in enumerate(searched):
@@ -152,15 +146,15 @@ def _named(tape: Any, first: int, searched: list[Any]) -> NonFinite | None:
             continue
         step, row, blocks = result[-3:]
         k = first + nearest
-        walk, backwards = tape.batch.walks[index % n], layer._backwards(index // n)
-        if backwards:
-            step = int(walk.lengths[row]) - 1 - step
+        scan = tape.scans[k][index]
+        if scan.backwards:
+            step = int(scan.walk.lengths[row]) - 1 - step
         width = 4 if layer.cell == "gru" and layer.reset_after else layer._gates
         if layer.layer_norm:
             width = 2 * layer._gates
         what = next(name for name, block in _GRADIENTS[layer.cell, width] if blocks >> block & 1)
-        direction = "reverse" if backwards else "forward"
-        return NonFinite(f"the gradient of {what}", k, direction, step, int(walk.members[row]))
+        direction = "reverse" if scan.backwards else "forward"
+        return NonFinite(f"the gradient of {what}", k, direction, step, int(scan.walk.members[row]))
     return None
 
 

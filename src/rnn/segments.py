@@ -91,17 +91,17 @@ class Column:
 
     def __init__(
         self,
-        walk: _core.Walk,
-        backwards: bool,
         scans: Sequence[Any],
         x: np.ndarray,
         noise: Sequence[Noise],
         drops: Sequence[StepMask | None],
         alone: bool,
     ) -> None:
-        self.walk, self.backwards, self.scans, self.x = walk, backwards, scans, x
+        self.scans, self.x = scans, x
+        self.walk: _core.Walk = scans[0].walk
+        self.backwards: bool = scans[0].backwards
         self.noise, self.drops = noise, [None, *drops]  # those below each layer
-        self.x_masks = [None if each.x is None else each.x[walk.members] for each in noise]
+        self.x_masks = [None if each.x is None else each.x[self.walk.members] for each in noise]
         self.h = [scan.h0.copy() for scan in scans[:-1]]
         self.c = [scan.c for scan in scans]
         self.alone = alone

@@ -5,6 +5,7 @@ results are the same bits for any number of threads. Tasks release the GIL in `_
 
     run    several tasks side by side: walks through parts of a batch, directions, layers
     crew   several threads on one walk, each with some of the units of every step (kernels/crew.hpp)
+    walk   the one or the other
 """
 
 from __future__ import annotations
@@ -96,6 +97,16 @@ def blocks(n: int, work: int) -> list[slice]:
     """n rows or columns in four blocks if the work is worth it: cut by the problem, never by the threads."""
     size = max(1, -(-n // (4 if work >= WORTH_CUTTING else 1)))
     return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def walk(tasks: Sequence[Callable[..., Any]], first: Any) -> None:
+    """Run tasks that each walk, the first of them through this scan or column: several side by side, one by units."""
+    most = first.threads if len(tasks) == 1 else 1
+    if most == 1:
+        run(tasks)
+        return
+    with crew(most, first.work) as helpers:
+        tasks[0](crew=helpers)
 
 
 @contextmanager
