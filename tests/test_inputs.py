@@ -203,11 +203,11 @@ def test_walks_deal_out_a_batch_by_falling_length(T, B, parts):
         np.testing.assert_array_equal(walk.members, order[part::parts])
         np.testing.assert_array_equal(walk.lengths, lengths[walk.members])
         active = (walk.lengths[:, None] > np.arange(T)).sum(axis=0)
-        np.testing.assert_array_equal(walk.start, [0, *np.cumsum(active)])
+        np.testing.assert_array_equal(walk.first_row(np.arange(T + 1)), [0, *np.cumsum(active)])
     for part, walk in enumerate(_core.walks(T, B, None, parts)):
         np.testing.assert_array_equal(walk.members, np.arange(B)[part::parts])
         np.testing.assert_array_equal(walk.lengths, T)
-        np.testing.assert_array_equal(walk.start, np.arange(T + 1) * walk.n)
+        np.testing.assert_array_equal(walk.first_row(np.arange(T + 1)), np.arange(T + 1) * walk.n)
 
 
 @every_kind
