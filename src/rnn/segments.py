@@ -120,8 +120,8 @@ class Column:
 
         A segment is a chunk of steps at least. Those of sqrt(T) steps keep as much at their borders as within.
         """
-        count = self.total // max(1, self.scans[0].chunk_rows, self.walk.n * int(self.walk.T**0.5))
-        return count if count > 1 else 0
+        rows = max(1, self.scans[0].chunk_rows, self.walk.n * int(self.walk.T**0.5))
+        return -(-self.total // rows) if self.total >= 2 * rows else 0
 
     def divide(self, count: int) -> None:
         """Before `forward`: into about so many segments."""
@@ -131,11 +131,10 @@ class Column:
 
     def _divided(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """First steps of the chunks, and T; those of the segments, and T."""
-        walk, T = self.walk, self.walk.T
         before = np.arange(-1, self.total, self.scans[0].chunk_rows)  # the last row before each chunk of rows
-        cuts = _distinct(np.append(walk.step_of(before) + 1, T))
-        wanted = np.arange(count) * self.total // count
-        return cuts, _distinct(np.append(cuts[np.searchsorted(walk.first_row(cuts), wanted)], T))
+        cuts = _distinct(np.append(self.walk.step_of(before) + 1, self.walk.T))
+        chunks = len(cuts) - 1
+        return cuts, cuts[_distinct(np.arange(count + 1) * chunks // count)]
 
     def _states(self, k: int) -> list[np.ndarray]:
         """h, but of the last layer, and c, if there is one, as far as forward has come."""
