@@ -21,9 +21,9 @@ The .pxi files are parts of this one, in the order of their includes.
     memory is the tape, dx and the weight gradients. The rows of the step after the chunk lie behind it, since the
     recurrence reads them.
 (D) OpenBLAS runs on one thread: ours are the ones that split the work.
-(E) One cut of the steps into chunks serves the input products of forward and the gradients of backward, and depends on
-    nothing but the sizes. A segment that runs forward again is some of these chunks, in any layer of a stack: every
-    product is that of the plain way, and so is every bit.
+(E) One cut of the steps into chunks serves the gradients of backward and, each in pieces, the input products of forward,
+    and depends on nothing but the sizes. A segment that runs forward again is some of these chunks, in any layer of a
+    stack: every product is that of the plain way, and so is every bit.
 
 Nothing is checked here: an address or size that is wrong is a crash. Letters and layouts: kernels/sequence.hpp.
 """
