@@ -203,11 +203,38 @@ def test_walks_deal_out_a_batch_by_falling_length(T, B, parts):
         np.testing.assert_array_equal(walk.members, order[part::parts])
         np.testing.assert_array_equal(walk.lengths, lengths[walk.members])
         active = (walk.lengths[:, None] > np.arange(T)).sum(axis=0)
-        np.testing.assert_array_equal(walk.start, [0, *np.cumsum(active)])
+        np.testing.assert_array_equal(walk.first_row(np.arange(T + 1)), [0, *np.cumsum(active)])
     for part, walk in enumerate(_core.walks(T, B, None, parts)):
         np.testing.assert_array_equal(walk.members, np.arange(B)[part::parts])
         np.testing.assert_array_equal(walk.lengths, T)
-        np.testing.assert_array_equal(walk.start, np.arange(T + 1) * walk.n)
+        np.testing.assert_array_equal(walk.first_row(np.arange(T + 1)), np.arange(T + 1) * walk.n)
+
+
+@pytest.mark.parametrize("lengths", [None, [7, 7, 7, 7, 7], [7, 2, 7, 0, 3], [2, 1, 5, 0, 5]])
+def test_a_walk_knows_step_and_sequence_of_each_packed_row(lengths):
+    T, B = 7, 5
+    lengths = None if lengths is None else np.array(lengths)
+    (walk,) = _core.walks(T, B, lengths, 1)
+    assert walk.is_ragged == (walk.lengths.min() < T)
+    steps, places = np.nonzero(walk.lengths > np.arange(T)[:, None])  # in packed order
+    np.testing.assert_array_equal(walk.step_of(np.arange(len(steps))), steps)
+    for backwards in (False, True):
+        times = walk.lengths[places] - 1 - steps if backwards else steps
+        for first, end in ((0, len(steps)), (3, 9), (4, 4)):
+            ours = walk.where(first, end, backwards)
+            np.testing.assert_array_equal(ours, (times[first:end], walk.members[places[first:end]]))
+    window = np.arange(T * B * 2).reshape(T, B, 2)
+    np.testing.assert_array_equal(walk.packed(window[2:], 2, 5), window[steps, places][(steps >= 2) & (steps < 5)])
+
+
+def test_a_walk_of_full_length_keeps_nothing_for_each_step():
+    for lengths in (None, np.array([10**6, 10**6])):
+        tracemalloc.start()
+        (walk,) = _core.walks(10**6, 2, lengths, 1)
+        kept = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert kept < 10_000
+        assert walk.first_row(10**6) == 2 * 10**6
 
 
 @every_kind

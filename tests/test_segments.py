@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import fastrnn
 import numpy as np
@@ -159,7 +163,40 @@ def test_memory_of_long_sequences_is_a_twentieth(cell):
     x = np.random.default_rng(0).normal(size=(100_000, 1, 64)).astype(np.float32)
     dy = np.ones_like(x)
     plain, segmented = held_memory(layer, x, dy), held_memory(layer, x, dy, checkpoint="auto")
-    assert segmented < 0.05 * plain + 8 * len(x)  # 8: where each step begins
+    assert segmented < 0.05 * plain
+
+
+RESIDENT = """
+import argparse, sys
+folder, cell, layers, way = sys.argv[1:]
+sys.path.insert(0, folder)
+from long_sequences import megabytes
+print(megabytes(cell, way, argparse.Namespace(steps=100_000, batch=1, hidden=64, layers=int(layers), threads=1)))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="the address sanitizer takes memory of its own")
+@pytest.mark.parametrize(("cell", "layers"), [("RNN, softsign", 1), ("RNN, tanh", 2)])
+def test_resident_memory_of_the_smallest_tapes_is_a_twentieth_with_all_scratch(cell, layers):
+    def resident(way):
+        arguments = [str(Path(__file__).parents[1] / "benchmarks"), cell, str(layers), way]
+        return float(subprocess.check_output([sys.executable, "-c", RESIDENT, *arguments]))
+
+    assert resident("auto") < 0.05 * resident("tape")
+
+
+@pytest.mark.parametrize("T", [2048, 100_000, 102_400, 102_401])
+def test_segments_are_a_chunk_each_where_a_chunk_has_more_than_the_root_of_all_steps(T):
+    layer = fastrnn.RNN(1, 64, nonlinearity="softsign", rng=0)  # 256 KiB of gradients are 1,024 rows
+    tape = layer.forward(np.ones((T, 1, 1), np.float32), checkpoint="auto")[2]
+    np.testing.assert_array_equal(tape.columns[0][0].begin, [*range(0, T, 1024), T])
+
+
+def test_segments_differ_by_a_chunk_at_most():
+    layer = fastrnn.RNN(1, 64, nonlinearity="softsign", rng=0)
+    tape = layer.forward(np.ones((30 * 1024, 1, 1), np.float32), checkpoint=7)[2]
+    assert set(np.diff(tape.columns[0][0].begin)) == {4 * 1024, 5 * 1024}
 
 
 @pytest.mark.parametrize("noise", [{}, {"dropout": 0.3, "zoneout": 0.1, **DROPOUTS}], ids=["plain", "noise"])

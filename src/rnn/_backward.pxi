@@ -64,7 +64,7 @@ cdef bint found_nonfinite(const Sequence[real]* q, long s0, long s1, NonFinite* 
     cdef const real* d
     for s in range(s1 - 1, s0 - 1, -1):
         for b in range(q.active(s)):
-            d = q.dgates + (q.start[s] + b - q.start[s0]) * q.dgates_width
+            d = q.dgates + (q.first(s) + b - q.first(s0)) * q.dgates_width
             for j in range(q.dgates_width):
                 if d[j] - d[j] != 0:
                     found.step, found.row = s, b
@@ -98,7 +98,7 @@ cdef bint run_chunk_back(
     cdef int64_t width = q.dgates_width
     cdef long s
     if s1 < q.steps:  # the first step of the chunk before now comes after this one
-        memmove(q.dgates + (q.start[s1] - q.start[s0]) * width, q.dgates, q.active(s1) * width * sizeof(real))
+        memmove(q.dgates + (q.first(s1) - q.first(s0)) * width, q.dgates, q.active(s1) * width * sizeof(real))
     q.dgates_from = s0
     for s in range(s1 - 1, s0 - 1, -1):
         step_together(crew, q[0], cell.backward, s)
@@ -141,7 +141,7 @@ cdef void chunk_gradients(
         Sequence[real]* q, const CellKernels[real]* cell, BackwardMemory* m, long s0, long s1,
         CrewState* crew) noexcept nogil:
     """Weight gradients and dx of steps [s0, s1):  dW += dgates^T . source  and  dx = dgates . W_ih"""
-    cdef int64_t rows = q.start[s1] - q.start[s0]
+    cdef int64_t rows = q.first(s1) - q.first(s0)
     cdef const Kernels[real]* k = <const Kernels[real]*>m.k
     cdef Gradients[real]* g = <Gradients[real]*>m.g
     cdef Chunk[real] of
@@ -171,7 +171,7 @@ cdef void chunk_products(const Chunk[real]* of, Share* share) noexcept nogil:
     cdef const BackwardMemory* m = <const BackwardMemory*>of.memory
     cdef const Kernels[real]* k = <const Kernels[real]*>m.k
     cdef Gradients[real]* g = <Gradients[real]*>m.g
-    cdef int64_t rows = q.start[of.s1] - q.start[of.s0], width = q.dgates_width, H = q.H, n
+    cdef int64_t rows = q.first(of.s1) - q.first(of.s0), width = q.dgates_width, H = q.H, n
     cdef real* panel = <real*>m.panel + (0 if share == NULL else share.index) * GRADIENT_PANEL
     cdef const real* d
     cdef GradientBlock block

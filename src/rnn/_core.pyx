@@ -21,9 +21,9 @@ The .pxi files are parts of this one, in the order of their includes.
     memory is the tape, dx and the weight gradients. The rows of the step after the chunk lie behind it, since the
     recurrence reads them.
 (D) OpenBLAS runs on one thread: ours are the ones that split the work.
-(E) One cut of the steps into chunks serves the input products of forward and the gradients of backward, and depends on
-    nothing but the sizes. A segment that runs forward again is some of these chunks, in any layer of a stack: every
-    product is that of the plain way, and so is every bit.
+(E) One cut of the steps into chunks serves the gradients of backward and, each in pieces, the input products of forward,
+    and depends on nothing but the sizes. A segment that runs forward again is some of these chunks, in any layer of a
+    stack: every product is that of the plain way, and so is every bit.
 
 Nothing is checked here: an address or size that is wrong is a crash. Letters and layouts: kernels/sequence.hpp.
 """
@@ -126,6 +126,7 @@ except ValueError as error:
 
 cdef enum:
     CHUNK = 256 << 10  # bytes of pre-activation gradients that are worked on at a time
+    PIECE = 64  # rows whose input products are made at a time, see piece_end
     UNPACKED_ROWS = 16  # a call of so few rows does not pay for packed weights
     MAX_SHORT_LAYERS = 4
     SHARED_WORK = 1 << 16  # multiply-adds of a step for each of the threads that share it
@@ -163,30 +164,30 @@ cdef int allocate(Arena[real]* arena) noexcept nogil:
 
 
 cdef int64_t chunk_rows(const Sequence[real]* q) noexcept nogil:
-    """How many rows are worked on at a time: step s is in chunk  start[s] // chunk_rows  and its last step may bring up
+    """How many rows are worked on at a time: step s is in chunk  first(s) // chunk_rows  and its last step may bring up
     to B - 1 rows more."""
-    return max(1, min(q.start[q.steps], max(q.B, CHUNK // (q.dgates_width * <int64_t>sizeof(real)))))
+    return max(1, min(q.first(q.steps), max(q.B, CHUNK // (q.dgates_width * <int64_t>sizeof(real)))))
 
 
 cdef int64_t chunk_room(const Sequence[real]* q) noexcept nogil:
     """At least the rows of any chunk."""
-    return min(q.start[q.steps], chunk_rows(q) + q.B)
+    return min(q.first(q.steps), chunk_rows(q) + q.B)
 
 
 cdef int64_t chunk_end(const Sequence[real]* q, long s0) noexcept nogil:
     """The end of the chunk that step s0 is in."""
-    cdef int64_t rows = chunk_rows(q), end = (q.start[s0] // rows + 1) * rows
+    cdef int64_t rows = chunk_rows(q), end = (q.first(s0) // rows + 1) * rows
     cdef long s1 = s0 + 1
-    while s1 < q.steps and q.start[s1] < end:
+    while s1 < q.steps and q.first(s1) < end:
         s1 += 1
     return s1
 
 
 cdef int64_t chunk_start(const Sequence[real]* q, long s1) noexcept nogil:
     """The first step of the chunk that step s1 - 1 is in."""
-    cdef int64_t rows = chunk_rows(q), first = q.start[s1 - 1] // rows * rows
+    cdef int64_t rows = chunk_rows(q), first = q.first(s1 - 1) // rows * rows
     cdef long s0 = s1 - 1
-    while s0 > 0 and q.start[s0 - 1] >= first:
+    while s0 > 0 and q.first(s0 - 1) >= first:
         s0 -= 1
     return s0
 

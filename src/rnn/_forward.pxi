@@ -38,10 +38,17 @@ cdef struct ForwardMemory:
 
 
 cdef int64_t start_rows(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
-    """Of a batch with too few rows to fill a tile, the input products of many steps at once make better use of W_ih."""
-    if q.ids.base != NULL or q.start[q.steps] <= UNPACKED_ROWS or q.B >= cell.rows_per_tile:
+    """Of a batch with too few rows to fill a tile, the input products of many steps at once make better use of W_ih:
+    of the steps of a piece of a chunk."""
+    if q.ids.base != NULL or q.first(q.steps) <= UNPACKED_ROWS or q.B >= cell.rows_per_tile:
         return 0
-    return chunk_room(q)
+    return min(chunk_room(q), 2 * PIECE)
+
+
+cdef int64_t piece_end(const Sequence[real]* q, long s, long chunk) noexcept nogil:
+    """The end of the piece that begins with step s, in a chunk that ends before step `chunk`: about PIECE rows; what is
+    left in the end, less than twice as many."""
+    return chunk if q.first(chunk) - q.first(s) < 2 * PIECE else s + PIECE // q.active(s)
 
 
 cdef void lay_out_forward(
@@ -73,7 +80,7 @@ cdef int begin_forward(
     cdef Arena[real] arena
     arena.block = NULL
     arena.used = 0
-    q.packs = q.start[q.steps] > UNPACKED_ROWS
+    q.packs = q.first(q.steps) > UNPACKED_ROWS
     m.start_rows = start_rows(q, cell)
     lay_out_forward(q, cell, &arena, n_columns, m)
     if allocate(&arena):
@@ -89,26 +96,28 @@ cdef int64_t step_work(const Sequence[real]* q, const CellKernels[real]* cell) n
     """Multiply-adds of a step's products, those that are made in advance not among them."""
     cdef int64_t inputs = 0 if q.ids.base != NULL or start_rows(q, cell) else q.I
     cdef int64_t weights = cell.gates * q.H * (q.P + inputs) + (q.P * q.H if q.weights.hr != NULL else 0)
-    return q.start[q.steps] // q.steps * weights if q.steps else 0
+    return q.first(q.steps) // q.steps * weights if q.steps else 0
 
 
 cdef void run_steps(
         Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1, CrewState* crew=NULL,
         const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
-    """Steps [s0, s1), of which the first begins a chunk of input products. `below`: of the layer that makes x."""
-    cdef long s, chunk = s0 if m.start_rows else s1
+    """Steps [s0, s1), of which the first begins a chunk. `below`: of the layer that makes x."""
+    cdef long s, chunk = s0, piece = s0 if m.start_rows else s1
     for s in range(s0, s1):
-        if s == chunk:
-            chunk = chunk_end(q, s)
-            wait_for(below, chunk)
-            start_chunk(q, cell, m, s, chunk, crew)
+        if s == piece:
+            if s == chunk:
+                chunk = chunk_end(q, s)
+            piece = piece_end(q, s, chunk)
+            wait_for(below, piece)
+            start_piece(q, cell, m, s, piece, crew)
         wait_for(below, s + 1)
         step_together(crew, q[0], cell.forward, s)
         q.from_last = not q.from_last  # each step begins with the weights that the last one ended with
         publish(own, s + 1)
 
 
-cdef void start_chunk(
+cdef void start_piece(
         Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1,
         CrewState* crew) noexcept nogil:
     """Accumulators = bias + W_ih x of steps [s0, s1)"""
@@ -117,7 +126,7 @@ cdef void start_chunk(
     cdef long s, b
     for s in range(s0, s1):
         for b in range(q.active(s)):
-            x[q.start[s] - q.start[s0] + b] = q.x.at(s, b)
+            x[q.first(s) - q.first(s0) + b] = q.x.at(s, b)
     q.started_from = s0
     of.q, of.cell, of.memory, of.s0, of.s1 = q, cell, m, s0, s1
     together(crew, start_share[real], of)
@@ -127,7 +136,7 @@ cdef void start_share(const Chunk[real]* of, Share* share) noexcept nogil:
     cdef const ForwardMemory* m = <const ForwardMemory*>of.memory
     cdef Sequence[real] own = of.q[0]
     own.share = share
-    of.cell.start_rows(own, own.start[of.s1] - own.start[of.s0], <const real* const*>m.x, <real*>m.started)
+    of.cell.start_rows(own, own.first(of.s1) - own.first(of.s0), <const real* const*>m.x, <real*>m.started)
 
 
 cdef int run_forward(

@@ -149,7 +149,7 @@ cdef class Scan:
     @property
     def total(self):
         """Rows: pairs of a step and a sequence that runs then."""
-        return self.f64.start[self.f64.steps] if self.is_double else self.f32.start[self.f32.steps]
+        return self.f64.first(self.f64.steps) if self.is_double else self.f32.first(self.f32.steps)
 
     @property
     def row_bytes(self):
@@ -160,7 +160,7 @@ cdef class Scan:
 
     @property
     def chunk_rows(self):
-        """Step s is in chunk  start[s] // chunk_rows  of those that the passes work through."""
+        """Step s is in chunk  first(s) // chunk_rows  of those that the passes work through."""
         return chunk_rows(&self.f64) if self.is_double else chunk_rows(&self.f32)
 
     def follow(self, Scan below):
@@ -252,7 +252,7 @@ cdef int scan_forward(Sequence[real]* q, Scan of, CrewState* helpers) except -1:
     cdef const Progress* below = <const Progress*>NULL if of.before is None else &of.before.steps_done
     cdef real which = 0
     cdef int failed = 0
-    if q.start[q.steps]:
+    if q.first(q.steps):
         with nogil:
             failed = run_forward(
                 q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, helpers, below, &of.steps_done)
@@ -302,7 +302,7 @@ cdef object scan_backward(
     dx_offsets = set_rows(&q.dx, dx, walk, of.backwards)
     states = [walk.take(state, of.at) for state in final]
     set_gradients(&q, &g, states, gradients)
-    if q.start[q.steps]:
+    if q.first(q.steps):
         with nogil:
             failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g,
                                   &found if search else NULL, helpers, above, own)

@@ -108,14 +108,11 @@ cdef int run_short(
         const Sequence[real]* stack, int layers, const CellKernels[real]* cell, bint from_last, int64_t T, int64_t B,
         const real* x, const real* h0, const real* c0, real* y, real* h, real* c) noexcept nogil:
     cdef Sequence[real] q
-    cdef int64_t start[UNPACKED_ROWS + 1]
     cdef int64_t x_offset[UNPACKED_ROWS]
     cdef int64_t y_offset[UNPACKED_ROWS]
     cdef int64_t i, P = stack[0].P, H = stack[0].H
     cdef int k, failed = 0
     cdef real* between = NULL  # y of the layers below the last, two by turns
-    for i in range(T + 1):
-        start[i] = i * B
     if layers > 1:
         between = <real*>malloc(2 * T * B * P * sizeof(real))
         if between == NULL:
@@ -125,7 +122,7 @@ cdef int run_short(
         for i in range(B):
             x_offset[i] = i * q.I
             y_offset[i] = i * P
-        q.steps, q.B, q.start, q.from_last = T, B, start, from_last
+        q.steps, q.B, q.from_last = T, B, from_last
         q.x.base, q.x.offset, q.x.step = <real*>x, x_offset, B * q.I
         q.y.base, q.y.offset, q.y.step = y if k == layers - 1 else between + (k % 2) * T * B * P, y_offset, B * P
         q.h0 = h0 + k * B * P

@@ -77,6 +77,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T *x_fixed
         T *h_fixed
         cbool can_share()
+        long first(long)
         long active(long)
         T* tape_at(long, long)
         T* c_at(long, long)

@@ -17,12 +17,13 @@ cdef inline void* state_data(cnp.ndarray state, int64_t at) noexcept:
 cdef class Walk:
     """Some sequences of a batch by falling length: what one thread walks, step by step.
 
-    members (n,): their batch rows; lengths (n,), falling; start (T+1,): the number of (step, row) pairs before each step;
-    columns: those of W_ih, if one-hot x holds places among these; None: columns themselves. All int64.
+    members (n,): their batch rows; lengths (n,), falling; columns: those of W_ih, if one-hot x holds places among these;
+    None: columns themselves. All int64. A packed row is a pair of a step and a sequence that runs then, in this order.
     """
 
     cdef readonly int64_t T, n
-    cdef readonly object members, lengths, start
+    cdef readonly object members, lengths
+    cdef object start  # (T+1,), see kernels/sequence.hpp; None: all n run at every step
     cdef public object columns
     cdef const int64_t *member  # members and lengths once more
     cdef const int64_t *length
@@ -30,7 +31,15 @@ cdef class Walk:
     @property
     def is_ragged(self):
         """Whether any of them ends before step T."""
-        return self.start[self.T] < self.T * self.n
+        return self.start is not None
+
+    def first_row(self, step):
+        """The packed row that a step, or each of some, begins with; of step T: how many there are."""
+        return step * self.n if self.start is None else self.start[step]
+
+    def step_of(self, row):
+        """The step that each of some packed rows is of."""
+        return row // max(1, self.n) if self.start is None else np.searchsorted(self.start, row, side="right") - 1
 
     def places(self, int64_t s0, int64_t s1, bint backwards):
         """(time (M, 1) or (M, n), batch row (n,)) of steps [s0, s1) of each sequence, whether it runs then or not."""
@@ -39,14 +48,13 @@ cdef class Walk:
 
     def packed(self, window, int64_t s0, int64_t s1):
         """Those rows of a window (M, n, N) of steps [s0, s1) that run then."""
-        active = np.diff(self.start[s0 : s1 + 1])
-        return window[: s1 - s0][np.arange(self.n) < active[:, None]]
+        return window[: s1 - s0][self.lengths > np.arange(s0, s1)[:, None]]
 
-    def where(self, bint backwards):
-        """(time, batch row) of each packed row."""
-        counts = np.diff(self.start)
-        steps = np.repeat(np.arange(self.T), counts)
-        places = np.arange(len(steps)) - np.repeat(self.start[: self.T], counts)
+    def where(self, int64_t first, int64_t end, bint backwards):
+        """(time, batch row) of the packed rows [first, end)."""
+        rows = np.arange(first, end)
+        steps = self.step_of(rows)
+        places = rows - self.first_row(steps)
         if backwards:
             steps = self.lengths[places] - 1 - steps
         return steps, self.members[places]
@@ -72,13 +80,15 @@ cdef class Walk:
 def walks(int64_t T, int64_t B, lengths, int64_t parts):
     """A batch dealt out to so many walks, each with long and short sequences. lengths (B,), int64; None: all T."""
     cdef int64_t b
-    cdef int64_t* length
+    cdef int64_t *length
+    cdef int64_t *row
     if lengths is None:
-        lengths = new_indices(B)
-        length = <int64_t*>data(lengths)
+        lengths, order = new_indices(B), new_indices(B)
+        length, row = <int64_t*>data(lengths), <int64_t*>data(order)
         for b in range(B):
-            length[b] = T
-    cdef cnp.ndarray order = by_falling_length(T, B, <const int64_t*>data(lengths))
+            length[b], row[b] = T, b
+    else:
+        order = by_falling_length(T, B, <const int64_t*>data(lengths))
     return [new_walk(T, order[part::parts], lengths) for part in range(parts)]
 
 
@@ -106,8 +116,10 @@ cdef Walk new_walk(int64_t T, members, lengths):
     walk.T, walk.n = T, active
     walk.members = np.ascontiguousarray(members)
     walk.lengths = lengths[walk.members]
-    walk.start = new_indices(T + 1)
     walk.member, walk.length = <const int64_t*>data(walk.members), <const int64_t*>data(walk.lengths)
+    if active == 0 or walk.length[active - 1] == T:
+        return walk
+    walk.start = new_indices(T + 1)
     start = <int64_t*>data(walk.start)
     start[0] = 0
     for t in range(T):

@@ -52,8 +52,9 @@ class Batch:
         """
         x = np.zeros_like(self.x)
         for walk in self.walks:
-            if walk.start[-1] < columns and columns * width >= WORTH_NUMBERING:
-                at = walk.where(backwards=False)
+            rows = walk.first_row(walk.T)
+            if rows < columns and columns * width >= WORTH_NUMBERING:
+                at = walk.where(0, rows, backwards=False)
                 walk.columns, x[at] = np.unique(self.x[at], return_inverse=True)
             else:
                 walk.columns, x[:, walk.members] = np.arange(columns), self.x[:, walk.members]

@@ -120,8 +120,8 @@ class Column:
 
         A segment is a chunk of steps at least. Those of sqrt(T) steps keep as much at their borders as within.
         """
-        count = self.total // max(1, self.scans[0].chunk_rows, self.walk.n * int(self.walk.T**0.5))
-        return count if count > 1 else 0
+        rows = max(1, self.scans[0].chunk_rows, self.walk.n * int(self.walk.T**0.5))
+        return -(-self.total // rows) if self.total >= 2 * rows else 0
 
     def divide(self, count: int) -> None:
         """Before `forward`: into about so many segments."""
@@ -131,11 +131,10 @@ class Column:
 
     def _divided(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """First steps of the chunks, and T; those of the segments, and T."""
-        start, T = self.walk.start, self.walk.T
-        rows = np.arange(0, self.total + 1, self.scans[0].chunk_rows)
-        cuts = _distinct(np.append(np.searchsorted(start[:-1], rows), T))
-        wanted = np.arange(count) * self.total // count
-        return cuts, _distinct(np.append(cuts[np.searchsorted(start[cuts], wanted)], T))
+        before = np.arange(-1, self.total, self.scans[0].chunk_rows)  # the last row before each chunk of rows
+        cuts = _distinct(np.append(self.walk.step_of(before) + 1, self.walk.T))
+        chunks = len(cuts) - 1
+        return cuts, cuts[_distinct(np.arange(count + 1) * chunks // count)]
 
     def _states(self, k: int) -> list[np.ndarray]:
         """h, but of the last layer, and c, if there is one, as far as forward has come."""
@@ -147,7 +146,7 @@ class Column:
             return self._bytes(self.walk.T, self.total, self.walk.T)
         cuts, begin = self._divided(count)
         states = sum(state.nbytes for k in range(len(self.scans)) for state in self._states(k))
-        windows = self._bytes(_longest(begin), _longest(self.walk.start[begin]), _longest(cuts))
+        windows = self._bytes(_longest(begin), _longest(self.walk.first_row(begin)), _longest(cuts))
         return (len(begin) - 1) * states + self._rooms * windows
 
     def _bytes(self, steps: int, rows: int, back: int) -> int:
@@ -332,7 +331,7 @@ class _Room:
         """Tape and c of layer k, c before segment i, and the first step of it."""
         of = self.column
         if self.tapes[k] is None:
-            self.tapes[k] = of.scans[k].room(_longest(of.walk.start[of.begin]))
+            self.tapes[k] = of.scans[k].room(_longest(of.walk.first_row(of.begin)))
         tape, c = self.tapes[k]
         return tape, c, None if c is None else of.borders[i][k][-1], of.begin[i]
 

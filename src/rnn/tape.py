@@ -75,15 +75,15 @@ class Tape:
         H, names = self.layer.hidden_size, _KEPT[self.layer.cell]
         for scan, column in self.scans_of(layer, direction):
             walk = scan.walk
-            steps, rows = walk.where(scan.backwards)
             pieces = [(0, walk.T, scan.tape, scan.c, None)] if column is None else column.replayed(scan)
             for s0, s1, kept, c, h in pieces:
-                first, end = walk.start[s0], walk.start[s1]
+                first, end = walk.first_row(s0), walk.first_row(s1)
                 for start in range(first, end, _PIECE):
-                    some = slice(start, min(start + _PIECE, end))
-                    part = slice(some.start - first, some.stop - first)
+                    stop = min(start + _PIECE, end)
+                    steps, rows = walk.where(start, stop, scan.backwards)
+                    part = slice(start - first, stop - first)
                     values = {name: kept[part, g * H : (g + 1) * H] for g, name in enumerate(names) if name != "c"}
                     if c is not None:
                         values["c"] = c[part]
-                    values["h"] = scan.y[steps[some], rows[some]] if h is None else h[part]
-                    yield steps[some], rows[some], values
+                    values["h"] = scan.y[steps, rows] if h is None else h[part]
+                    yield steps, rows, values

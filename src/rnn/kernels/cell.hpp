@@ -79,7 +79,7 @@ template <class T, class Cell> struct Items {
   T *c[kMaxRows], *y[kMaxRows], *tape[kMaxRows];
 
   FASTRNN_INLINE Items(const Sequence<T>& q, long s, const TileOf<T, Cell>& t) {
-    const long row = q.packed(s, t.row) - q.start[q.started_from];
+    const long row = q.packed(s, t.row) - q.first(q.started_from);
     started = q.started ? q.started + row * start_width<T, Cell>(q.H) : nullptr;
     for (int i = 0; i < t.items(); ++i)
       if (i > 0 && t.panels > 1) step(i);

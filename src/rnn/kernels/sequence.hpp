@@ -7,7 +7,7 @@
 //
 //   Rows    the caller's arrays: row (s, b) lies at base + offset[b] + s * step.  Offset and step hold all of batch
 //           order, sorting, time order and strides; nothing is copied or transposed.
-//   packed  our own arrays (tape, dgates): row (s, b) is row start[s] + b, with start[s] = n(0) + ... + n(s-1).
+//   packed  our own arrays (tape, dgates): row (s, b) is row first(s) + b, with first(s) = n(0) + ... + n(s-1).
 #pragma once
 
 #include "crew.hpp"
@@ -63,7 +63,7 @@ constexpr long fixed_size(long K) { return 16 + (K + 15) / 16 * 12; }
 template <class T> struct Sequence {
   // sizes
   long T_, B, I, H, P;  // T_ is T, which names the type here
-  const int64_t* start;  // (T+1,) first packed row of each step
+  const int64_t* start;  // (T+1,) first packed row of each step; null: all B run at every step
 
   // inputs: x, or indices of one-hot rows
   Rows<const T> x;          // (I,) a row; base null if absent
@@ -125,8 +125,9 @@ template <class T> struct Sequence {
 
   bool one_hot() const { return ids.base; }
   bool has_x_product() const { return !started && !ids.base; }  // x . W_ih is made step by step
-  long active(long s) const { return start[s + 1] - start[s]; }
-  long packed(long s, long b) const { return start[s] + b; }
+  long first(long s) const { return start ? start[s] : s * B; }  // packed row of step s; of step T: how many there are
+  long active(long s) const { return start ? start[s + 1] - start[s] : B; }
+  long packed(long s, long b) const { return first(s) + b; }
   bool is_reset(long s, long b) const { return reset.base && *reset.at(s, b); }
 
   const T* h_before(long s, long b) const {
@@ -137,15 +138,15 @@ template <class T> struct Sequence {
   // Whether threads may share its steps: what is done for whole rows, outside of sweeps, is not for several
   bool can_share() const { return !is_noisy() && !norms.gain_hh; }
   const T* h_in_product(long s, long b) const { return h_mask ? h_masked + b * P : h_before(s, b); }
-  long kept(long s, long b) const { return packed(s, b) - start[kept_from]; }
+  long kept(long s, long b) const { return packed(s, b) - first(kept_from); }
   T* c_at(long s, long b) const { return c + (c_in_place ? b : kept(s, b)) * H; }
   const T* c_before(long s, long b) const {
     if (is_reset(s, b)) return zeros;
     return s == kept_from ? c0 + b * H : c_at(s - 1, b);
   }
   T* tape_at(long s, long b) const { return tape ? tape + kept(s, b) * tape_width : scratch + b * tape_width; }
-  T* dgates_at(long s, long b) const { return dgates + (packed(s, b) - start[dgates_from]) * dgates_width; }
-  T* dprojected_at(long s, long b) const { return dprojected + (packed(s, b) - start[dgates_from]) * P; }
+  T* dgates_at(long s, long b) const { return dgates + (packed(s, b) - first(dgates_from)) * dgates_width; }
+  T* dprojected_at(long s, long b) const { return dprojected + (packed(s, b) - first(dgates_from)) * P; }
 };
 
 // Where the gradients of the weights are added; null where the layer has none
