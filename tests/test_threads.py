@@ -322,7 +322,11 @@ def test_a_forked_child_works(restore_threads):
     expected = layer(x)[0]  # the pool exists when the child is made
     child = os.fork()
     if child == 0:
-        os._exit(0 if np.array_equal(layer(x)[0], expected) else 1)
+        try:
+            wait_for_all(1)  # of its own
+            os._exit(0 if np.array_equal(layer(x)[0], expected) else 1)
+        finally:
+            os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
