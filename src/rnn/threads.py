@@ -20,8 +20,8 @@ from typing import Any
 from . import _core
 from .checks import positive_int
 
-# Handing a task to another thread costs 10 µs if it still looks out for one, 50 if it sleeps, and more walks more packing:
-# work of fewer multiply-adds than this is not cut
+# Handing a task to another thread costs some 10 µs, or 50 if that sleeps, and each walk packs the weights anew: work of
+# fewer multiply-adds than this is not cut
 WORTH_CUTTING = 1 << 23
 
 
