@@ -195,8 +195,8 @@ def test_an_array_that_can_be_walked_is_not_copied():
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
-@pytest.mark.parametrize(("T", "B"), [(0, 4), (1, 1), (7, 0), (7, 5), (5, 40)])
-def test_walks_deal_out_a_batch_by_falling_length(T, B, parts):
+@pytest.mark.parametrize(("T", "B"), [(7, 0), (7, 5), (5, 40)])
+def test_walks_deal_out_a_ragged_batch_by_falling_length(T, B, parts):
     lengths = np.random.default_rng(T + B).integers(0, T + 1, B)
     order = np.argsort(-lengths, kind="stable")
     for part, walk in enumerate(_core.walks(T, B, lengths, parts)):
@@ -204,10 +204,19 @@ def test_walks_deal_out_a_batch_by_falling_length(T, B, parts):
         np.testing.assert_array_equal(walk.lengths, lengths[walk.members])
         active = (walk.lengths[:, None] > np.arange(T)).sum(axis=0)
         np.testing.assert_array_equal(walk.first_row(np.arange(T + 1)), [0, *np.cumsum(active)])
-    for part, walk in enumerate(_core.walks(T, B, None, parts)):
-        np.testing.assert_array_equal(walk.members, np.arange(B)[part::parts])
-        np.testing.assert_array_equal(walk.lengths, T)
-        np.testing.assert_array_equal(walk.first_row(np.arange(T + 1)), np.arange(T + 1) * walk.n)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize(("T", "B"), [(0, 4), (1, 1), (7, 0), (7, 5), (5, 40)])
+def test_walks_deal_out_a_regular_batch_in_blocks_of_much_the_same_size(T, B, parts):
+    for lengths in (None, np.full(B, T)):
+        walks = _core.walks(T, B, lengths, parts)
+        np.testing.assert_array_equal(np.concatenate([walk.members for walk in walks]), np.arange(B))
+        assert {walk.n for walk in walks} <= {B // parts, -(-B // parts)}
+        assert walks[0].n == -(-B // parts)
+        for walk in walks:
+            np.testing.assert_array_equal(walk.lengths, T)
+            np.testing.assert_array_equal(walk.first_row(np.arange(T + 1)), np.arange(T + 1) * walk.n)
 
 
 @pytest.mark.parametrize("lengths", [None, [7, 7, 7, 7, 7], [7, 2, 7, 0, 3], [2, 1, 5, 0, 5]])

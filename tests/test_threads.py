@@ -2,6 +2,9 @@
 
 import copy
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -26,6 +29,13 @@ def in_four_threads(call):
         caller.start()
     for caller in callers:
         caller.join()
+
+
+def wait_for_all(helpers):
+    """Returns when so many threads of the pool are there to work; else an error."""
+    together = threading.Barrier(helpers + 1)
+    threads._submit(together.wait, helpers)
+    together.wait(timeout=10)
 
 
 def assert_same_for_any_number_of_threads(layer, x):
@@ -198,11 +208,11 @@ def test_helpers_may_come_at_any_time_or_never(restore_threads):
     fastrnn.set_num_threads(3)
     for _ in range(20):
         assert_same_bits([expected, all_passes(layer, x)])
-    waits = threading.Event()
-    held = threads._submit(waits.wait, 2)  # nobody is free
+    busy = threading.Event()
+    threads._submit(busy.wait, 2)  # nobody is free
     assert_same_bits([expected, all_passes(layer, x)])
-    waits.set()
-    assert [each.result(timeout=10) for each in held] == [True, True]
+    busy.set()
+    wait_for_all(2)
 
 
 def test_several_callers_at_once_share_their_steps(restore_threads):
@@ -240,8 +250,7 @@ def test_an_error_in_a_walk_sends_its_helpers_away(restore_threads):
     fastrnn.set_num_threads(3)
     with pytest.raises(MemoryError, match="none left"), threads.crew(3, threads.WORTH_CUTTING):
         raise MemoryError("none left")
-    free = threads._submit(lambda: True, 2)
-    assert [each.result(timeout=10) for each in free] == [True, True]
+    wait_for_all(2)
 
 
 # ---------------------------------------------------------------- others
@@ -313,7 +322,11 @@ def test_a_forked_child_works(restore_threads):
     expected = layer(x)[0]  # the pool exists when the child is made
     child = os.fork()
     if child == 0:
-        os._exit(0 if np.array_equal(layer(x)[0], expected) else 1)
+        try:
+            wait_for_all(1)  # of its own
+            os._exit(0 if np.array_equal(layer(x)[0], expected) else 1)
+        finally:
+            os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -325,6 +338,91 @@ def test_an_error_in_a_task_reaches_the_caller(restore_threads):
         fastrnn.set_num_threads(count)
         with pytest.raises(MemoryError, match="none left"):
             threads.run([lambda: 1, fail, lambda: 2])
+
+
+def test_an_error_in_a_helper_reaches_the_caller_and_the_helper_goes_on(restore_threads):
+    fastrnn.set_num_threads(2)
+    caller, both = threading.get_ident(), threading.Barrier(2)
+
+    def fail_elsewhere():
+        both.wait(timeout=10)
+        if threading.get_ident() != caller:
+            raise MemoryError("none left")
+
+    for _ in range(3):
+        with pytest.raises(MemoryError, match="none left"):
+            threads.run([fail_elsewhere, fail_elsewhere])
+        wait_for_all(1)
+
+
+def test_a_call_ends_when_all_its_tasks_have(restore_threads):
+    fastrnn.set_num_threads(2)
+    both, ended = threading.Barrier(2), []
+
+    def fail():
+        both.wait(timeout=10)
+        raise KeyboardInterrupt
+
+    def go_on():
+        both.wait(timeout=10)
+        time.sleep(0.05)  # longer than the caller waits awake
+        ended.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.run([fail, go_on])
+    assert ended == [True]
+
+
+def test_the_number_of_threads_may_change_while_calls_are_under_way(restore_threads):
+    done = []
+
+    def call():
+        for _ in range(100):
+            done.append(threads.run([partial(pow, 2, n) for n in range(5)]) == [1, 2, 4, 8, 16])
+
+    callers = [threading.Thread(target=call) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for count in (1, 2, 3, 4) * 5:
+        fastrnn.set_num_threads(count)
+    for caller in callers:
+        caller.join()
+    assert done == [True] * 300
+
+
+def test_threads_of_a_pool_end_when_the_number_of_threads_changes(restore_threads):
+    fastrnn.set_num_threads(3)
+    wait_for_all(2)
+    pool = threads._pool
+    fastrnn.set_num_threads(2)
+    for thread in pool._threads:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+def test_threads_that_have_nothing_to_do_take_no_time(restore_threads):
+    fastrnn.set_num_threads(4)
+    wait_for_all(3)
+    time.sleep(0.05)  # they look out for work for a tenth of a millisecond
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.05
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise KeyboardInterrupt", "threading.Thread(target=work).start()"])
+def test_the_interpreter_ends_with_threads_that_wait_for_work(end):
+    code = f"""
+import sys, threading, fastrnn
+from fastrnn import threads
+fastrnn.set_num_threads(3)
+def work():
+    for _ in range(50):
+        assert threads.run([lambda: 1] * 4) == [1] * 4
+work()
+{end}
+"""
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", code], timeout=60, capture_output=True, text=True)
+    assert ended.returncode == {"sys.exit(3)": 3, "raise KeyboardInterrupt": -signal.SIGINT}.get(end, 0), ended.stderr
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, "2", True])

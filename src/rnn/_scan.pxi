@@ -78,6 +78,32 @@ cdef class Crew:
         return crews_rest()
 
 
+cdef class HowMany:
+    """Tasks that wait for a thread, or are under way. Who waits for some, or for none, does so for a short time without
+    the GIL, which takes less than to sleep and be woken up; then, unless this returns True, by other means."""
+
+    cdef Tally tally
+
+    def add(self, int64_t n):
+        add(&self.tally, n)
+
+    @property
+    def n(self):
+        return self.tally.n
+
+    def soon_some(self):
+        cdef bint there_are
+        with nogil:
+            there_are = soon_some(&self.tally)
+        return there_are
+
+    def soon_none(self):
+        cdef bint there_are_none
+        with nogil:
+            there_are_none = soon_none(&self.tally)
+        return there_are_none
+
+
 cdef CrewState* state_of(Crew crew) noexcept:
     return <CrewState*>NULL if crew is None else &crew.state
 

@@ -97,6 +97,11 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         int64_t steps
     void publish(Progress*, int64_t)
     void wait_for(const Progress*, int64_t)
+    struct Tally:
+        int64_t n
+    void add(Tally*, int64_t)
+    cbool soon_some(const Tally*)
+    cbool soon_none(const Tally*)
     cppclass Arena[T]:
         T* block
         long used

@@ -78,7 +78,11 @@ cdef class Walk:
 
 
 def walks(int64_t T, int64_t B, lengths, int64_t parts):
-    """A batch dealt out to so many walks, each with long and short sequences. lengths (B,), int64; None: all T."""
+    """A batch dealt out to so many walks. lengths (B,), int64; None: all T.
+
+    Sequences of one length are dealt out in blocks, since threads that write to rows beside each other's slow each other
+    down; others so that each walk has long and short ones.
+    """
     cdef int64_t b
     cdef int64_t *length
     cdef int64_t *row
@@ -89,6 +93,10 @@ def walks(int64_t T, int64_t B, lengths, int64_t parts):
             length[b], row[b] = T, b
     else:
         order = by_falling_length(T, B, <const int64_t*>data(lengths))
+        length, row = <int64_t*>data(lengths), <int64_t*>data(order)
+    if B and length[row[0]] == length[row[B - 1]]:
+        ends = [(B * part + parts - 1) // parts for part in range(parts + 1)]
+        return [new_walk(T, order[ends[part] : ends[part + 1]], lengths) for part in range(parts)]
     return [new_walk(T, order[part::parts], lengths) for part in range(parts)]
 
 

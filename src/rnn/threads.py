@@ -10,19 +10,19 @@ results are the same bits for any number of threads. Tasks release the GIL in `_
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import Any
 
 from . import _core
 from .checks import positive_int
 
-if TYPE_CHECKING:  # not imported before threads are needed: it takes longer than all else here
-    from concurrent.futures import ThreadPoolExecutor
-
-# Handing a task to another thread costs some 50 µs: work of fewer multiply-adds than this is not cut
+# Handing a task to another thread costs some 10 µs, or 50 if that sleeps, and each walk packs the weights anew: work of
+# fewer multiply-adds than this is not cut
 WORTH_CUTTING = 1 << 23
 
 
@@ -36,7 +36,7 @@ def _initial_count() -> int:
 
 
 _count = _initial_count()
-_pool: ThreadPoolExecutor | None = None
+_pool: _Pool | None = None
 _lock = threading.Lock()
 
 
@@ -59,38 +59,74 @@ def set_num_threads(n: int) -> None:
     At first it is the environment's FASTRNN_NUM_THREADS or, without that, the number of CPUs that this process may use.
     Raises TypeError or ValueError unless n is a positive integer.
     """
+    _change(positive_int("n", n))
+
+
+def _change(n: int) -> _Pool | None:
+    """Use n threads from now on: the pool there was, whose threads end when they have done what they were given."""
     global _count, _pool
-    n = positive_int("n", n)
     with _lock:
         _count, old, _pool = n, _pool, None
     if old is not None:
-        old.shutdown(wait=False)  # calls under way still finish on it
+        old.close()
+    return old
 
 
 def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     """The results of all tasks, the first of them run by the caller; an error is raised when all have ended."""
     if len(tasks) == 1 or _count == 1:
         return [task() for task in tasks]
-    pending, lock = list(reversed(range(len(tasks)))), threading.Lock()
-    results: list[Any] = [None] * len(tasks)
+    job = _Job(tasks)
+    _submit(job.help, min(_count, len(tasks)) - 1)
+    return job.lead()
 
-    def work() -> None:
+
+class _Job:
+    """Tasks that the caller and its helpers take, each the next. Whoever fails takes no more."""
+
+    def __init__(self, tasks: Sequence[Callable[[], Any]]) -> None:
+        self.tasks, self.pending = tasks, list(reversed(range(len(tasks))))
+        self.results: list[Any] = [None] * len(tasks)
+        self.error: BaseException | None = None
+        self.helpers = _core.HowMany()  # that have come and not left
+        self.changed = threading.Condition(threading.Lock())
+
+    def work(self) -> None:
         while True:
-            with lock:
-                if not pending:
+            with self.changed:
+                if not self.pending:
                     return
-                index = pending.pop()
-            results[index] = tasks[index]()
+                index = self.pending.pop()
+            self.results[index] = self.tasks[index]()
 
-    helpers = _submit(work, min(_count, len(tasks)) - 1)
-    try:
-        work()
-    finally:
-        errors = [error for helper in helpers if not helper.cancel() and (error := helper.exception())]
-        tasks = ()  # the pool keeps a helper that was cancelled until one of its threads has time
-    if errors:
-        raise errors[0]
-    return results
+    def help(self) -> None:
+        with self.changed:
+            if not self.pending:
+                return
+            self.helpers.add(1)
+        try:
+            self.work()
+        except BaseException as error:
+            self.error = error
+        with self.changed:
+            self.helpers.add(-1)
+            self.changed.notify()
+
+    def lead(self) -> list[Any]:
+        try:
+            self.work()
+        finally:
+            with self.changed:
+                self.pending.clear()  # nobody comes from here on
+            if not self.helpers.soon_none():
+                with self.changed:
+                    while self.helpers.n:
+                        self.changed.wait()
+            self.tasks = ()  # a helper that was not needed is kept until a thread has time
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return self.results
 
 
 def blocks(n: int, work: int) -> list[slice]:
@@ -117,42 +153,79 @@ def crew(most: int, work: int) -> Iterator[_core.Crew | None]:
         yield None
         return
     together = _core.Crew(n - 1)
-    helpers = _submit(together.help, n - 1)
+    _submit(together.help, n - 1)
     try:
         yield together
     finally:
-        together.dismiss()
-        for helper in helpers:
-            helper.cancel()  # if it has not come; else it leaves by itself
+        together.dismiss()  # who comes later leaves at once
 
 
-def _submit(work: Callable[[], None], count: int) -> list[Any]:
+class _Pool:
+    """Threads that do what they are given. One that is done looks out for more, for a short while without the GIL, and
+    then sleeps.
+
+    OpenBLAS has a warm buffer for each of them and the caller. It gives a product the first one that is free: only
+    products at the same time warm different ones.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._given: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._waiting = _core.HowMany()  # given, and not yet taken
+        together = threading.Barrier(size + 1)
+        self._threads = [
+            threading.Thread(target=self._serve, args=(together,), name=f"fastrnn_{i}", daemon=True)  # see _end
+            for i in range(size)
+        ]
+        for thread in self._threads:
+            thread.start()
+        _warm(together)
+
+    def give(self, work: Callable[[], None] | None, count: int) -> None:
+        for _ in range(count):
+            self._given.put(work)
+        self._waiting.add(count)
+
+    def close(self) -> None:
+        self.give(None, len(self._threads))
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, together: threading.Barrier) -> None:
+        _warm(together)
+        while True:
+            self._waiting.soon_some()
+            work = self._given.get()
+            self._waiting.add(-1)
+            if work is None:
+                return
+            work()
+            del work  # and what it holds
+
+
+def _warm(together: threading.Barrier) -> None:
+    together.wait()
+    try:
+        _core.warm_blas()
+    finally:
+        together.wait()
+
+
+def _submit(work: Callable[[], None], count: int) -> None:
+    """Have so many threads do work, when they have time."""
     global _pool
     with _lock:
         if _pool is None:
-            _pool = _new_pool(_count - 1)
-        return [_pool.submit(work) for _ in range(count)]
+            _pool = _Pool(_count - 1)
+        _pool.give(work, count)
 
 
-def _new_pool(size: int) -> ThreadPoolExecutor:
-    """A pool whose threads have all started, and an OpenBLAS that has a warm buffer for each of them and the caller.
-
-    OpenBLAS gives a product the first buffer that is free: only products at the same time warm different ones.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(size, "fastrnn")
-    together = threading.Barrier(size + 1)
-
-    def warm() -> None:
-        together.wait()
-        _core.warm_blas()
-
-    started = [pool.submit(warm) for _ in range(size)]
-    warm()
-    for future in started:
-        future.result()
-    return pool
+def _end() -> None:
+    """Before the interpreter ends, its threads do; calls from here on are their callers' alone."""
+    pool = _change(1)
+    if pool is not None:
+        pool.join()
 
 
 def _after_fork() -> None:
@@ -161,5 +234,6 @@ def _after_fork() -> None:
     _pool, _lock = None, threading.Lock()
 
 
+atexit.register(_end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -1,4 +1,5 @@
-// How far a walk has come, told by the thread that walks to one that follows it, a layer above or below.
+// How far a walk has come, told by the thread that walks to one that follows it, a layer above or below; and how threads
+// wait for each other.
 #pragma once
 
 #include <cstdint>
@@ -21,18 +22,53 @@ inline int64_t nanoseconds() {
   return int64_t(t.tv_sec) * 1000000000 + t.tv_nsec;
 }
 
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 // Returns when done() is true, and for how many nanoseconds it waited, or 0 if that was not long.  Without sleep at
 // first: a step takes microseconds.
 template <class Done> int64_t wait(Done done) {
   for (int tries = 0; tries < 1000; ++tries) {
     if (done()) return 0;
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
+    pause();
   }
   const int64_t since = nanoseconds();
   while (!done()) sched_yield();
   return nanoseconds() - since;
+}
+
+// The same for a short time: waking up a thread that sleeps takes some 40 microseconds.  Returns whether done() is true;
+// if not, that time is over, or others want the core.
+template <class Done> bool wait_briefly(Done done) {
+  constexpr int64_t kMost = 100000, kElsewhere = 20000;  // nanoseconds
+  const int64_t since = nanoseconds();
+  for (int64_t now = since, before = since; now - since < kMost && now - before < kElsewhere; now = nanoseconds()) {
+    for (int tries = 0; tries < 50; ++tries) {
+      if (done()) return true;
+      pause();
+    }
+    before = nanoseconds();
+    sched_yield();
+  }
+  return done();
+}
+
+// How many tasks wait for a thread, or are under way
+struct Tally {
+  int64_t n;
+};
+
+inline void add(Tally* p, int64_t n) { __atomic_fetch_add(&p->n, n, __ATOMIC_ACQ_REL); }
+
+// Whether there are some, or none, now or within a short time
+inline bool soon_some(const Tally* p) {
+  return wait_briefly([&] { return __atomic_load_n(&p->n, __ATOMIC_ACQUIRE) > 0; });
+}
+inline bool soon_none(const Tally* p) {
+  return wait_briefly([&] { return __atomic_load_n(&p->n, __ATOMIC_ACQUIRE) <= 0; });
 }
 
 // Returns when so many steps are done
