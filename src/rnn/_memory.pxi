@@ -4,8 +4,9 @@
 # blocks back to it or does not, depending on what a process did before. So blocks that are let go are kept here, for a
 # request that they fit; an array's are let go with the last view of it. What is kept
 #   - is at most MOST_KEPT bytes in KEPT_BLOCKS blocks: the one let go first is the first to be given back;
-#   - does not raise the peak of memory: when a block has to be made, so many are given back that those in use and those
-#     kept are together no more than was in use at once, now or ever before.
+#   - raises the peak of memory by an eighth at most: when a block has to be made, so many are given back that those in use
+#     and those kept are together no more than 9/8 of what was in use at once, now or ever before. (Not all of what a pass
+#     uses is in use at once: the scratch of its forward is let go before that of its backward is taken.)
 # The lock is held for no call of Python, so that it does not matter when the garbage collector lets an array go.
 
 cdef enum:
@@ -105,20 +106,21 @@ cdef char* new_block(int64_t size, int64_t room) noexcept nogil:
 
 cdef char* kept_or_new_block(int64_t size) noexcept nogil:
     """With the lock held"""
-    cdef int64_t room, step = HUGE_PAGE >> 8
+    cdef int64_t room, used, step = HUGE_PAGE >> 8
     cdef char* block = fitting(size)
     if block == NULL:
         while size >= 16 * step:
             step *= 2
         room = (size + step - 1) // step * step  # an eighth more at most, for batches of changing length
-        kept.most = max(kept.most, kept.used + room)
-        give_back(kept.most - kept.used - room, KEPT_BLOCKS)
+        used = kept.used + room
+        give_back(max(kept.most, used) * 9 // 8 - used, KEPT_BLOCKS)
         block = new_block(size, room)
     if block == NULL:
         give_back(0, 0)
         block = new_block(size, size)
     if block != NULL:
         kept.used += size_of(block)[0]
+        kept.most = max(kept.most, kept.used)
     return block
 
 

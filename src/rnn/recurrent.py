@@ -674,14 +674,18 @@ def _walk_gradients(gradients: Any, index: int, columns: np.ndarray | None, mask
         return gradients
     ih, *others = gradients
     if index > 0:
-        others = [None if g is None else np.zeros_like(g) for g in others]
+        others = [None if g is None else _zeros_like(g) for g in others]
     if columns is not None:
-        ih = np.zeros((len(columns), len(ih)), ih.dtype)
+        ih = _core.new_array((len(columns), len(ih)), ih.dtype, zero=True)
     elif index > 0:
-        ih = np.zeros_like(ih)
+        ih = _zeros_like(ih)
     if index == 0 and masks_hh:
-        others[0] = np.zeros_like(others[0])
+        others[0] = _zeros_like(others[0])
     return ih, *others
+
+
+def _zeros_like(array: np.ndarray) -> np.ndarray:
+    return _core.new_array(array.shape, array.dtype, zero=True)
 
 
 def _add_tables(tables: list[tuple[np.ndarray, Any, Any]]) -> None:
