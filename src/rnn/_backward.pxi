@@ -133,7 +133,7 @@ cdef int run_backward(
         s1 = s0
     if s1 == 0:
         end_backward(q, cell, &m)
-    free(m.block)
+    let_go(m.block)
     return 0
 
 

@@ -10,6 +10,7 @@
                         after each chunk of steps: weight gradients and dx
         _pass.pxi       the same two, some steps at a time, for the segments of segments.py
           kernels/      what happens inside one step, for each cell and instruction set (_table.pxi)
+    _memory.pxi    where large arrays and scratch lie, again and again
     _short.pxi     ShortCalls: inference of a few rows, without a Scan
     _stream.pxi    Stream: layers that keep their state and packed weights: time outside, layers inside
 
@@ -28,7 +29,7 @@ The .pxi files are parts of this one, in the order of their includes.
 Nothing is checked here: an address or size that is wrong is a crash. Letters and layouts: kernels/sequence.hpp.
 """
 
-from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
@@ -143,24 +144,7 @@ cdef void* address(object array, bint writable=False) except? NULL:
     return p
 
 
-def new_array(tuple shape, dtype, bint zero=False):
-    """np.empty or np.zeros whose elements start on a cache line, so that no vector of them lies across two."""
-    cdef cnp.npy_intp size = np.dtype(dtype).itemsize
-    for n in shape:
-        size *= n
-    size += 64
-    raw = cnp.PyArray_ZEROS(1, &size, cnp.NPY_UINT8, 0) if zero else cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
-    return np.ndarray(shape, dtype, raw, -<size_t>cnp.PyArray_DATA(raw) % 64)
-
-
-cdef int allocate(Arena[real]* arena) noexcept nogil:
-    """Turn an arena that has counted into one that hands out memory; -1 if there is none."""
-    cdef void* block
-    if posix_memalign(&block, 64, (arena.used + 16) * sizeof(real)):
-        return -1
-    arena.block = <real*>block
-    arena.used = 0
-    return 0
+include "_memory.pxi"
 
 
 cdef int64_t chunk_rows(const Sequence[real]* q) noexcept nogil:

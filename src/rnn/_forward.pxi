@@ -149,5 +149,5 @@ cdef int run_forward(
     if begin_forward(q, cell, n_columns, columns, &m):
         return -1
     run_steps(q, cell, &m, 0, q.steps, crew, below, own)
-    free(m.block)
+    let_go(m.block)
     return 0

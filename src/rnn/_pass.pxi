@@ -49,7 +49,7 @@ cdef class ForwardPass(Pass):
     cdef ForwardMemory memory
 
     def __dealloc__(self):
-        free(self.memory.block)
+        let_go(self.memory.block)
 
     def run(self, int64_t s0, int64_t s1):
         """Steps [s0, s1), some whole chunks."""
@@ -108,7 +108,7 @@ cdef class BackwardPass(Pass):
         self.alive = dy, dx, gradients, made
 
     def __dealloc__(self):
-        free(self.memory.block)
+        let_go(self.memory.block)
 
     def run(self, int64_t s0, int64_t s1, bint search=False):
         """Steps [s0, s1), a chunk. Returns what `Scan.backward` does, with which the walk ends."""

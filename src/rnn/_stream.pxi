@@ -43,7 +43,7 @@ cdef class PackedLayers:
 
     def __dealloc__(self):
         free(self.sequences)
-        free(self.memory)
+        let_go(self.memory)
 
 
 cdef PackedLayers packed_weights(layer):
@@ -152,7 +152,7 @@ cdef class Stream:
 
     def __dealloc__(self):
         free(self.stack)
-        free(self.memory)
+        let_go(self.memory)
 
     cdef size_t sequence_size(self):
         return sizeof(Sequence[double]) if self.is_double else sizeof(Sequence[float])
@@ -161,7 +161,7 @@ cdef class Stream:
         """Take these weights, and scratch for them"""
         self.packed, self.kernels = packed, packed.kernels
         memcpy(self.stack, packed.sequences, self.layers * self.sequence_size())
-        free(self.memory)
+        let_go(self.memory)
         if self.is_double:
             self.memory = stream_scratch(<Sequence[double]*>self.stack, self.layers, self.B, &self.scratch)
         else:

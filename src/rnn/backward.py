@@ -127,14 +127,18 @@ def _walk_gradients(gradients: Gradients, index: int, columns: np.ndarray | None
         return gradients
     ih, hh, *others = gradients
     if columns is not None:
-        ih = np.zeros((len(columns), len(ih)), ih.dtype)
+        ih = _core.new_array((len(columns), len(ih)), ih.dtype, zero=True)
     elif not is_first:
-        ih = np.zeros_like(ih)
+        ih = _zeros_like(ih)
     if masks_hh or not is_first:
-        hh = np.zeros_like(hh)
+        hh = _zeros_like(hh)
     if not is_first:
-        others = [None if g is None else np.zeros_like(g) for g in others]
+        others = [None if g is None else _zeros_like(g) for g in others]
     return ih, hh, *others
+
+
+def _zeros_like(array: np.ndarray) -> np.ndarray:
+    return _core.new_array(array.shape, array.dtype, zero=True)
 
 
 def _add_tables(tables: list[tuple[np.ndarray, Any, Any]]) -> None:

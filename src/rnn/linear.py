@@ -70,7 +70,7 @@ class Linear(Module):
         """
         h = self._checked("h", h, self.in_features)
         rows = walkable_rows(h)  # (N, H), N = all leading axes
-        o = np.empty((len(rows), self.out_features), self.dtype)
+        o = _core.new_array((len(rows), self.out_features), self.dtype)
         blocks = threads.blocks(len(rows), rows.size * self.out_features)
         threads.run([partial(self._affine, rows[b], o[b]) for b in blocks])
         return o.reshape(*h.shape[:-1], self.out_features), h
@@ -87,7 +87,7 @@ class Linear(Module):
         if do.shape[:-1] != h.shape[:-1]:
             raise ValueError(f"expected do of shape {(*h.shape[:-1], self.out_features)}, got {do.shape}")
         rows, do_rows = walkable_rows(h), walkable_rows(do)
-        dh = np.empty(rows.shape, self.dtype)
+        dh = _core.new_array(rows.shape, self.dtype)
         # dV by blocks of its longer side and dh by blocks of rows: no two tasks write to the same place
         blocks = threads.blocks(len(rows), rows.size * self.out_features)
         threads.run(
@@ -121,9 +121,9 @@ class Linear(Module):
         h = self._checked("h", h, self.in_features)
         targets, counted = checked_targets(targets, mask, h.shape[:-1], self.out_features)
         rows = walkable_rows(h)
-        dh = np.empty(rows.shape, self.dtype) if gradients else None
+        dh = _core.new_array(rows.shape, self.dtype) if gradients else None
         at_once = max(LEAST_ROWS_AT_ONCE, LOGITS_AT_ONCE // self.out_features)
-        scratch = np.empty((min(at_once, len(rows)), self.out_features), self.dtype)
+        scratch = _core.new_array((min(at_once, len(rows)), self.out_features), self.dtype)
         total = 0.0
         for start in range(0, len(rows), at_once):
             block = slice(start, start + at_once)

@@ -42,7 +42,7 @@ def softmax_cross_entropy(logits: np.ndarray, targets: Any, *, mask: Any = None)
         raise ValueError(f"expected logits of shape (..., K) with K >= 1 classes, got {logits.shape}")
     classes = logits.shape[-1]
     targets, counted = checked_targets(targets, mask, logits.shape[:-1], classes)
-    dlogits = np.empty(logits.shape, logits.dtype)
+    dlogits = _core.new_array(logits.shape, logits.dtype)
     total = _core.softmax_cross_entropy(
         np.require(logits.reshape(-1, classes), requirements=["C", "A"]),
         targets,
