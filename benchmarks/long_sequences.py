@@ -19,6 +19,7 @@ from typing import Any
 
 import fastrnn
 import numpy as np
+from fastrnn import _core
 
 CELLS = {
     "RNN, tanh": (fastrnn.RNN, {}),
@@ -30,8 +31,8 @@ CELLS = {
 WAYS: dict[str, dict[str, Any]] = {"tape": {}, "auto": {"checkpoint": "auto"}}
 
 
-def prepared(name: str, given: argparse.Namespace, *ways: str) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The layer, x and dy, after a training step of fewer steps each way."""
+def prepared(name: str, given: argparse.Namespace, steps: int, *ways: str) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The layer, x and dy, after training on so many steps each way."""
     fastrnn.set_num_threads(given.threads)
     T, B, H = given.steps, given.batch, given.hidden
     kind, options = CELLS[name]
@@ -39,7 +40,7 @@ def prepared(name: str, given: argparse.Namespace, *ways: str) -> tuple[Any, np.
     x = np.random.default_rng(0).standard_normal((T, B, H), dtype=np.float32)
     dy = np.ones((T, B, H), np.float32)
     for way in ways:
-        seconds(layer, x[: T // 20], dy[: T // 20], WAYS[way])
+        seconds(layer, x[:steps], dy[:steps], WAYS[way])
     return layer, x, dy
 
 
@@ -52,7 +53,7 @@ def seconds(layer: Any, x: np.ndarray, dy: np.ndarray, how: dict[str, Any]) -> f
 
 def times(name: str, given: argparse.Namespace) -> list[float]:
     """Of each way."""
-    layer, x, dy = prepared(name, given, *WAYS)
+    layer, x, dy = prepared(name, given, given.steps // 20, *WAYS)
     turns = [[seconds(layer, x, dy, how) for how in WAYS.values()] for _ in range(given.repeat)]
     return [min(column) for column in zip(*turns, strict=True)]
 
@@ -64,10 +65,10 @@ def resident(what: str) -> float:
 
 
 def megabytes(name: str, way: str, given: argparse.Namespace) -> float:
-    layer, x, dy = prepared(name, given, way)
+    layer, x, dy = prepared(name, given, 100, way)
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = resident("VmRSS")
+    before = resident("VmRSS") - _core.memory_kept()[0] / 1e6  # those blocks are used again, and count again
     y, _, tape = layer.forward(x, **WAYS[way])
     dx, _ = layer.backward(tape, dy)
     return resident("VmHWM") - before - (y.nbytes + dx.nbytes) / 1e6
