@@ -65,7 +65,7 @@ template <class T> constexpr double kTolerance = sizeof(T) == 4 ? 2e-5 : 2e-14; 
 
 // By how much more a cell's rounding may show: a norm magnifies it, over the one to four numbers of H = 1 by up to
 // 1 / sqrt(eps) = 316
-double magnified(int kind, long H) { return kind < kRnnTanhNormed ? 1 : H > 1 ? 5 : 316; }
+double magnified(int kind, long H) { return kind < kRnnTanhNormed ? 1 : H > 1 ? 5 : 50; }
 
 // ---------------------------------------------------------------- cells
 

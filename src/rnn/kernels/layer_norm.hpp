@@ -61,38 +61,26 @@ template <class T> FASTRNN_INLINE T rstd(const T* a, long n, T mean) {
   return T(1) / T(__builtin_sqrt(square / T(n) + T(1e-5)));
 }
 
-// The way back through a norm, for some rows at a time: from the gradients d of  n gain + bias,  n = LN(a),  to those of a.
+// The way back through the norm of a row: from the gradient d of  n gain + bias,  n = LN(a),  to that of a.
 // With g = d gain:
 //   rstd (g - mean(g) - n mean(g n))          dgain += d n          dbias += d
 template <class T> struct NormGradient {
-  static constexpr int kRows = 4;
-  struct Row {
-    const T* n;
-    T rstd, mean_g = 0, mean_gn = 0;
-  };
-  const T* gain;
-  T *dgain, *dbias;
-  Row row[kRows];
+  const T *n, *gain;
+  T *dgain, *dbias, rstd, mean_g = 0, mean_gn = 0;
 
-  // The share in a row's means of `count` of N numbers, from `first` on, whose gradients are d
-  FASTRNN_INLINE void add_means(int r, long first, long count, const T* d, long N) {
-    const T* n = row[r].n + first;
+  // The share in the means of `count` of N numbers, from `first` on, whose gradients are d
+  FASTRNN_INLINE void add_means(long first, long count, const T* d, long N) {
     const auto g = [&](long i, int lanes) { return load(d + i, lanes) * load(gain + first + i, lanes); };
-    row[r].mean_g += sum_of<T>(count, g) / T(N);
-    row[r].mean_gn += sum_of<T>(count, [&](long i, int lanes) { return g(i, lanes) * load(n + i, lanes); }) / T(N);
+    mean_g += sum_of<T>(count, g) / T(N);
+    mean_gn += sum_of<T>(count, [&](long i, int lanes) { return g(i, lanes) * load(n + first + i, lanes); }) / T(N);
   }
 
-  // Of the numbers from i on, once the means are there: body(r, gradient), where d(r) is what comes in
-  template <class D, class Body> FASTRNN_INLINE void of_products(int rows, long i, int lanes, D d, Body body) const {
-    const Vec<T> scale = load(gain + i, lanes);
-    Vec<T> by_gain{}, by_bias{};
-    for (int r = 0; r < rows; ++r) {
-      const Vec<T> normed = load(row[r].n + i, lanes), dr = d(r);
-      by_gain += dr * normed, by_bias += dr;
-      body(r, (dr * scale - row[r].mean_g - normed * row[r].mean_gn) * row[r].rstd);
-    }
-    store(dgain + i, load<T>(dgain + i, lanes) + by_gain, lanes);
-    if (dbias) store(dbias + i, load<T>(dbias + i, lanes) + by_bias, lanes);
+  // Of the numbers from i on, once the means are there
+  FASTRNN_INLINE Vec<T> of_product(long i, Vec<T> d, int lanes) const {
+    const Vec<T> normed = load(n + i, lanes), g = d * load(gain + i, lanes);
+    store(dgain + i, load<T>(dgain + i, lanes) + d * normed, lanes);
+    if (dbias) store(dbias + i, load<T>(dbias + i, lanes) + d, lanes);
+    return (g - mean_g - normed * mean_gn) * rstd;
   }
 };
 
@@ -205,40 +193,26 @@ template <class T, class Cell, int Kept> struct Normed {
     if (s < 0) return Cell::backward(q, s);
     if constexpr (kHasC) cell_backward(q, s);
     else Cell::backward(q, s);
-    by_rows(q.active(s), [&](long first, int rows) { through_norms(q, s, first, rows); });
+    for (long b = 0; b < q.active(s); ++b) through_norms(q, s, b);
   }
 
-  // body(first, rows) for some of n rows at a time
-  template <class Body> static FASTRNN_INLINE void by_rows(long n, Body body) {
-    constexpr int kRows = NormGradient<T>::kRows;
-    for (long first = 0; first < n; first += kRows) body(first, int(n - first < kRows ? n - first : kRows));
-  }
-
-  // In dgates of some rows: from the gradients of the accumulators, as the cell left them, to those of the products
-  static FASTRNN_INLINE void through_norms(const Sequence<T>& q, long s, long first, int rows) {
+  // In dgates of a row: from the gradients of the accumulators, as the cell left them, to those of the products
+  static FASTRNN_INLINE void through_norms(const Sequence<T>& q, long s, long b) {
     const long H = q.H, shared = Cell::kShared * H;
-    NormGradient<T> h{q.norms.gain_hh, q.dnorms.gain_hh, q.sums, {}};
-    NormGradient<T> x{q.norms.gain_ih, q.dnorms.gain_ih, q.sums + GS * H, {}};
-    T* d[NormGradient<T>::kRows];
-    for (int r = 0; r < rows; ++r) {
-      const Row row(q, s, first + r);
-      d[r] = q.dgates_at(s, first + r);
-      h.row[r] = {row.h, row.of[0].rstd}, x.row[r] = {row.x, row.of[1].rstd};
-      h.add_means(r, 0, GS * H, d[r], GS * H);
-      x.add_means(r, 0, shared, d[r], G * H);
-      x.add_means(r, shared, G * H - shared, d[r] + GS * H, G * H);
-    }
+    const Row row(q, s, b);
+    T* d = q.dgates_at(s, b);
+    NormGradient<T> h{row.h, q.norms.gain_hh, q.dnorms.gain_hh, q.sums, row.of[0].rstd};
+    NormGradient<T> x{row.x, q.norms.gain_ih, q.dnorms.gain_ih, q.sums + GS * H, row.of[1].rstd};
+    h.add_means(0, GS * H, d, GS * H);
+    x.add_means(0, shared, d, G * H);
+    x.add_means(shared, G * H - shared, d + GS * H, G * H);
     for (long u = 0; u < H; u += L) {
       const int lanes = H - u < L ? int(H - u) : L;
-      Vec<T> da[NormGradient<T>::kRows][A];
-      for (int r = 0; r < rows; ++r)
-        for (int k = 0; k < A; ++k) da[r][k] = load<T>(d[r] + k * H + u, lanes);
-      const auto to = [&](int column) {
-        return [&, column](int r, Vec<T> gradient) { store(d[r] + column * H + u, gradient, lanes); };
-      };
-      for (int g = 0; g < GS; ++g) h.of_products(rows, g * H + u, lanes, [&](int r) { return da[r][g]; }, to(g));
+      Vec<T> da[A];
+      for (int k = 0; k < A; ++k) da[k] = load<T>(d + k * H + u, lanes);
+      for (int g = 0; g < GS; ++g) store(d + g * H + u, h.of_product(g * H + u, da[g], lanes), lanes);
       for (int g = 0; g < G; ++g)
-        x.of_products(rows, g * H + u, lanes, [&](int r) { return da[r][input_slot<Cell>(g)]; }, to(GS + g));
+        store(d + (GS + g) * H + u, x.of_product(g * H + u, da[input_slot<Cell>(g)], lanes), lanes);
     }
   }
 
@@ -283,28 +257,19 @@ template <class T, class Cell, int Kept> struct Normed {
         }
       }
     });
-    by_rows(q.active(s), [&](long first, int rows) { through_norm_of_c(q, s, first, rows); });
-  }
-
-  static FASTRNN_INLINE void through_norm_of_c(const Sequence<T>& q, long s, long first, int rows) {
-    const long H = q.H;
-    NormGradient<T> c{q.norms.gain_c, q.dnorms.gain_c, q.dnorms.bias_c, {}};
-    for (int r = 0; r < rows; ++r) {
-      const T* d = q.dgates_at(s, first + r);
-      c.row[r] = {d + 5 * H, Row(q, s, first + r).of[2].rstd};
-      c.add_means(r, 0, H, d + 4 * H, H);
-    }
-    for (long u = 0; u < H; u += L) {
-      const int lanes = H - u < L ? int(H - u) : L;
-      const auto by_norm = [&](int r) { return load<T>(q.dgates_at(s, first + r) + 4 * H + u, lanes); };
-      c.of_products(rows, u, lanes, by_norm, [&](int r, Vec<T> by_h) {
-        const typename Cell::Row row(q, s, first + r);
-        const Vec<T> dout = load<T>(row.dgates + 3 * H + u, lanes);
+    for (long b = 0; b < q.active(s); ++b) {
+      const typename Cell::Row row(q, s, b);
+      T* d = row.dgates;
+      NormGradient<T> c{d + 5 * H, q.norms.gain_c, q.dnorms.gain_c, q.dnorms.bias_c, Row(q, s, b).of[2].rstd};
+      c.add_means(0, H, d + 4 * H, H);
+      for (long u = 0; u < H; u += L) {
+        const int lanes = H - u < L ? int(H - u) : L;
+        const Vec<T> by_h = c.of_product(u, load<T>(d + 4 * H + u, lanes), lanes), dout = load<T>(d + 3 * H + u, lanes);
         const typename Cell::Values k(q, row, u, lanes);
         Vec<T> dc_kept;
         const Vec<T> dc = Cell::dc_after(q, row, u, lanes, &dc_kept) + by_h;
         Cell::gate_gradients(q, row, u, lanes, k, dout, dc, dc_kept);
-      });
+      }
     }
   }
 };
