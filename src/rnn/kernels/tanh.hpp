@@ -10,13 +10,14 @@
 
 #include "vec.hpp"
 
+#if FASTRNN_VECTOR_BYTES == 64
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
 struct TanhPieces {
   static constexpr float kOne = 9.03f;
   static constexpr int kHalfBit = 1 << 21, kShift = 22;  // bits of a float, plus the one, shifted by the other: its piece
-  static constexpr int kFirst = 249;
+  static constexpr int kFirst = 249;  // the piece below 0.21875, to which all smaller ones are raised
   // [c, tanh c, p1, ..., p6][piece mod 16]
   alignas(64) static constexpr float table[8][16] = {
         {2.1244576f, 3.00066781f, 4.25057745f, 6.00039864f, 8.01213932f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.265650868f,
@@ -55,3 +56,4 @@ FASTRNN_INLINE Vec<float> tanh_by_pieces(Vec<float> x) {
 
 }  // namespace FASTRNN_ISA
 }  // namespace fastrnn
+#endif

@@ -6,7 +6,7 @@
 //   load_words        as many words of 32 bits as a vector of float has lanes
 //   splat             one value in every lane
 //   select(m, a, b)   lane by lane, m ? a : b
-//   lookup(table, at)  lane l is table[at[l] mod lanes], one instruction with AVX-512
+//   lookup(table, at)  AVX-512 only: lane l is table[at[l] mod 16], one instruction
 //   shuffle(a, b, at)  lane l is lane at[l] of a and b laid end to end
 //   transpose(v)       of as many vectors as lanes, in place
 #pragma once
@@ -87,17 +87,15 @@ template <class T> FASTRNN_INLINE Vec<T> select(Bits<T> mask, Vec<T> a, Vec<T> b
   return mask ? a : b;
 }
 
+#if FASTRNN_VECTOR_BYTES == 64
 FASTRNN_INLINE Vec<float> lookup(const float* table, Bits<float> at) {
-#if !defined(__clang__)
-  return __builtin_shuffle(load(table), at);
-#elif FASTRNN_VECTOR_BYTES == 64
+#if defined(__clang__)
   return __builtin_ia32_permvarsf512(load(table), at);
 #else
-  Vec<float> out;
-  for (int l = 0; l < kLanes<float>; ++l) out[l] = table[at[l] & (kLanes<float> - 1)];
-  return out;
+  return __builtin_shuffle(load(table), at);
 #endif
 }
+#endif
 
 template <class T> FASTRNN_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, Bits<T> at) {
 #if defined(__clang__)
