@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import contextmanager
 from functools import partial
 
 import fastrnn
@@ -34,7 +33,7 @@ def in_four_threads(call):
 def wait_for_all(helpers):
     """Returns when so many threads of the pool are there to work; else an error."""
     together = threading.Barrier(helpers + 1)
-    threads._submit(together.wait, helpers)
+    _core.submit(together.wait, helpers)
     together.wait(timeout=10)
 
 
@@ -122,22 +121,12 @@ SHARED = {
 }
 
 
-@contextmanager
-def whole_crew(most, work):
-    """In place of threads.crew: begins when all helpers have come, whatever else the machine does."""
-    n = min(threads.get_num_threads(), most)
-    crew = _core.Crew(n - 1)
-    helpers = [threading.Thread(target=crew.help) for _ in range(n - 1)]
-    for helper in helpers:
-        helper.start()
-    while crew.come < n - 1:
-        time.sleep(0)
-    try:
-        yield crew
-    finally:
-        crew.dismiss()
-        for helper in helpers:
-            helper.join()
+@pytest.fixture
+def gathered():
+    """Each job and each crew begins when all its helpers have come, whatever else the machine does."""
+    _core.gather_helpers(True)
+    yield
+    _core.gather_helpers(False)
 
 
 def all_passes(layer, x, **options):
@@ -156,21 +145,20 @@ def as_tuple(state):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", SHARED)
-def test_threads_that_share_the_steps_of_a_row_give_the_same_bits(name, dtype, restore_threads, monkeypatch):
+def test_threads_that_share_the_steps_of_a_row_give_the_same_bits(name, dtype, restore_threads, gathered):
     layer = SHARED[name](dtype)
     x = np.random.default_rng(1).normal(size=(43, 1, 40)).astype(dtype)
     assert layer.forward(x)[2].scans[0][0].threads >= 3
     results = []
     for count in (1, 2, 3):
         fastrnn.set_num_threads(count)
-        monkeypatch.setattr(threads, "crew", whole_crew)
         results.append(all_passes(layer, x))
     assert_same_bits(results)
 
 
 @pytest.mark.parametrize("options", ["ragged", "reset", "one_hot", "few_rows", "many_rows"])
 @pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
-def test_threads_that_share_the_steps_of_a_batch_give_the_same_bits(name, options, restore_threads, monkeypatch):
+def test_threads_that_share_the_steps_of_a_batch_give_the_same_bits(name, options, restore_threads, gathered):
     layer, rng = SHARED[name]("float32"), np.random.default_rng(1)
     B = {"few_rows": 2, "many_rows": 15}.get(options, 3)
     x = rng.integers(0, 40, (30, B)) if options == "one_hot" else rng.normal(size=(30, B, 40)).astype(np.float32)
@@ -178,21 +166,19 @@ def test_threads_that_share_the_steps_of_a_batch_give_the_same_bits(name, option
     results = []
     for count in (1, 2, 3):
         fastrnn.set_num_threads(count)
-        monkeypatch.setattr(threads, "crew", whole_crew)
         results.append(all_passes(layer, x, **given))
     assert_same_bits(results)
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["RNN", "GRU", "GRU, reset before", "LSTM", "LSTM, projected"])
-def test_a_stream_whose_steps_are_shared_gives_the_same_bits_in_any_pieces(name, weights, restore_threads, monkeypatch):
+def test_a_stream_whose_steps_are_shared_gives_the_same_bits_in_any_pieces(name, weights, restore_threads, gathered):
     layer = SHARED[name]("float32")
     layer.compress(weights)
     x = np.random.default_rng(1).normal(size=(70, 1, 40)).astype(np.float32)
     results = []
     for count in (1, 2, 3):
         fastrnn.set_num_threads(count)
-        monkeypatch.setattr(threads, "crew", whole_crew)
         whole, pieces = layer.stream(), layer.stream()
         y = whole.run(x)
         np.testing.assert_array_equal(np.concatenate([pieces.run(x[:9]), pieces.run(x[9:])]), y)
@@ -209,7 +195,7 @@ def test_helpers_may_come_at_any_time_or_never(restore_threads):
     for _ in range(20):
         assert_same_bits([expected, all_passes(layer, x)])
     busy = threading.Event()
-    threads._submit(busy.wait, 2)  # nobody is free
+    _core.submit(busy.wait, 2)  # nobody is free
     assert_same_bits([expected, all_passes(layer, x)])
     busy.set()
     wait_for_all(2)
@@ -248,8 +234,12 @@ def test_a_forked_child_shares_steps_with_threads_of_its_own(restore_threads):
 
 def test_an_error_in_a_walk_sends_its_helpers_away(restore_threads):
     fastrnn.set_num_threads(3)
-    with pytest.raises(MemoryError, match="none left"), threads.crew(3, threads.WORTH_CUTTING):
+
+    def fail(crew):
         raise MemoryError("none left")
+
+    with pytest.raises(MemoryError, match="none left"):
+        _core.share(fail, 3, threads.WORTH_CUTTING)
     wait_for_all(2)
 
 
@@ -393,11 +383,10 @@ def test_the_number_of_threads_may_change_while_calls_are_under_way(restore_thre
 def test_threads_of_a_pool_end_when_the_number_of_threads_changes(restore_threads):
     fastrnn.set_num_threads(3)
     wait_for_all(2)
-    pool = threads._pool
-    fastrnn.set_num_threads(2)
-    for thread in pool._threads:
-        thread.join(timeout=10)
-        assert not thread.is_alive()
+    pool = _core.set_num_threads(2)
+    assert pool.size == 2
+    pool.join()
+    assert pool.alive == 0
 
 
 def test_threads_that_have_nothing_to_do_take_no_time(restore_threads):
@@ -435,7 +424,7 @@ def test_tasks_are_let_go_when_they_are_done_though_the_pool_is_busy(restore_thr
     fastrnn.set_num_threads(2)
     busy, array = threading.Event(), np.ones(3)
     gone = weakref.ref(array)
-    threads._submit(busy.wait, 1)
+    _core.submit(busy.wait, 1)
     threads.run([partial(np.sum, array), partial(np.sum, array)])
     del array
     try:

@@ -92,15 +92,17 @@ cdef int begin_backward(
 
 cdef bint run_chunk_back(
         Sequence[real]* q, const CellKernels[real]* cell, BackwardMemory* m, long s0, long s1, NonFinite* found,
-        CrewState* crew=NULL) noexcept nogil:
-    """Steps [s0, s1), which are a chunk: adds into the gradients, writes dx.
-    With `found`, which is null but for a search, whether it ends here."""
-    cdef int64_t width = q.dgates_width
+        Section* section, CrewState* crew=NULL) noexcept nogil:
+    """Steps [s0, s1), which are a chunk: adds into the gradients, writes dx. Whether it was left;
+    or, with `found`, which is null but for a search, whether it ends here."""
+    cdef int64_t width = q.dgates_width, work = 3 * whole_step_work(q, cell)
     cdef long s
     if s1 < q.steps:  # the first step of the chunk before now comes after this one
         memmove(q.dgates + (q.first(s1) - q.first(s0)) * width, q.dgates, q.active(s1) * width * sizeof(real))
     q.dgates_from = s0
     for s in range(s1 - 1, s0 - 1, -1):
+        if section.left_after(work):
+            return True
         step_together(crew, q[0], cell.backward, s)
     if found != NULL and found_nonfinite(q, s0, s1, found):
         return True
@@ -117,24 +119,26 @@ cdef void end_backward(Sequence[real]* q, const CellKernels[real]* cell, Backwar
 cdef int run_backward(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Gradients[real]* g,
         NonFinite* found, CrewState* crew, const Progress* above, Progress* own) noexcept nogil:
-    """Adds into the gradients; writes dx, dh and dc. Returns -1 if memory ran out, before anything was written.
+    """Adds into the gradients; writes dx, dh and dc. Returns NO_MEMORY, before anything was written, LEFT or 0.
     With `found`, which is null but for a search, it stops there."""
     cdef BackwardMemory m
+    cdef Section section
     cdef InputColumns[real] c
     cdef long s0, s1 = q.steps
+    section.begin()
     if begin_backward(q, cell, k, g, &c, 0 if crew == NULL else crew.places, &m):
-        return -1
+        return NO_MEMORY
     while s1 > 0:
         s0 = chunk_start(q, s1)
         wait_for(above, q.steps - s0)
-        if run_chunk_back(q, cell, &m, s0, s1, found, crew):
+        if run_chunk_back(q, cell, &m, s0, s1, found, &section, crew):
             break
         publish(own, q.steps - s0)
         s1 = s0
     if s1 == 0:
         end_backward(q, cell, &m)
     let_go(m.block)
-    return 0
+    return LEFT if section.was_left() else 0
 
 
 cdef void chunk_gradients(

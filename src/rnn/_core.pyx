@@ -11,6 +11,7 @@
         _pass.pxi       the same two, some steps at a time, for the segments of segments.py
           kernels/      what happens inside one step, for each cell and instruction set (_table.pxi)
     _memory.pxi    where large arrays and scratch lie, again and again
+    _tasks.pxi     several threads, and what Ctrl-C does to them
     _short.pxi     ShortCalls: inference of a few rows, without a Scan
     _stream.pxi    Stream: layers that keep their state and packed weights: time outside, layers inside
 
@@ -40,13 +41,16 @@ from _blas cimport gemm, real, scipy_openblas_get_config, scipy_openblas_get_cor
 
 cimport numpy as cnp
 
+import _thread
 import os
+import threading
 
 import numpy as np
 
 cnp.import_array()
 
 include "_table.pxi"
+include "_tasks.pxi"
 
 
 # ---------------------------------------------------------------- the instruction set, chosen once
@@ -101,8 +105,10 @@ def warm_blas():
 def gemm_rows(bint transpose_a, bint transpose_b, const real[:, :] a, const real[:, :] b, double beta, real[:, :] c):
     """c = op(a) . op(b) + beta c, for arrays whose rows are contiguous."""
     cdef int64_t k = a.shape[0] if transpose_a else a.shape[1]
+    cdef Section section
     if c.shape[0] and c.shape[1] and k:
         with nogil:
+            section.begin()
             gemm(transpose_a, transpose_b, c.shape[0], c.shape[1], k, &a[0, 0], a.strides[0] // <int64_t>sizeof(real),
                  &b[0, 0], b.strides[0] // <int64_t>sizeof(real), <real>beta, &c[0, 0], c.strides[0] // <int64_t>sizeof(real))
 
@@ -110,8 +116,10 @@ def gemm_rows(bint transpose_a, bint transpose_b, const real[:, :] a, const real
 def sum_rows(const real[:, ::1] a, real[::1] out):
     """out (n,) += sum over rows of a (rows, n)"""
     cdef real which = 0
+    cdef Section section
     if a.shape[0] and a.shape[1]:
         with nogil:
+            section.begin()
             kernels.of(which).sum_rows(a.shape[0], a.shape[1], &a[0, 0], a.shape[1], &out[0])
 
 
@@ -194,8 +202,10 @@ def softmax_cross_entropy(const real[:, ::1] logits, const int64_t[::1] targets,
     cdef long rows = logits.shape[0], K = logits.shape[1]
     cdef double loss = 0
     cdef real which = 0
+    cdef Section section
     if rows and K:
         with nogil:
+            section.begin()
             loss = kernels.of(which).softmax_cross_entropy(
                 rows, K, &logits[0, 0], &targets[0], <real>scale, &dlogits[0, 0])
     return loss
@@ -207,7 +217,9 @@ def sgd(real[::1] param, const real[::1] grad, object buffer,
         double scale, double l2, double lr, double momentum, double damping, bint nesterov):
     cdef real which = 0
     cdef real* b = <real*>address(buffer, True)
+    cdef Section section
     with nogil:
+        section.begin()
         kernels.of(which).sgd(param.shape[0], <real>scale, <real>l2, <real>lr, <real>momentum, <real>damping, nesterov,
                               &grad[0], b, &param[0])
 
@@ -215,7 +227,9 @@ def sgd(real[::1] param, const real[::1] grad, object buffer,
 def adam(real[::1] param, const real[::1] grad, real[::1] m, real[::1] v,
          double scale, double l2, double keep, double b1, double b2, double rate, double root, double eps):
     cdef real which = 0
+    cdef Section section
     with nogil:
+        section.begin()
         kernels.of(which).adam(param.shape[0], <real>scale, <real>l2, <real>keep, <real>b1, <real>b2, <real>rate,
                                <real>root, <real>eps, &grad[0], &m[0], &v[0], &param[0])
 
@@ -225,7 +239,9 @@ def rmsprop(real[::1] param, const real[::1] grad, real[::1] v, object m, object
     cdef real which = 0
     cdef real* mean = <real*>address(m, True)
     cdef real* b = <real*>address(buffer, True)
+    cdef Section section
     with nogil:
+        section.begin()
         kernels.of(which).rmsprop(param.shape[0], <real>scale, <real>l2, <real>lr, <real>alpha, <real>eps,
                                   <real>momentum, &grad[0], &v[0], mean, b, &param[0])
 
@@ -234,8 +250,10 @@ def sum_of_squares(const real[::1] x):
     """Sum of x^2, in double."""
     cdef real which = 0
     cdef double total = 0
+    cdef Section section
     if x.shape[0]:
         with nogil:
+            section.begin()
             total = kernels.of(which).sum_of_squares(x.shape[0], &x[0])
     return total
 

@@ -18,9 +18,11 @@ def add_to_columns(const real[:, :] table, const int64_t[::1] columns, real[:, :
     cdef int64_t n = table.shape[0], width = table.shape[1], I = dw.shape[1], ld, i, j, first
     cdef const real* rows
     cdef real* to
+    cdef Section section
     if n and width:
         rows, ld, to = &table[0, 0], table.strides[0] // <int64_t>sizeof(real), &dw[0, 0]
         with nogil:
+            section.begin()
             for first in range(0, width, 8):
                 for i in range(n):
                     for j in range(first, min(first + 8, width)):
@@ -99,12 +101,20 @@ cdef int64_t step_work(const Sequence[real]* q, const CellKernels[real]* cell) n
     return q.first(q.steps) // q.steps * weights if q.steps else 0
 
 
-cdef void run_steps(
-        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1, CrewState* crew=NULL,
-        const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
-    """Steps [s0, s1), of which the first begins a chunk. `below`: of the layer that makes x."""
+cdef int64_t whole_step_work(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
+    """The same with all that is beside them, about as long as so many multiply-adds: some for each unit, and for a step."""
+    return step_work(q, cell) + q.first(q.steps) // max(1, q.steps) * 64 * q.H + 2000
+
+
+cdef bint run_steps(
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1, Section* section,
+        CrewState* crew=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
+    """Steps [s0, s1), of which the first begins a chunk. `below`: of the layer that makes x. Whether it was left."""
     cdef long s, chunk = s0, piece = s0 if m.start_rows else s1
+    cdef int64_t work = whole_step_work(q, cell)
     for s in range(s0, s1):
+        if section.left_after(work):
+            return True
         if s == piece:
             if s == chunk:
                 chunk = chunk_end(q, s)
@@ -115,6 +125,7 @@ cdef void run_steps(
         step_together(crew, q[0], cell.forward, s)
         q.from_last = not q.from_last  # each step begins with the weights that the last one ended with
         publish(own, s + 1)
+    return False
 
 
 cdef void start_piece(
@@ -142,12 +153,14 @@ cdef void start_share(const Chunk[real]* of, Share* share) noexcept nogil:
 cdef int run_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
         CrewState* crew=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
-    """y and the tape; in inference, only y. Returns -1 if memory ran out, before anything was written.
+    """y and the tape; in inference, only y. Returns NO_MEMORY, before anything was written, LEFT or 0.
 
     columns (n_columns,) of W_ih: ids are places among them; null: ids are the columns themselves."""
     cdef ForwardMemory m
+    cdef Section section
+    section.begin()
     if begin_forward(q, cell, n_columns, columns, &m):
-        return -1
-    run_steps(q, cell, &m, 0, q.steps, crew, below, own)
+        return NO_MEMORY
+    cdef bint left = run_steps(q, cell, &m, 0, q.steps, &section, crew, below, own)
     let_go(m.block)
-    return 0
+    return LEFT if left else 0

@@ -75,13 +75,16 @@ cdef class ForwardPass(Pass):
 cdef int steps_forward(Sequence[real]* q, ForwardPass of, int64_t s0, int64_t s1) except -1:
     cdef real which = 0
     cdef const CellKernels[real]* cell = kernels.of(which).cell(of.scan.cell)
-    if not of.is_packed:
-        if begin_forward(q, cell, of.scan.n_columns, of.scan.columns, &of.memory):
-            raise MemoryError("no memory for the packed weights")
-        of.is_packed = True
+    cdef Section section
+    cdef int failed = 0
+    section.begin()
     with nogil:
-        run_steps(q, cell, &of.memory, s0, s1)
-    return 0
+        if not of.is_packed:
+            failed = NO_MEMORY if begin_forward(q, cell, of.scan.n_columns, of.scan.columns, &of.memory) else 0
+            of.is_packed = not failed
+        if not failed and run_steps(q, cell, &of.memory, s0, s1, &section):
+            failed = LEFT
+    return finished(failed, "the packed weights")
 
 
 cdef class BackwardPass(Pass):
@@ -140,18 +143,25 @@ cdef object chunk_backward(
     cdef const Kernels[real]* k = &kernels.of(which)
     cdef const CellKernels[real]* cell = k.cell(of.scan.cell)
     cdef NonFinite found
+    cdef Section section
+    cdef int failed = 0
+    section.begin()
     found.step, found.blocks = -1, 0
-    if not of.is_packed:
-        if begin_backward(q, cell, k, g, columns, 0, &of.memory):
-            raise MemoryError("no memory for the gradients of a chunk of steps")
-        of.is_packed = True
     with nogil:
-        run_chunk_back(q, cell, &of.memory, s0, s1, &found if search else NULL)
+        if not of.is_packed:
+            failed = NO_MEMORY if begin_backward(q, cell, k, g, columns, 0, &of.memory) else 0
+            of.is_packed = not failed
+        if not failed:
+            run_chunk_back(q, cell, &of.memory, s0, s1, &found if search else NULL, &section)
+            failed = LEFT if section.was_left() else 0
+    finished(failed, "the gradients of a chunk of steps")
     return None if found.step < 0 else (found.step, found.row, found.blocks)
 
 
 cdef void end_chunks(Sequence[real]* q, BackwardPass of) except *:
     cdef real which = 0
+    cdef Section section
+    section.begin()
     if of.is_packed:
         end_backward(q, kernels.of(which).cell(of.scan.cell), &of.memory)
     end_gradients(q, of.scan, of.states, of.initial, of.has_dx)

@@ -50,64 +50,6 @@ cdef list set_call(Sequence[real]* q, Walk walk, bint backwards, x, y, h0, c0, r
     ]
 
 
-cdef class Crew:
-    """The threads that make one walk together: `help` is for all of them but the one that walks, which dismisses them
-    when it is done. At most `places` may come, before or during the walk; it waits for nobody who does not."""
-
-    cdef CrewState state
-
-    def __cinit__(self, int places):
-        memset(&self.state, 0, sizeof(self.state))
-        self.state.places = min(places, 254)
-
-    def help(self):
-        with nogil:
-            help(&self.state)
-
-    def dismiss(self):
-        dismiss(&self.state)
-
-    @property
-    def come(self):
-        """How many have come, before they are dismissed."""
-        return have_come(self.state.call)
-
-    @staticmethod
-    def rest():
-        """Whether it would not pay now: the last helper was kept from its work by others."""
-        return crews_rest()
-
-
-cdef class HowMany:
-    """Tasks that wait for a thread, or are under way. Who waits for some, or for none, does so for a short time without
-    the GIL, which takes less than to sleep and be woken up; then, unless this returns True, by other means."""
-
-    cdef Tally tally
-
-    def add(self, int64_t n):
-        add(&self.tally, n)
-
-    @property
-    def n(self):
-        return self.tally.n
-
-    def soon_some(self):
-        cdef bint there_are
-        with nogil:
-            there_are = soon_some(&self.tally)
-        return there_are
-
-    def soon_none(self):
-        cdef bint there_are_none
-        with nogil:
-            there_are_none = soon_none(&self.tally)
-        return there_are_none
-
-
-cdef CrewState* state_of(Crew crew) noexcept:
-    return <CrewState*>NULL if crew is None else &crew.state
-
-
 cdef class Scan:
     """One walk through one layer in one direction: `forward`, then, if made for training, `backward`.
 
@@ -282,8 +224,7 @@ cdef int scan_forward(Sequence[real]* q, Scan of, CrewState* helpers) except -1:
         with nogil:
             failed = run_forward(
                 q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, helpers, below, &of.steps_done)
-    if failed:
-        raise MemoryError("no memory for the packed weights")
+    finished(failed, "the packed weights")
     end_forward(q, of)
     return 0
 
@@ -332,7 +273,6 @@ cdef object scan_backward(
         with nogil:
             failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g,
                                   &found if search else NULL, helpers, above, own)
-    if failed:
-        raise MemoryError("no memory for the gradients of a chunk of steps")
+    finished(failed, "the gradients of a chunk of steps")
     end_gradients(&q, of, states, initial, dx is not None)
     return None if found.step < 0 else (found.step, found.row, found.blocks)

@@ -37,7 +37,7 @@ cdef class ShortCalls:
         cdef int64_t T, B
         cdef int rank, axis
         cdef cnp.npy_intp shape[3]
-        if not self.fits(x, -1):
+        if not self.fits(x, 2) and not self.fits(x, 3):
             return None
         rank = cnp.PyArray_NDIM(x)
         for axis in range(rank):
@@ -49,8 +49,6 @@ cdef class ShortCalls:
                 T, B = B, T
                 if T > 1 and B > 1:
                     return None  # not in the order of time
-        elif rank != 2:
-            return None
         if not 0 < T * B <= UNPACKED_ROWS or shape[rank - 1] != self.I:
             return None
 
@@ -80,14 +78,13 @@ cdef class ShortCalls:
             failed = run_short(self.f32, self.layers, kernels.f32.cell(self.cell), self.from_last, T, B,
                                <const float*>data(x), <const float*>data(h0), <const float*>data(c0), <float*>data(y),
                                <float*>data(h), <float*>data(c))
-        if failed:
-            raise MemoryError("no memory for a step")
+        finished(failed, "a step")
         return y, (h, c) if self.has_c else h
 
     cdef bint fits(self, array, int rank):
-        """Whether it is an array of our dtype in C order, and of so many axes (-1: any)"""
+        """Whether it is an array of our dtype in C order, and of so many axes"""
         return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == self.typenum
-                and cnp.PyArray_ISCARRAY_RO(array) and (rank < 0 or cnp.PyArray_NDIM(array) == rank))
+                and cnp.PyArray_ISCARRAY_RO(array) and cnp.PyArray_NDIM(array) == rank)
 
     cdef bint is_state(self, array, int rank, int64_t B, int64_t width):
         return (self.fits(array, rank) and cnp.PyArray_DIM(array, 0) == self.layers
@@ -116,7 +113,7 @@ cdef int run_short(
     if layers > 1:
         between = <real*>malloc(2 * T * B * P * sizeof(real))
         if between == NULL:
-            return -1
+            return NO_MEMORY
     for k in range(layers):
         q = stack[k]
         for i in range(B):

@@ -45,6 +45,12 @@ cdef class PackedLayers:
         free(self.sequences)
         let_go(self.memory)
 
+    cdef bint can_share(self, bint is_double) noexcept:
+        """Whether threads may share the steps of a stream"""
+        if is_double:
+            return (<Sequence[double]*>self.sequences).can_share()
+        return (<Sequence[float]*>self.sequences).can_share()
+
 
 cdef PackedLayers packed_weights(layer):
     if layer.stream_weights in ("bfloat16", "int8"):
@@ -57,7 +63,9 @@ cdef PackedLayers packed_weights(layer):
 cdef void* pack_layers(Sequence[real]* stack, int layers, const CellKernels[real]* cell) noexcept nogil:
     """The memory that the panels lie in; null if there is none."""
     cdef Arena[real] arena
+    cdef Section section
     cdef int k, again
+    section.begin()
     arena.block = NULL
     for again in range(2):  # counts, then packs
         arena.used = 0
@@ -76,6 +84,8 @@ cdef struct StreamScratch:
     void *y            # (2, B, P) y of the layers, by turns
     void *h            # (B, P) the state of the rows that take part, if not all do
     void *c            # (B, H)
+    void *h_before     # (L, B, P) the state before a call that may be left
+    void *c_before     # (L, B, H)
 
 
 cdef struct StreamCall:
@@ -107,13 +117,15 @@ cdef class Stream:
     not even that when `out` is given. Letters: T steps, B rows (`batch`), I inputs, P width of h, L layers.
 
     The weights are copied when the stream is made: what changes in the layer later is not seen until `refresh`.
-    A stream serves one thread at a time; streams of one layer may run in different threads.
+    A stream serves one thread at a time; streams of one layer may run in different threads. Ctrl-C in the midst of a `run`
+    leaves the state as it was before.
     """
 
     cdef readonly object layer
     cdef readonly int64_t batch
     cdef int cell, layers, typenum
-    cdef bint is_double, has_c, batch_first, in_use, holds_gil
+    cdef bint is_double, has_c, batch_first, holds_gil
+    cdef int in_use
     cdef int64_t B, I, P, H, step_work
     cdef int most_threads
     cdef PackedLayers packed
@@ -137,16 +149,9 @@ cdef class Stream:
         self.typenum = cnp.NPY_FLOAT64 if self.is_double else cnp.NPY_FLOAT32
         self.step_work = batch * layer._flat_params.size
         self.holds_gil = self.step_work < HELD_WORK
-        work = self.step_work // self.layers * (2 if self.is_double else 1)
-        # whole numbers are written once a step, for all units; zoneout too is for all of them
-        alone = any(layer._zoneout) or layer.stream_weights == "int8"
-        self.most_threads = 1 if alone else min(254, max(1, work // SHARED_WORK))
         self.h = new_array((self.layers, batch, self.P), layer.dtype, zero=True)
         self.c = new_array((self.layers, batch, self.H), layer.dtype, zero=True) if self.has_c else None
         self.h_at, self.c_at = data(self.h), data(self.c)
-        self.stack = malloc(self.layers * self.sequence_size())
-        if self.stack == NULL:
-            raise MemoryError("no memory for a stream")
         self.use(packed)
         return 0
 
@@ -158,16 +163,26 @@ cdef class Stream:
         return sizeof(Sequence[double]) if self.is_double else sizeof(Sequence[float])
 
     cdef int use(self, PackedLayers packed) except -1:
-        """Take these weights, and scratch for them"""
-        self.packed, self.kernels = packed, packed.kernels
-        memcpy(self.stack, packed.sequences, self.layers * self.sequence_size())
-        let_go(self.memory)
-        if self.is_double:
-            self.memory = stream_scratch(<Sequence[double]*>self.stack, self.layers, self.B, &self.scratch)
-        else:
-            self.memory = stream_scratch(<Sequence[float]*>self.stack, self.layers, self.B, &self.scratch)
-        if self.memory == NULL:
+        """Take these weights, and scratch for them; where there is no memory, all stays as it was"""
+        cdef StreamScratch scratch
+        cdef void* memory
+        cdef void* stack = malloc(self.layers * self.sequence_size())
+        if stack == NULL:
             raise MemoryError("no memory for a stream")
+        memcpy(stack, packed.sequences, self.layers * self.sequence_size())
+        if self.is_double:
+            memory = stream_scratch(<Sequence[double]*>stack, self.layers, self.B, &scratch)
+        else:
+            memory = stream_scratch(<Sequence[float]*>stack, self.layers, self.B, &scratch)
+        if memory == NULL:
+            free(stack)
+            raise MemoryError("no memory for a stream")
+        free(self.stack)
+        let_go(self.memory)
+        self.stack, self.memory, self.scratch = stack, memory, scratch
+        self.packed, self.kernels = packed, packed.kernels
+        work = self.step_work // self.layers * (2 if self.is_double else 1)
+        self.most_threads = min(254, max(1, work // SHARED_WORK)) if packed.can_share(self.is_double) else 1
         return 0
 
     @property
@@ -180,35 +195,47 @@ cdef class Stream:
 
     @state.setter
     def state(self, state):
-        self.check_unused()
         from fastrnn.inputs import checked_state  # which imports this module
 
         checked = checked_state(self.layer, state, self.B, False)
-        self.h[...] = checked[0]
-        if self.has_c:
-            self.c[...] = checked[1]
+        self.claim()
+        try:
+            self.h[...] = checked[0]
+            if self.has_c:
+                self.c[...] = checked[1]
+        finally:
+            self.release()
 
     def reset(self, rows=None):
         """Set the state to zero: of all rows, or of those that `rows` picks of B as an index of NumPy (an integer,
         integers, a mask). Raises IndexError for rows that there are not."""
-        self.check_unused()
-        for array in (self.h, self.c):
-            if array is not None:
-                array[:, slice(None) if rows is None else rows] = 0
+        self.claim()
+        try:
+            for array in (self.h, self.c):
+                if array is not None:
+                    array[:, slice(None) if rows is None else rows] = 0
+        finally:
+            self.release()
 
     def refresh(self):
         """Copy the layer's weights anew; the state stays."""
-        self.check_unused()
-        self.use(packed_weights(self.layer))
+        self.claim()
+        try:
+            self.use(packed_weights(self.layer))
+        finally:
+            self.release()
 
     def copy(self):
         """Another stream with the same weights, which both read in one place, and from here on a state of its own."""
-        self.check_unused()
         cdef Stream other = Stream.__new__(Stream)
-        other.set_up(self.layer, self.batch, self.packed)
-        other.h[...] = self.h
-        if self.has_c:
-            other.c[...] = self.c
+        self.claim()
+        try:
+            other.set_up(self.layer, self.batch, self.packed)
+            other.h[...] = self.h
+            if self.has_c:
+                other.c[...] = self.c
+        finally:
+            self.release()
         return other
 
     def __copy__(self):
@@ -278,46 +305,78 @@ cdef class Stream:
         else:
             self.check_out(out, rank, shape)
         call.y = cnp.PyArray_DATA(out)
-        self.check_unused()
-        if self.holds_gil and not is_block:
-            self.compute(&call)
-        else:
-            self.in_use = True
-            try:
-                self.compute_without_gil(&call)
-            finally:
-                self.in_use = False
+        self.claim()
+        try:
+            self.compute(&call, is_block)
+        finally:
+            self.release()
         return out
 
-    cdef int compute_without_gil(self, const StreamCall* call) except -1:
-        """Steps of a block with others, if they are worth it; before anybody came, one step would be over"""
-        cdef CrewState* helpers
-        if self.most_threads == 1 or call.T == 1:
-            with nogil:
-                self.compute(call)
+    cdef int compute(self, const StreamCall* call, bint is_block) except -1:
+        """Without the GIL, unless it is one short step; those of a block with others, if they are worth it: before anybody
+        came, one step would be over."""
+        cdef Section section
+        cdef Crew crew = None
+        cdef bint left
+        if self.holds_gil and not is_block:
+            section.begin()
+            self.advance_state(call, &section, NULL)  # not left: it is so between steps
             return 0
-        from fastrnn import threads  # which imports this module
-
-        with threads.crew(self.most_threads, call.T * self.step_work) as crew:
-            helpers = state_of(crew)
+        if self.most_threads > 1 and call.T > 1:
+            crew = called_crew(self.most_threads, call.T * self.step_work)
+        cdef CrewState* helpers = state_of(crew)
+        try:
             with nogil:
-                self.compute(call, helpers)
-        return 0
+                left = self.advance_or_restore(call, helpers)
+        finally:
+            if crew is not None:
+                dismiss(helpers)
+        return finished(LEFT if left else 0, "a stream")
 
-    cdef void compute(self, const StreamCall* call, CrewState* crew=NULL) noexcept nogil:
+    cdef bint advance_or_restore(self, const StreamCall* call, CrewState* crew) noexcept nogil:
+        """Whether the call was left; the state is what it was then."""
+        cdef Section section
+        section.begin()
+        if call.T > 1:
+            self.note_state()
+        if self.advance_state(call, &section, crew):
+            self.restore_state()
+        return section.was_left()
+
+    cdef void note_state(self) noexcept nogil:
+        memcpy(self.scratch.h_before, self.h_at, self.state_bytes(self.P))
+        if self.c_at != NULL:
+            memcpy(self.scratch.c_before, self.c_at, self.state_bytes(self.H))
+
+    cdef void restore_state(self) noexcept nogil:
+        """As `note_state` found it"""
+        memcpy(self.h_at, self.scratch.h_before, self.state_bytes(self.P))
+        if self.c_at != NULL:
+            memcpy(self.c_at, self.scratch.c_before, self.state_bytes(self.H))
+
+    cdef size_t state_bytes(self, int64_t width) noexcept nogil:
+        return self.layers * self.B * width * (sizeof(double) if self.is_double else sizeof(float))
+
+    cdef bint advance_state(self, const StreamCall* call, Section* section, CrewState* crew) noexcept nogil:
+        """Whether the call was left, between two steps."""
         if self.is_double:
-            run_stream(<Sequence[double]*>self.stack, self.layers, self.kernels.f64.cell(self.cell), call, &self.scratch,
-                       <double*>self.h_at, <double*>self.c_at, crew)
-        else:
-            run_stream(<Sequence[float]*>self.stack, self.layers, self.kernels.f32.cell(self.cell), call, &self.scratch,
-                       <float*>self.h_at, <float*>self.c_at, crew)
+            return run_stream(
+                <Sequence[double]*>self.stack, self.layers, self.kernels.f64.cell(self.cell), call, &self.scratch,
+                <double*>self.h_at, <double*>self.c_at, self.step_work, section, crew)
+        return run_stream(
+            <Sequence[float]*>self.stack, self.layers, self.kernels.f32.cell(self.cell), call, &self.scratch,
+            <float*>self.h_at, <float*>self.c_at, self.step_work, section, crew)
 
     # -------------------------------------------------------- checks
 
-    cdef inline int check_unused(self) except -1:
-        if self.in_use:
+    cdef inline int claim(self) except -1:
+        """From here to `release`, the stream is this call's alone."""
+        if not take_flag(&self.in_use):
             raise RuntimeError("expected one call of a stream at a time, got another while one runs in another thread")
         return 0
+
+    cdef inline void release(self) noexcept nogil:
+        drop_flag(&self.in_use)
 
     cdef inline bint is_ours(self, array, int typenum):
         """Whether it is an array of that dtype which can be read as it lies"""
@@ -392,6 +451,7 @@ cdef void* stream_scratch(Sequence[real]* stack, int layers, int64_t B, StreamSc
         m.x_offset, m.y_offset = <int64_t*>arena.take(indices), <int64_t*>arena.take(indices)
         m.rows = <int64_t*>arena.take(indices)
         m.y, m.h, m.c = arena.take(2 * B * P), arena.take(B * P), arena.take(B * stack[0].H)
+        m.h_before, m.c_before = arena.take(layers * B * P), arena.take(layers * B * stack[0].H)
         tape = arena.take(B * stack[0].tape_width)
         c_saved = arena.take(B * stack[0].H) if stack[0].zoneout_c.p > 0 else NULL
         if stack[0].storage == STORED_INT8:
@@ -407,11 +467,11 @@ cdef void* stream_scratch(Sequence[real]* stack, int layers, int64_t B, StreamSc
     return arena.block
 
 
-cdef void run_stream(
+cdef bint run_stream(
         Sequence[real]* stack, int layers, const CellKernels[real]* cell, const StreamCall* call, StreamScratch* m,
-        real* h, real* c, CrewState* crew) noexcept nogil:
+        real* h, real* c, int64_t step_work, Section* section, CrewState* crew) noexcept nogil:
     """h (L, B, P), c (L, B, H): the state, in place. All rows are worked on where their state lies; if some sit out, the
-    state of the others is copied together and back."""
+    state of the others is copied together and back. Whether it was left, between two steps."""
     cdef int64_t B = stack[0].B, P = stack[0].P, H = stack[0].H
     cdef int64_t t, n, i
     cdef int64_t start[2]
@@ -421,7 +481,10 @@ cdef void run_stream(
     cdef real *ck = NULL
     cdef real* y
     start[0] = 0
+    step_work += layers * B * 64 * H + 2000  # and what is beside the products
     for t in range(call.T):
+        if t > 0 and section.left_after(step_work):
+            return True
         n = 0
         for i in range(B):
             if call.active == NULL or call.active[t * call.active_step + i * call.active_row]:
@@ -463,6 +526,7 @@ cdef void run_stream(
             hk = h + (layers - 1) * B * P
             for i in range(B):
                 memcpy(<real*>call.y + t * call.y_step + i * call.y_row, hk + i * P, P * sizeof(real))
+    return False
 
 
 cdef void gather_rows(int64_t n, int64_t width, const real* a, const int64_t* rows, real* out) noexcept nogil:
@@ -515,34 +579,63 @@ cdef class Predictor:
 
     def feed(self, const int64_t[::1] ids, out):
         """Read ids (T,) in [0, K); out, float32 (T, K) or None: the probabilities of what comes after each."""
+        cdef bint left = False
+        self.stream.claim()
+        try:
+            if ids.shape[0]:
+                left = self.feed_or_restore(&ids[0], ids.shape[0], <float*>data(out))
+        finally:
+            self.stream.release()
+        finished(LEFT if left else 0, "a stream")
+
+    cdef bint feed_or_restore(self, const int64_t* ids, int64_t T, float* p) noexcept:
+        """Whether it was left; the state is what it was then."""
         cdef Stream s = self.stream
-        cdef int64_t t, T = ids.shape[0]
-        cdef float* p = <float*>data(out)
-        s.check_unused()
-        s.in_use = True
+        cdef Section section
+        cdef int64_t t
+        section.begin()
         with nogil:
+            s.note_state()
             for t in range(T):
-                read_index(s, &ids[t])
+                if section.left_after(s.step_work + 2000):
+                    s.restore_state()
+                    break
+                read_index(s, &ids[t], &section)
                 if p != NULL:
                     self.softmax(s, 1)
                     self.put(p + t * self.K)
-        s.in_use = False
+        return section.was_left()
 
     def write(self, const double[::1] uniform, double temperature):
         """The indices (T,) drawn from softmax(logits / temperature) by uniform numbers (T,) in [0, 1), each read in its
         turn; the likeliest where the temperature is zero, whatever `uniform` holds."""
+        cdef bint left = False
+        cdef int64_t[::1] ids = np.empty(uniform.shape[0], np.int64)
+        self.stream.claim()
+        try:
+            if ids.shape[0]:
+                left = self.write_or_restore(&uniform[0], ids.shape[0], temperature, &ids[0])
+        finally:
+            self.stream.release()
+        finished(LEFT if left else 0, "a stream")
+        return ids.base
+
+    cdef bint write_or_restore(self, const double* uniform, int64_t T, double temperature, int64_t* ids) noexcept:
+        """Whether it was left; the state is what it was then."""
         cdef Stream s = self.stream
-        cdef int64_t t, T = uniform.shape[0]
-        cdef int64_t[::1] ids = np.empty(T, np.int64)
-        s.check_unused()
-        s.in_use = True
+        cdef Section section
+        cdef int64_t t
+        section.begin()
         with nogil:
+            s.note_state()
             for t in range(T):
+                if section.left_after(s.step_work + self.K * s.P + 2000):
+                    s.restore_state()
+                    break
                 self.softmax(s, temperature)
                 ids[t] = self.draw(uniform[t]) if temperature > 0 else self.likeliest()
-                read_index(s, &ids[t])
-        s.in_use = False
-        return ids.base
+                read_index(s, &ids[t], &section)
+        return section.was_left()
 
     cdef void softmax(self, Stream s, double temperature) noexcept nogil:
         """o := c + V h and, unless the temperature is zero, w := exp((o - max o) / temperature)"""
@@ -586,9 +679,9 @@ cdef class Predictor:
         return self.K - 1
 
 
-cdef void read_index(Stream s, const int64_t* index) noexcept nogil:
+cdef void read_index(Stream s, const int64_t* index, Section* section) noexcept nogil:
     """One step of a stream of one row, whose y is not wanted"""
     cdef StreamCall call
     memset(&call, 0, sizeof(call))
     call.T, call.ids = 1, index
-    s.compute(&call)
+    s.advance_state(&call, section, NULL)

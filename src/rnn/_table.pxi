@@ -93,6 +93,8 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
     void take(const Share*, long, long*, long*)
     void together[Job](CrewState*, void (*)(const Job*, Share*) noexcept nogil, const Job&)
     void step_together[T](CrewState*, const Sequence[T]&, void (*)(const Sequence[T]&, long) noexcept nogil, long)
+    cbool take_flag(int*)
+    void drop_flag(int*)
     struct Progress:
         int64_t steps
     void publish(Progress*, int64_t)
@@ -100,8 +102,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
     struct Tally:
         int64_t n
     void add(Tally*, int64_t)
-    cbool soon_some(const Tally*)
-    cbool soon_none(const Tally*)
+    int64_t wait_for(const Tally*, int64_t)
     cppclass Arena[T]:
         T* block
         long used

@@ -10,7 +10,8 @@ are schedules of the learning rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -104,13 +105,16 @@ class SGD(Optimizer):
     def _state_names(self) -> list[str]:
         return ["momentum_buffer"] * self._any("momentum")
 
-    def _update(self, options: Options, scale: float, param: np.ndarray, grad: np.ndarray, state: Any) -> None:
+    def _update(
+        self, options: Options, scale: float, step: int, param: np.ndarray, grad: np.ndarray, state: Any
+    ) -> Callable[[], Any]:
         momentum = options["momentum"]
         buffer = state["momentum_buffer"] if momentum else None
-        damping = 1.0 if self.steps == 1 else 1 - options["dampening"]
-        _core.sgd(
-            param, grad, buffer, scale, options["weight_decay"], options["lr"], momentum, damping, options["nesterov"]
-        )
+        damping = 1.0 if step == 1 else 1 - options["dampening"]
+        return partial(
+            _core.sgd, param, grad, buffer,
+            scale, options["weight_decay"], options["lr"], momentum, damping, options["nesterov"],
+        )  # fmt: skip
 
 
 class Adam(Optimizer):
@@ -154,12 +158,14 @@ class Adam(Optimizer):
     def _state_names(self) -> list[str]:
         return ["exp_avg", "exp_avg_sq"]
 
-    def _update(self, options: Options, scale: float, param: np.ndarray, grad: np.ndarray, state: Any) -> None:
+    def _update(
+        self, options: Options, scale: float, step: int, param: np.ndarray, grad: np.ndarray, state: Any
+    ) -> Callable[[], Any]:
         lr, (b1, b2), decay = options["lr"], options["betas"], options["weight_decay"]
         l2, keep = (0.0, 1 - lr * decay) if self._decoupled else (decay, 1.0)
-        rate, root = lr / (1 - b1**self.steps), math.sqrt(1 - b2**self.steps)
+        rate, root = lr / (1 - b1**step), math.sqrt(1 - b2**step)
         m, v = state["exp_avg"], state["exp_avg_sq"]
-        _core.adam(param, grad, m, v, scale, l2, keep, b1, b2, rate, root, options["eps"])
+        return partial(_core.adam, param, grad, m, v, scale, l2, keep, b1, b2, rate, root, options["eps"])
 
 
 class AdamW(Adam):
@@ -242,10 +248,12 @@ class RMSprop(Optimizer):
     def _state_names(self) -> list[str]:
         return ["square_avg", *["grad_avg"] * self._any("centered"), *["momentum_buffer"] * self._any("momentum")]
 
-    def _update(self, options: Options, scale: float, param: np.ndarray, grad: np.ndarray, state: Any) -> None:
+    def _update(
+        self, options: Options, scale: float, step: int, param: np.ndarray, grad: np.ndarray, state: Any
+    ) -> Callable[[], Any]:
         m = state["grad_avg"] if options["centered"] else None
         buffer = state["momentum_buffer"] if options["momentum"] else None
-        _core.rmsprop(
-            param, grad, state["square_avg"], m, buffer,
+        return partial(
+            _core.rmsprop, param, grad, state["square_avg"], m, buffer,
             scale, options["weight_decay"], options["lr"], options["alpha"], options["eps"], options["momentum"],
         )  # fmt: skip

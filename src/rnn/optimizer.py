@@ -81,6 +81,7 @@ class Optimizer:
         max_norm: of the gradient, all parameters together: a larger one counts as if `clip_grad_norm` had scaled it.
 
         Returns the norm before clipping, None without max_norm.  Where it is not finite, nothing is changed.
+        Ctrl-C comes before a step or after it, never in its midst.
         Raises ValueError or TypeError for a wrong scale, max_norm or value of a schedule; nothing is changed then.
         """
         factor, norm = finite_float("scale", scale), None
@@ -90,8 +91,11 @@ class Optimizer:
             factor *= _clipping(norm, max_norm)
             if not math.isfinite(norm):
                 return norm
-        self.steps += 1
-        threads.run([partial(self._update_pieces, pieces, options, factor) for pieces in self._tasks])
+        step = self.steps + 1
+        tasks = [self._updates(pieces, options, factor, step) for pieces in self._tasks]
+        # Made of compiled functions alone, in which no interrupt is heard: either all is done, or nothing
+        tasks[0].append(partial(setattr, self, "steps", step))
+        threads.run([partial(_core.in_turn, updates) for updates in tasks])
         return norm
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -112,9 +116,9 @@ class Optimizer:
         """
         own = self._named_state()
         checked = checked_arrays(mapping, {"steps": np.array(self.steps, np.int64), **own})
-        self.steps = int(checked["steps"])
-        for name, array in own.items():
-            array[...] = checked[name]
+        pairs = [(array, checked[name]) for name, array in own.items()]
+        # no interrupt comes between
+        _core.in_turn([partial(setattr, self, "steps", int(checked["steps"])), partial(_core.copy_all, pairs)])
 
     def _named_state(self) -> dict[str, np.ndarray]:
         """Views of the parts of the state, by the names in `state_dict`."""
@@ -176,15 +180,20 @@ class Optimizer:
         """torch's names of the arrays that are kept for each parameter."""
         raise NotImplementedError
 
-    def _update(self, options: Options, scale: float, param: np.ndarray, grad: np.ndarray, state: Any) -> None:
-        """One step over a piece of the flat arrays; `self.steps` counts it already."""
+    def _update(
+        self, options: Options, scale: float, step: int, param: np.ndarray, grad: np.ndarray, state: Any
+    ) -> Callable[[], Any]:
+        """What makes one step, which is counted from 1, over a piece of the flat arrays: a function of `_core`."""
         raise NotImplementedError
 
-    def _update_pieces(self, pieces: list[Piece], options: list[Options], scale: float) -> None:
+    def _updates(self, pieces: list[Piece], options: list[Options], scale: float, step: int) -> list[Any]:
+        updates = []
         for index, where, which in pieces:
             module = self.modules[index]
             state = {name: flats[index][where] for name, flats in self._state.items()}
-            self._update(options[which], scale, module._flat_params[where], module._flat_grads[where], state)
+            param, grad = module._flat_params[where], module._flat_grads[where]
+            updates.append(self._update(options[which], scale, step, param, grad, state))
+        return updates
 
 
 def clip_grad_norm(modules: Sequence[Module], max_norm: float) -> float:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _core
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .history import History as History
@@ -138,8 +139,7 @@ class Trainer:
             with np.errstate(over="ignore", invalid="ignore"):  # found by the checks for finite values instead
                 self._run_steps(progress)
         finally:
-            for module, best in zip(self.modules, self.best, strict=True):
-                module._flat_params[...] = best
+            _core.copy_all([(module._flat_params, best) for module, best in zip(self.modules, self.best, strict=True)])
             self.history.seconds = time.perf_counter() - self.started
         self.history.held_out_bits = self.best_bits
         if len(self.held_out) > EVALUATED_CHARACTERS:
@@ -201,9 +201,8 @@ class Trainer:
             self._require_finite("the held-out loss", bits)
             history.held_out.append((history.steps, bits))
         if not bits >= self.best_bits:
+            _core.copy_all([(best, module._flat_params) for module, best in zip(self.modules, self.best, strict=True)])
             self.best_bits, history.best_step = bits, history.steps
-            for module, best in zip(self.modules, self.best, strict=True):
-                best[...] = module._flat_params
 
     def _require_finite(self, what: str, value: float, tape: Any = None, dy: Any = None) -> None:
         if not math.isfinite(value):

@@ -22,6 +22,10 @@ inline int64_t nanoseconds() {
   return int64_t(t.tv_sec) * 1000000000 + t.tv_nsec;
 }
 
+// A flag that one thread at a time may hold
+inline bool take_flag(int* flag) { return __atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE) == 0; }
+inline void drop_flag(int* flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
+
 inline void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -56,19 +60,18 @@ template <class Done> bool wait_briefly(Done done) {
   return done();
 }
 
-// How many tasks wait for a thread, or are under way
+// How many threads have done something
 struct Tally {
   int64_t n;
 };
 
 inline void add(Tally* p, int64_t n) { __atomic_fetch_add(&p->n, n, __ATOMIC_ACQ_REL); }
 
-// Whether there are some, or none, now or within a short time
-inline bool soon_some(const Tally* p) {
-  return wait_briefly([&] { return __atomic_load_n(&p->n, __ATOMIC_ACQUIRE) > 0; });
-}
-inline bool soon_none(const Tally* p) {
-  return wait_briefly([&] { return __atomic_load_n(&p->n, __ATOMIC_ACQUIRE) <= 0; });
+// Returns when they are so many, and how many they are
+inline int64_t wait_for(const Tally* p, int64_t n) {
+  int64_t there;
+  wait([&] { return (there = __atomic_load_n(&p->n, __ATOMIC_ACQUIRE)) >= n; });
+  return there;
 }
 
 // Returns when so many steps are done

@@ -135,8 +135,9 @@ template <class T> struct Sequence {
     return s == 0 ? h0 + b * P : y.at(s - 1, b);
   }
   bool is_noisy() const { return h_mask || zoneout_h.p > 0 || zoneout_c.p > 0; }
-  // Whether threads may share its steps: what is done for whole rows, outside of sweeps, is not for several
-  bool can_share() const { return !is_noisy() && !norms.gain_hh; }
+  // Whether threads may share its steps, those of calls and of streams alike: what is done for whole rows, outside of
+  // sweeps, is not for several (noise, norms, numbers in fixed point)
+  bool can_share() const { return !is_noisy() && !norms.gain_hh && storage != kInt8; }
   const T* h_in_product(long s, long b) const { return h_mask ? h_masked + b * P : h_before(s, b); }
   long kept(long s, long b) const { return packed(s, b) - first(kept_from); }
   T* c_at(long s, long b) const { return c + (c_in_place ? b : kept(s, b)) * H; }

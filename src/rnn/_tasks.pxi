@@ -1,0 +1,358 @@
+# Work on several threads, and how it is left early. Included by _core.pyx.
+#
+#   run      several tasks side by side: walks through parts of a batch, directions, layers     Job
+#   share    several threads on one walk, each with some of the units of every step             Crew (kernels/crew.hpp)
+#   Pool     the threads that help
+#
+# Python delivers a signal between two of its own instructions, in the main thread, and what the handler raises comes out
+# there: between the taking of a lock and the `with` that owns it, or when work has been given to others and nobody waits
+# for them. So all that must not fall apart is here, where there are no instructions of Python: work is given, done and
+# waited for in one piece. What Python code a task may run can be interrupted; then the others are told to leave, and the
+# error goes on when they have. The loops over steps ask at each step whether to leave (kernels/section.hpp).
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept
+    void* PyErr_Occurred() noexcept
+    unsigned long PyThread_get_thread_ident() noexcept nogil
+
+cdef extern from "section.hpp" namespace "fastrnn" nogil:
+    cppclass TaskState "fastrnn::Job":
+        TaskState() noexcept
+        void begin()
+        cbool cancel()
+        cbool is_cancelled()
+        int64_t take(int64_t)
+        cbool enter()
+        void leave()
+        int64_t come()
+        void close()
+        cbool all_left(int64_t)
+        void end()
+    cppclass Tickets:
+        Tickets() noexcept
+        void give(int64_t)
+        void take()
+    cppclass Section:
+        Section() noexcept
+        void begin()
+        cbool left_after(int64_t)
+        cbool was_left()
+    cbool (*hear "fastrnn::Section::hear_signals")() noexcept nogil
+
+cdef extern from * nogil:
+    """
+    static bool has_come(const fastrnn::Job* job, int64_t n, int64_t patience) {
+      return fastrnn::has_come_to(n, patience, [=] { return job->come(); });
+    }
+    static bool has_come(const fastrnn::Crew* crew, int64_t n, int64_t patience) {
+      return fastrnn::has_come_to(n, patience, [=] { return fastrnn::have_come(__atomic_load_n(&crew->call, __ATOMIC_RELAXED)); });
+    }
+    """
+    cbool has_come(TaskState*, int64_t, int64_t)
+    cbool has_come(CrewState*, int64_t, int64_t)
+
+cdef enum:
+    NO_MEMORY = -1  # what a run returns that ended early
+    LEFT = -2
+    PAUSE = 40000000        # nanoseconds that a leader waits for helpers before it hears signals
+    GATHERING = 1000000000  # and, if it is to begin with all of them, for their coming
+    # Handing a task to another thread costs some 10 us, or 50 if that sleeps, and each walk packs the weights anew: work of
+    # fewer multiply-adds than this is not cut
+    WORTH = 1 << 23
+
+WORTH_CUTTING = WORTH
+
+
+class Cancelled(BaseException):
+    """In a task that was left since another one of the same call failed: whose error it is that the caller sees."""
+
+
+cdef int finished(int code, str purpose) except -1:
+    """Raise what a run says that ended early"""
+    if code == NO_MEMORY:
+        raise MemoryError(f"no memory for {purpose}")
+    if code == LEFT:
+        if PyErr_Occurred() != NULL:  # by the handler of a signal
+            return -1
+        raise Cancelled
+    return 0
+
+
+# ---------------------------------------------------------------- signals
+
+cdef unsigned long main_thread = threading.main_thread().ident
+
+
+cdef cbool hear_signals() noexcept nogil:
+    if PyThread_get_thread_ident() != main_thread:
+        return False
+    with gil:
+        return PyErr_CheckSignals() != 0
+
+hear = hear_signals
+
+
+cdef int raise_signals() except -1:
+    return -1 if hear_signals() else 0
+
+
+# ---------------------------------------------------------------- the pool
+
+cdef int64_t thread_count = 1  # that a call may use, the caller's among them
+cdef bint gathers = False  # see `gather_helpers`
+cdef Pool pool = None
+cdef object pool_lock = threading.Lock()
+
+
+def num_threads():
+    """How many threads a call may use."""
+    return thread_count
+
+
+def set_num_threads(int64_t n):
+    """Use n threads from now on. Returns the pool there was, whose threads end when they have done what they were given;
+    or None."""
+    global thread_count, pool
+    pool_lock.acquire()
+    thread_count, old, pool = n, pool, None
+    pool_lock.release()
+    if old is not None:
+        old.close()
+    return old
+
+
+def gather_helpers(bint on):
+    """For tests: whether each job and each crew begins when all of its helpers have come, however small it is."""
+    global gathers
+    gathers = on
+
+
+def after_fork():
+    """In a child, which has none of its parent's threads"""
+    global pool, pool_lock, main_thread
+    pool, pool_lock, main_thread = None, threading.Lock(), PyThread_get_thread_ident()
+
+
+def submit(work, int64_t count):
+    """Have so many threads of the pool call `work`, when they have time."""
+    global pool
+    pool_lock.acquire()
+    try:
+        if pool is None:
+            pool = Pool(thread_count - 1)
+        pool.give(work, count)
+    finally:
+        pool_lock.release()
+
+
+cdef class Pool:
+    """Threads that call what they are given, each the next."""
+
+    cdef Tickets tickets  # as many as there are things given
+    cdef list given
+    cdef readonly int64_t size
+    cdef Tally ready, warm, ended
+
+    def __init__(self, int64_t size):
+        """With fewer threads where the system has no more."""
+        self.given = []
+        try:
+            while self.size < size:
+                _thread.start_new_thread(self.serve, ())
+                self.size += 1
+        except (MemoryError, RuntimeError):
+            pass
+        add(&self.ready, self.size + 1)
+        self.warm_up()
+
+    def give(self, work, int64_t count):
+        """Have so many of them call `work`."""
+        self.given.extend([work] * count)
+        self.tickets.give(count)
+
+    def close(self):
+        """Threads end when they have done what they were given."""
+        self.give(None, self.size)
+
+    def join(self):
+        """Returns when they have ended."""
+        with nogil:
+            wait_for(&self.ended, self.size)
+
+    @property
+    def alive(self):
+        """How many have not ended."""
+        return self.size - self.ended.n
+
+    def serve(self):
+        """What each thread does."""
+        self.warm_up()
+        work = self.take()
+        while work is not None:
+            call(work)
+            work = None  # and what it holds
+            work = self.take()
+        add(&self.ended, 1)
+
+    cdef object take(self):
+        with nogil:
+            self.tickets.take()
+        return self.given.pop(0)
+
+    cdef void warm_up(self) noexcept:
+        """The threads and the caller together: OpenBLAS has a warm buffer for each of them. It gives a product the first
+        one that is free, so that only products at the same time warm different ones."""
+        cdef int64_t all_of_them
+        with nogil:
+            all_of_them = wait_for(&self.ready, 1)
+            add(&self.warm, 1)
+            wait_for(&self.warm, all_of_them)
+        try:
+            warm_blas()
+        finally:
+            with nogil:
+                add(&self.warm, 1)
+                wait_for(&self.warm, 2 * all_of_them)
+
+
+cdef void call(work) noexcept:
+    work()
+
+
+# ---------------------------------------------------------------- tasks side by side
+
+def run(list tasks):
+    """The results of all tasks, the first of them run by the caller. An error is raised when all have ended: the first
+    that there was, or what the handler of a signal raised; tasks that have not begun are left out then."""
+    cdef int64_t n = min(thread_count, len(tasks))
+    if n < 2:
+        return [task() for task in tasks]
+    cdef Job job = Job(tasks)
+    submit(job.help, n - 1)
+    return job.lead(n - 1)
+
+
+def in_turn(list tasks):
+    """Call one after the other: a task that consists of them."""
+    for task in tasks:
+        task()
+
+
+def copy_all(list pairs):
+    """to[...] = array for each pair (to, array); no interrupt comes between."""
+    for to, array in pairs:
+        to[...] = array
+
+
+cdef class Job:
+    """Tasks that the caller and its helpers take, each the next."""
+
+    cdef TaskState state
+    cdef list tasks, results
+    cdef object error
+
+    def __init__(self, list tasks):
+        self.tasks, self.results = tasks, [None] * len(tasks)
+
+    cdef int work(self) except -1:
+        cdef int64_t n = len(self.tasks), i = self.state.take(n)
+        while i >= 0:
+            self.results[i] = self.tasks[i]()
+            i = self.state.take(n)
+        return 0
+
+    cdef int fail(self, error) except -1:
+        """Have all leave. What a signal's handler raised is more to the caller than an error of a helper."""
+        if self.state.cancel() or not isinstance(error, (Cancelled, Exception)):
+            self.error = error
+        return 0
+
+    def help(self):
+        """What a helper does."""
+        if not self.state.enter():
+            return
+        try:
+            self.work()
+        except BaseException as error:
+            self.fail(error)
+        self.state.leave()
+
+    cdef list lead(self, int64_t helpers):
+        """What the caller does: it takes its part, and then waits for the helpers."""
+        cdef bint all_left = False
+        self.state.begin()
+        try:
+            if gathers:
+                with nogil:
+                    has_come(&self.state, helpers, GATHERING)
+            self.work()
+        except BaseException as error:
+            self.fail(error)
+        self.state.close()
+        while not all_left:
+            with nogil:
+                all_left = self.state.all_left(PAUSE)
+            if not all_left and not self.state.is_cancelled():
+                try:
+                    raise_signals()
+                except BaseException as error:
+                    self.fail(error)
+        self.state.end()
+        results, self.tasks, self.results = self.results, [], []  # a helper that comes late still holds the job
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        if self.state.is_cancelled():  # the job that this one is part of
+            raise Cancelled
+        return results
+
+
+# ---------------------------------------------------------------- several threads on one walk
+
+cdef class Crew:
+    """The threads that make one walk together: `help` is for all of them but the one that walks, which dismisses them
+    when it is done. At most `places` may come, before or during the walk; it waits for nobody who does not."""
+
+    cdef CrewState state
+
+    def __cinit__(self, int places):
+        memset(&self.state, 0, sizeof(self.state))
+        self.state.places = min(places, 254)
+
+    def help(self):
+        with nogil:
+            help_in_section(&self.state)
+
+
+cdef void help_in_section(CrewState* crew) noexcept nogil:
+    cdef Section section
+    section.begin()
+    help(crew)
+
+
+cdef Crew called_crew(int64_t most, int64_t work):
+    """Up to `most` threads, the caller's among them, for one walk of so many multiply-adds; None if it walks alone. To be
+    dismissed."""
+    cdef int64_t n = min(thread_count, most)
+    if n < 2 or not gathers and (work < WORTH or crews_rest()):
+        return None
+    cdef Crew crew = Crew(n - 1)
+    submit(crew.help, n - 1)
+    if gathers:
+        with nogil:
+            has_come(&crew.state, n - 1, GATHERING)
+    return crew
+
+
+cdef CrewState* state_of(Crew crew) noexcept:
+    return <CrewState*>NULL if crew is None else &crew.state
+
+
+def share(task, int64_t most, int64_t work):
+    """task(crew), a walk of so many multiply-adds that up to `most` threads may share."""
+    cdef Crew crew = called_crew(most, work)
+    try:
+        return task(crew)
+    finally:
+        if crew is not None:
+            dismiss(&crew.state)  # who comes later leaves at once
