@@ -11,7 +11,7 @@ import numpy as np
 from . import _core, layers
 from .checks import finite_float, non_negative_int, positive_int
 from .linear import Linear
-from .module import checked_array
+from .module import FixedOptions, checked_array
 from .schedules import Schedule, checked_lr
 from .storage import load_arrays, save_arrays
 from .training import History, Trainer, bits_per_character
@@ -21,7 +21,7 @@ _GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 _FORMAT = "fastrnn.LanguageModel"  # the one key in the metadata of a file
 
 
-class LanguageModel:
+class LanguageModel(FixedOptions):
     """A recurrent network that learns to predict the next character of a text, and so to write.
 
     >>> from fastrnn import LanguageModel
@@ -42,6 +42,8 @@ class LanguageModel:
     Source: the equations are those of a vanilla recurrent network (Elman, "Finding structure in time", 1990); training
     is truncated back-propagation through time (Williams and Peng, 1990).
     """
+
+    _fixed = frozenset({"cell", "hidden_size", "num_layers"})
 
     def __init__(self, cell: str = "rnn", hidden_size: int = 256, num_layers: int = 1, *, rng: Any = None) -> None:
         if cell not in _LAYERS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .activations import Activation, activation_code, activation_codes
-from .checks import boolean, non_negative_int, positive_int, probability
+from .checks import boolean, non_negative_int, positive_int
 from .recurrent import Recurrent
 
 # Rows of the table of kernels: CellKind in kernels/table.hpp
@@ -69,6 +69,8 @@ class RNN(Recurrent):
     W_hh h(t-1) + b_hh; LN(a) = (a - mean(a)) / sqrt(var(a) + 1e-5). Not together with clip and other activations.
     dtype: float32 or float64, of parameters and all arrays.
     rng: None, an int or a numpy Generator: initial values (torch's: uniform in +-1/sqrt(H)) and all that is dropped.
+    All are fixed once the layer is made, but for the probabilities and grad_clip: these may be assigned, as in
+    ``layer.dropout = 0.2``, for the calls that come then and for streams that are made or refreshed then.
 
     Parameters (`params`, names and shapes of torch): weight_ih_l{k} (H, I or D*H), weight_hh_l{k} (H, H),
     bias_ih_l{k}, bias_hh_l{k} (H,); with layer_norm gain_ih_l{k}, gain_hh_l{k} (H,), at first one; "_reverse" is
@@ -79,6 +81,7 @@ class RNN(Recurrent):
 
     cell = "rnn"
     _gates = 1
+    _fixed = Recurrent._fixed | {"nonlinearity"}
 
     def __init__(
         self,
@@ -145,6 +148,7 @@ class GRU(Recurrent):
 
     cell = "gru"
     _gates = 3
+    _fixed = Recurrent._fixed | {"reset_after", "activations"}
 
     def __init__(
         self,
@@ -171,8 +175,8 @@ class GRU(Recurrent):
         rng: Any = None,
     ) -> None:
         self.reset_after = boolean("reset_after", reset_after)
-        self.activations = activations
         activation_codes(activations, 2)
+        self.activations = tuple(activations)
         super().__init__(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,
@@ -217,6 +221,7 @@ class LSTM(Recurrent):
 
     cell = "lstm"
     _gates = 4
+    _fixed = Recurrent._fixed | {"proj_size", "peephole", "coupled", "activations"}
 
     def __init__(
         self,
@@ -250,9 +255,9 @@ class LSTM(Recurrent):
             raise ValueError(f"expected proj_size smaller than hidden_size = {hidden_size}, got {proj_size}")
         self.peephole = boolean("peephole", peephole)
         self.coupled = boolean("coupled", coupled)
-        self.zoneout_cell = probability("zoneout_cell", zoneout_cell)
-        self.activations = activations
+        self.zoneout_cell = zoneout_cell
         activation_codes(activations, 3)
+        self.activations = tuple(activations)
         super().__init__(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             weight_dropout=weight_dropout, input_dropout=input_dropout, recurrent_dropout=recurrent_dropout,

@@ -43,6 +43,8 @@ class Linear(Module):
     Raises TypeError or ValueError for sizes that are not positive integers and for another dtype.
     """
 
+    _fixed = Module._fixed | {"in_features", "out_features", "bias"}
+
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool = True, dtype: Any = "float32", rng: Any = None
     ) -> None:

@@ -8,7 +8,7 @@ views into them.  An optimiser can therefore walk one contiguous array, and a us
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
@@ -52,12 +52,25 @@ def checked_arrays(mapping: Mapping[str, Any], own: Mapping[str, np.ndarray]) ->
     return {name: checked_array(name, mapping[name], array.shape, array.dtype) for name, array in own.items()}
 
 
-class Module:
+class FixedOptions:
+    """What an object is, is decided when it is made: the attributes that `_fixed` names can be set once."""
+
+    _fixed: ClassVar[frozenset[str]] = frozenset()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed and name in self.__dict__:
+            owner = f"{name} of a {type(self).__name__}"
+            raise AttributeError(f"{owner} is fixed when it is made, as {self.__dict__[name]!r}; make another one")
+        super().__setattr__(name, value)
+
+
+class Module(FixedOptions):
     """Base of everything with parameters: flat storage, ``params``, ``grads`` and state dicts.
 
     shapes: the shape of each parameter by name, in torch's order.  dtype: float32 or float64.
     """
 
+    _fixed = frozenset({"dtype"})
     _views: tuple[str, ...] = ("_flat_params", "_flat_grads", "_slices", "_params", "_grads")  # `_allocate` makes them
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> None:
@@ -108,8 +121,7 @@ class Module:
         nothing is changed then.
         """
         checked = checked_arrays(mapping, self._params)
-        for name, array in self._params.items():
-            array[...] = checked[name]
+        _core.copy_all([(array, checked[name]) for name, array in self._params.items()])
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in self._views}

@@ -16,6 +16,7 @@ A layer is described here; how it runs is elsewhere:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,6 +42,15 @@ class Recurrent(Module):
 
     cell: ClassVar[str]
     _gates: ClassVar[int]
+    _fixed = Module._fixed | {
+        "input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "reverse", "merge", "clip",
+        "layer_norm",
+    }  # fmt: skip
+    _changeable: ClassVar[dict[str, Callable[[str, Any], Any]]] = {  # and what checks a value
+        **dict.fromkeys(("dropout", "weight_dropout", "input_dropout", "recurrent_dropout"), probability),
+        **dict.fromkeys(("zoneout", "zoneout_cell"), probability),
+        "grad_clip": lambda name, value: None if value is None else positive_float(name, value),
+    }
 
     def __init__(
         self,
@@ -69,31 +79,24 @@ class Recurrent(Module):
         self.num_layers = positive_int("num_layers", num_layers)
         self.bias = boolean("bias", bias)
         self.batch_first = boolean("batch_first", batch_first)
-        self.dropout = probability("dropout", dropout)
-        self.weight_dropout = probability("weight_dropout", weight_dropout)
-        self.input_dropout = probability("input_dropout", input_dropout)
-        self.recurrent_dropout = probability("recurrent_dropout", recurrent_dropout)
-        self.zoneout = probability("zoneout", zoneout)
+        self.dropout = dropout
+        self.weight_dropout = weight_dropout
+        self.input_dropout = input_dropout
+        self.recurrent_dropout = recurrent_dropout
+        self.zoneout = zoneout
         self.bidirectional = boolean("bidirectional", bidirectional)
         self.reverse = boolean("reverse", reverse)
         self.merge = merge
         self.clip = None if clip is None else positive_float("clip", clip)
-        self.grad_clip = None if grad_clip is None else positive_float("grad_clip", grad_clip)
+        self.grad_clip = grad_clip
         self.layer_norm = boolean("layer_norm", layer_norm)
         if merge not in MERGES:
             raise ValueError(f"expected merge among {', '.join(MERGES)}, got {merge!r}")
         if self.bidirectional and self.reverse:
             raise ValueError("expected reverse=False of a bidirectional layer, which runs both ways, got True")
         self._directions = 2 if self.bidirectional else 1
-        self.stream_weights = str(float_dtype(dtype))
+        self._stream_weights = str(float_dtype(dtype))
         self._rng = np.random.default_rng(rng)
-        self._options = {  # of every scan
-            "activations": self._activation_codes(),
-            "clip": math.inf if clip is None else float(clip),
-            "grad_clip": math.inf if grad_clip is None else float(grad_clip),
-            "coupled": getattr(self, "coupled", False),
-            "zoneout": self._zoneout,
-        }
         self._kernel_index = self._kernel()
         self._is_double = float_dtype(dtype) == np.float64
         super().__init__(self._parameter_shapes(), dtype)
@@ -103,6 +106,17 @@ class Recurrent(Module):
                 array[...] = 1
             elif not name.startswith("bias_c"):  # which stays zero, as that of torch.nn.LayerNorm
                 array[...] = self._rng.uniform(-bound, bound, array.shape)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check = self._changeable.get(name)
+        super().__setattr__(name, value if check is None else check(name, value))
+        if check is not None and "_weights" in self.__dict__:
+            self._make_options()
+
+    @property
+    def stream_weights(self) -> str:
+        """How streams that are made now hold W_ih and W_hh, see `compress`."""
+        return self._stream_weights
 
     # ------------------------------------------------------------ shapes
 
@@ -157,13 +171,24 @@ class Recurrent(Module):
 
     # ------------------------------------------------------------ what the cell gives to the kernels
 
-    _views = (*Module._views, "_weights", "_gradients", "_short_calls")
+    _views = (*Module._views, "_weights", "_gradients", "_options", "_short_calls")
 
     def _allocate(self) -> None:
         super()._allocate()
         suffixes = [suffix for k in range(self.num_layers) for suffix in self._suffixes(k)]
         self._weights = [self._arrays(self._params, suffix) for suffix in suffixes]  # [layer * D + direction]
         self._gradients = [self._arrays(self._grads, suffix) for suffix in suffixes]
+        self._make_options()
+
+    def _make_options(self) -> None:
+        """Those of every scan, for the kernels; and what has to be made anew with them."""
+        self._options = {
+            "activations": self._activation_codes(),
+            "clip": math.inf if self.clip is None else self.clip,
+            "grad_clip": math.inf if self.grad_clip is None else self.grad_clip,
+            "coupled": getattr(self, "coupled", False),
+            "zoneout": self._zoneout,
+        }
         self._short_calls = None
         if self._directions == 1 and not self.reverse and _core.ShortCalls.takes(self.num_layers):
             self._short_calls = _core.ShortCalls(
@@ -239,7 +264,7 @@ class Recurrent(Module):
         widest = max(self.input_size, self._output_size)
         if weights == "int8" and widest > _MOST_INT8:
             raise ValueError(f"expected at most {_MOST_INT8} inputs and outputs for int8, got {widest}")
-        self.stream_weights = weights
+        self._stream_weights = weights
 
     def forward(
         self,
