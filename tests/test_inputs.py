@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import itertools
+import pickle
 import re
 import tracemalloc
 
@@ -290,8 +293,8 @@ def test_arguments_are_never_written_to(kind):
     before = [array.copy() for array in arrays]
     layer(x, state, lengths=lengths, reset=reset)
     train(layer, x, state, dy, dstate, lengths=lengths, reset=reset)
-    for array, copy in zip(arrays, before, strict=True):
-        np.testing.assert_array_equal(array, copy)
+    for array, copied in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, copied)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -748,3 +751,96 @@ def test_no_gradient_of_y_is_a_gradient_of_zero(kind):
     assert np.abs(dx).max() > 0
     for name, grad in grads.items():
         np.testing.assert_array_equal(grad, layer.grads[name])
+
+
+@pytest.mark.parametrize("rank", [0, 1, *range(4, 33)])
+@pytest.mark.parametrize("cell", [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM])
+def test_x_of_any_number_of_axes_is_refused_with_an_error(cell, rank):
+    layer, x = cell(1, 5, rng=0), np.zeros((1,) * rank, np.float32)
+    for call in (layer, layer.forward, layer.stream().run, *[layer.stream().step] * (rank != 1)):
+        with pytest.raises(ValueError, match="expected x of shape"):
+            call(x)
+
+
+@pytest.mark.parametrize("rank", [0, 1, *range(4, 33)])
+@pytest.mark.parametrize("cell", [fastrnn.RNN, fastrnn.LSTM])
+def test_states_of_any_number_of_axes_are_refused_with_an_error(cell, rank):
+    layer, state = cell(1, 5, rng=0), np.zeros((1,) * rank, np.float32)
+    with pytest.raises(ValueError, match="expected state"):
+        layer(np.zeros((1, 1), np.float32), (state, state) if cell is fastrnn.LSTM else state)
+
+
+# ---------------------------------------------------------------- options of a layer that is there
+
+MADE = {
+    "RNN": lambda: fastrnn.RNN(3, 4, rng=0),
+    "GRU": lambda: fastrnn.GRU(3, 4, rng=0),
+    "LSTM": lambda: fastrnn.LSTM(3, 4, rng=0),
+    "Linear": lambda: fastrnn.Linear(3, 4, rng=0),
+    "LanguageModel": lambda: fastrnn.LanguageModel("gru", 4),
+}
+MAY_CHANGE = {
+    "dropout": 0.3, "weight_dropout": 0.3, "input_dropout": 0.3, "recurrent_dropout": 0.3, "zoneout": 0.3,
+    "zoneout_cell": 0.3, "grad_clip": 1e-3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_options_that_decide_what_a_layer_is_are_read_only(name):
+    made = MADE[name]()
+    options = set(inspect.signature(type(made)).parameters) - {"rng", *MAY_CHANGE}
+    assert len(options) >= 3
+    for option in options:
+        before = getattr(made, option)
+        with pytest.raises(AttributeError, match=f"{option} of a {name} is fixed when it is made"):
+            setattr(made, option, 2)
+        assert getattr(made, option) == before
+
+
+@pytest.mark.parametrize("cell", [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM])
+def test_options_that_may_change_do_change(cell):
+    """A layer whose options were assigned does what one does that was made with them."""
+    x = np.random.default_rng(0).standard_normal((12, 4, 3), dtype=np.float32)
+
+    def results(layer):
+        layer._rng = np.random.default_rng(5)
+        y, _, tape = layer.forward(x)
+        layer.zero_grad()
+        dx, _ = layer.backward(tape, 1 + y)
+        stream = layer.stream(4)
+        return [y, dx, *layer.grads.values(), layer(x)[0], layer(x[:1])[0], stream.run(x)]
+
+    for option, value in MAY_CHANGE.items():
+        if option not in inspect.signature(cell).parameters:
+            continue
+        changed, made = cell(3, 8, num_layers=2, rng=0), cell(3, 8, num_layers=2, rng=0, **{option: value})
+        plain = results(changed)
+        setattr(changed, option, value)
+        got, expected = results(changed), results(made)
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert any(not np.array_equal(a, b) for a, b in zip(got, plain, strict=True)), option
+        with pytest.raises((TypeError, ValueError), match=option):
+            setattr(changed, option, -1)
+        assert getattr(changed, option) == value
+
+
+def test_a_stream_sees_changed_options_when_it_is_refreshed():
+    layer = fastrnn.GRU(3, 8, rng=0)
+    x = np.ones((9, 3), np.float32)
+    stream, plain = layer.stream(), layer.stream().run(x)
+    layer.zoneout = 0.5
+    np.testing.assert_array_equal(stream.run(x), plain)
+    stream.refresh()
+    stream.reset()
+    np.testing.assert_array_equal(stream.run(x), layer.stream().run(x))
+
+
+def test_a_copied_layer_keeps_options_that_were_changed():
+    layer = fastrnn.GRU(3, 8, rng=0)
+    layer.zoneout = 0.5
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        x = np.ones((9, 2, 3), np.float32)
+        np.testing.assert_array_equal(copied(x)[0], layer(x)[0])
+        with pytest.raises(AttributeError, match="fixed"):
+            copied.hidden_size = 3

@@ -258,6 +258,27 @@ def test_weights_are_those_of_the_making_until_refresh():
     assert not np.array_equal(new, y)
 
 
+@pytest.mark.parametrize(
+    "call", [lambda s: s.run(np.ones((3, 3), np.float32)), fastrnn.Stream.refresh, fastrnn.Stream.copy]
+)
+def test_a_stream_that_takes_new_weights_serves_nobody_else_meanwhile(call, monkeypatch):
+    layer = fastrnn.GRU(3, 5, rng=0)
+    layer.compress("int8")
+    stream, refused, isfinite = layer.stream(), [], np.isfinite
+
+    def another_call(array):  # as a thread might make, while the weights are looked at
+        with pytest.raises(RuntimeError, match="one call of a stream at a time"):
+            call(stream)
+        refused.append(True)
+        return isfinite(array)
+
+    monkeypatch.setattr(np, "isfinite", another_call)
+    stream.refresh()
+    monkeypatch.undo()
+    assert refused
+    call(stream)
+
+
 def test_two_threads_with_a_stream_each():
     layer = fastrnn.LSTM(64, 64, rng=0)
     blocks = np.random.default_rng(0).standard_normal((2, 5000, 64), dtype=np.float32)

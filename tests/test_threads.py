@@ -186,6 +186,41 @@ def test_a_stream_whose_steps_are_shared_gives_the_same_bits_in_any_pieces(name,
     assert_same_bits(results)
 
 
+@pytest.mark.parametrize(
+    "options", [{"layer_norm": True}, {"zoneout": 0.1}, {"num_layers": 2, "layer_norm": True}], ids=str
+)
+@pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])
+def test_steps_that_cannot_be_shared_are_not_by_layers_and_streams_alike(cell, options, restore_threads, gathered):
+    layer = getattr(fastrnn, cell)(40, 256, rng=0, **options)
+    x = np.random.default_rng(1).normal(size=(70, 1, 40)).astype(np.float32)
+    results = []
+    for count in (1, 2, 3):
+        fastrnn.set_num_threads(count)
+        stream = layer.stream()
+        assert stream.threads == stream.copy().threads == layer.forward(x)[2].scans[0][0].threads == 1
+        results.append([layer(x)[0], stream.run(x), *as_tuple(stream.state)])
+    assert_same_bits(results)
+
+
+@pytest.mark.parametrize("weights", ["int8", "bfloat16"])
+def test_what_may_be_shared_is_decided_by_the_weights_that_a_stream_has(weights, restore_threads, gathered):
+    """And not by those that it would get if it were made now."""
+    layer, results = SHARED["GRU"]("float32"), []
+    x = np.random.default_rng(1).normal(size=(70, 1, 40)).astype(np.float32)
+    for count in (1, 3):
+        fastrnn.set_num_threads(count)
+        layer.compress(weights)
+        compressed = layer.stream()
+        layer.compress("float32")
+        refreshed = layer.stream()
+        layer.compress(weights)
+        refreshed.refresh()
+        layer.compress("float32")
+        assert compressed.copy().threads == refreshed.threads == (1 if weights == "int8" else 3)
+        results.append([compressed.copy().run(x), refreshed.run(x)])
+    assert_same_bits(results)
+
+
 def test_helpers_may_come_at_any_time_or_never(restore_threads):
     layer = SHARED["LSTM"]("float32")
     x = np.random.default_rng(1).normal(size=(43, 1, 40)).astype(np.float32)

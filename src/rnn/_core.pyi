@@ -132,6 +132,7 @@ class ShortCalls:
 class Stream:
     layer: Any
     batch: int
+    threads: int
     def __init__(self, layer: Any, batch: int) -> None: ...
     @property
     def state(self) -> Any: ...

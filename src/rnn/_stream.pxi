@@ -127,7 +127,7 @@ cdef class Stream:
     cdef bint is_double, has_c, batch_first, holds_gil
     cdef int in_use
     cdef int64_t B, I, P, H, step_work
-    cdef int most_threads
+    cdef readonly int threads  # that may share a step
     cdef PackedLayers packed
     cdef const KernelTable* kernels
     cdef void* stack     # (L,) of Sequence, of our own
@@ -182,7 +182,7 @@ cdef class Stream:
         self.stack, self.memory, self.scratch = stack, memory, scratch
         self.packed, self.kernels = packed, packed.kernels
         work = self.step_work // self.layers * (2 if self.is_double else 1)
-        self.most_threads = min(254, max(1, work // SHARED_WORK)) if packed.can_share(self.is_double) else 1
+        self.threads = min(254, max(1, work // SHARED_WORK)) if packed.can_share(self.is_double) else 1
         return 0
 
     @property
@@ -322,8 +322,8 @@ cdef class Stream:
             section.begin()
             self.advance_state(call, &section, NULL)  # not left: it is so between steps
             return 0
-        if self.most_threads > 1 and call.T > 1:
-            crew = called_crew(self.most_threads, call.T * self.step_work)
+        if self.threads > 1 and call.T > 1:
+            crew = called_crew(self.threads, call.T * self.step_work)
         cdef CrewState* helpers = state_of(crew)
         try:
             with nogil:
