@@ -316,6 +316,21 @@ def test_gates_of_every_layer_of_a_stack_are_the_same(cell, reverse):
         tapes[1].gates(0, 1)
 
 
+@pytest.mark.parametrize("count", [2**25, 2**40, 2**100])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_more_segments_than_steps_are_as_many_as_there_are_chunks(bidirectional, count):
+    layer = fastrnn.GRU(4, 60, 2, bidirectional=bidirectional, rng=0)
+    arguments = case(layer, np.random.default_rng(0), T=1900, B=2, ragged=True)
+    of_steps = segments(assert_same_bits(layer, *arguments, checkpoint=1900))
+    tracemalloc.start()
+    tape = assert_same_bits(layer, *arguments, checkpoint=count)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert segments(tape) == of_steps
+    assert min(of_steps) > 1
+    assert peak < 2**26  # bytes: nothing of the size that was asked for
+
+
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("shape", [(0, 3), (4, 0), (1, 1)])
 def test_empty_and_single_steps_of_a_stack_may_be_segmented(shape, num_layers):

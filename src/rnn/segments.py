@@ -134,6 +134,7 @@ class Column:
         before = np.arange(-1, self.total, self.scans[0].chunk_rows)  # the last row before each chunk of rows
         cuts = _distinct(np.append(self.walk.step_of(before) + 1, self.walk.T))
         chunks = len(cuts) - 1
+        count = min(count, max(1, chunks))  # none is shorter than a chunk
         return cuts, cuts[_distinct(np.arange(count + 1) * chunks // count)]
 
     def _states(self, k: int) -> list[np.ndarray]:
