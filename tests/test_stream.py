@@ -4,6 +4,7 @@ import copy
 import threading
 import time
 import tracemalloc
+from contextlib import contextmanager
 
 import fastrnn
 import numpy as np
@@ -227,6 +228,33 @@ def test_state_is_a_copy_and_can_be_set_and_reset():
     assert all(not array.any() for array in stream.state)
     with pytest.raises(IndexError):
         stream.reset(4)
+
+
+@pytest.mark.parametrize("batch", [2**48, 2**55, 2**61, 2**62, 2**63 - 1, 2**64, 2**70])
+@pytest.mark.parametrize(("kind", "size"), [(fastrnn.RNN, 1), (fastrnn.GRU, 8), (fastrnn.LSTM, 1)])
+def test_more_rows_than_can_be_addressed_are_refused(kind, size, batch):
+    with pytest.raises(ValueError, match=rf"expected batch <= \d+, whose state can be addressed, got {batch}"):
+        kind(size, size, rng=0).stream(batch)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [(1, 1), (8, 8), (1 << 20, 2)])
+def test_more_rows_than_fit_in_memory_are_a_memory_error(sizes, dtype):
+    layer = fastrnn.GRU(*sizes, dtype=dtype, rng=0)
+    with limited_memory(), pytest.raises(MemoryError, match="no memory"):
+        layer.stream(layer._most_rows)
+
+
+@contextmanager
+def limited_memory():
+    """Of 16 GiB of address space."""
+    resource = pytest.importorskip("resource", reason="memory cannot be limited on this system")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**34, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, fastrnn.Stream.copy])

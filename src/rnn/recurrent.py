@@ -32,6 +32,7 @@ from .segments import Kept
 from .tape import Tape
 
 _MOST_INT8 = 1 << 17  # terms of a product whose sums fit 32 bits
+_ADDRESSES = 1 << 47  # bytes that a process can address
 
 
 class Recurrent(Module):
@@ -143,6 +144,13 @@ class Recurrent(Module):
     def _merged_size(self) -> int:
         return self._output_size * (self._directions if self.merge == "concat" else 1)
 
+    @property
+    def _most_rows(self) -> int:
+        """Of a stream: state, scratch and the multiply-adds of a step are then numbers of 63 bits at most."""
+        of_scratch = 3 * (self._output_size + np.dtype(np.int64).itemsize // self.dtype.itemsize)
+        row = self.dtype.itemsize * (self.num_layers * sum(self._state_widths) + of_scratch)
+        return min(_ADDRESSES // row, (1 << 62) // self._flat_params.size)
+
     def _input_size(self, k: int) -> int:
         return self.input_size if k == 0 else self._merged_size
 
@@ -229,13 +237,15 @@ class Recurrent(Module):
         A step takes a fraction of the time of a call, see `Stream`, which has `step`, `run`, `state`, `reset`, `copy`
         and `refresh`. Dropout is off. The weights are packed here: what changes in them later is not seen until
         `refresh`.
-        Raises TypeError or ValueError unless batch is a positive integer, ValueError for a layer that reads from the
-        end of a sequence, which a stream has not got.
+        Raises TypeError or ValueError unless batch is a positive integer, ValueError for more rows than any memory
+        holds and for a layer that reads from the end of a sequence, which a stream has not got.
         """
         if self.bidirectional or self.reverse:
             option = "bidirectional" if self.bidirectional else "reverse"
             raise ValueError(f"expected a layer that runs forwards, got {option}=True: a stream has no end to start at")
-        return _core.Stream(self, positive_int("batch", batch))
+        if positive_int("batch", batch) > self._most_rows:
+            raise ValueError(f"expected batch <= {self._most_rows}, whose state can be addressed, got {batch}")
+        return _core.Stream(self, int(batch))
 
     def compress(self, weights: str) -> None:
         """Let streams made, or refreshed, from now on hold W_ih and W_hh in fewer bytes; nothing else changes.
