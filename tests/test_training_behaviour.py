@@ -392,6 +392,32 @@ def test_a_copy_is_the_same_layer_and_stands_alone(kind, dtype, duplicate):
     assert_equal(layer(x)[0], y)
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda params: pickle.loads(pickle.dumps(params))],
+                         ids=["deepcopy", "pickle"])  # fmt: skip
+def test_a_copy_of_the_parameters_stands_alone(duplicate):
+    layer = make("gru", **STACK)
+    before = layer.state_dict()
+    for twin in (duplicate(layer.params), duplicate(layer.grads)):
+        twin["weight_ih_l0"] = np.full_like(twin["weight_ih_l0"], 7)  # copies into its array, as ever
+        with pytest.raises(TypeError, match="the set of parameters is fixed"):
+            twin.update(before)
+    assert_equal(layer.state_dict(), before)
+    assert not any(array.any() for array in layer.grads.values())
+    twin = duplicate(layer.params)
+    assert type(twin) is type(layer.params)
+    assert_equal(twin, before)
+    assert not any(np.may_share_memory(twin[name], layer.params[name]) for name in twin)
+
+
+def test_a_shallow_copy_of_the_parameters_shares_the_arrays():
+    layer = make("gru")
+    twin = copy.copy(layer.params)
+    assert type(twin) is type(layer.params)
+    assert twin is not layer.params
+    assert list(twin) == list(layer.params)
+    assert all(twin[name] is layer.params[name] for name in twin)
+
+
 def test_a_tape_of_a_layer_is_not_one_of_its_copy():
     layer = make("gru")
     y, _, tape = layer.forward(random_x())

@@ -18,7 +18,10 @@ _ALIGN = 16  # elements: every array starts on a cache line of float32
 
 
 class ParameterDict(dict[str, np.ndarray]):
-    """A dict of views whose entries are fixed; assigning to a name copies the values into its array."""
+    """A dict of views whose entries are fixed; assigning to a name copies the values into its array.
+
+    A deep copy, and what is pickled, has copies of the arrays; `copy.copy` and the dict itself share them.
+    """
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self:
@@ -27,6 +30,9 @@ class ParameterDict(dict[str, np.ndarray]):
 
     def _fixed(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError("the set of parameters is fixed; assign to a name to change its values")
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, np.ndarray]]]:
+        return type(self), (dict(self),)
 
     __delitem__ = pop = popitem = clear = update = setdefault = __ior__ = _fixed
 
