@@ -74,6 +74,7 @@ class Module(FixedOptions):
     """Base of everything with parameters: flat storage, ``params``, ``grads`` and state dicts.
 
     shapes: the shape of each parameter by name, in torch's order.  dtype: float32 or float64.
+    Copies and pickles are without the gradients, which a copy, or what is unpickled, has anew: zero.
     """
 
     _fixed = frozenset({"dtype"})
@@ -131,12 +132,10 @@ class Module(FixedOptions):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in self._views}
-        return {**state, "params": self.state_dict(), "grads": {n: g.copy() for n, g in self._grads.items()}}
+        return {**state, "params": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        params, grads = state.pop("params"), state.pop("grads")
+        params = state.pop("params")
         self.__dict__.update(state)
         self._allocate()
-        for name in params:
-            self._params[name] = params[name]
-            self._grads[name] = grads[name]
+        self.load_state_dict(params)
