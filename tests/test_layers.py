@@ -159,6 +159,57 @@ def test_short_calls_are_what_the_reference_is(cell, num_layers, batch_first, dt
             agree("state", ours, theirs, TOLERANCE[dtype])
 
 
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", ">i4", ">u8", list)
+
+
+@pytest.mark.parametrize("kind", INTEGERS)
+@pytest.mark.parametrize("options", [{"reverse": True}, {"bidirectional": True, "batch_first": True}])
+def test_reference_takes_what_a_layer_takes(options, kind):
+    rng = np.random.default_rng(1)
+    layer = fastrnn.GRU(4, 6, 2, **options, rng=rng)
+    x, state, keywords = case(layer, rng, ragged=True, reset=True, one_hot=True)
+    if layer.batch_first:
+        x, keywords["reset"] = x.T, keywords["reset"].T
+    given = {name: array.tolist() if kind is list else array for name, array in keywords.items()}
+    if kind is not list:
+        given["lengths"] = keywords["lengths"].astype(kind)
+    for one_hot in (True, False):
+        same = given_x = rng.normal(size=(*x.shape, 4)).astype(np.float32)
+        if one_hot:
+            same, given_x = x, x.tolist() if kind is list else x.astype(kind)
+        y, h, tape = layer.forward(given_x, state, **given)
+        y_ref, h_ref, tape_ref = reference.forward(layer, given_x, state, **given)
+        np.testing.assert_array_equal(y, layer.forward(same, state, **keywords)[0])
+        agree("y", y, y_ref, TOLERANCE["float32"])
+        agree("h", h, h_ref, TOLERANCE["float32"])
+        layer.zero_grad()
+        layer.backward(tape, None, h)
+        for name, grad in reference.backward(layer, tape_ref, None, h)[2].items():
+            agree(name, layer.grads[name], grad, 4 * TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"x": np.zeros((7, 5), "m8[s]")}, TypeError),
+        ({"x": np.zeros((7, 5), bool)}, TypeError),
+        ({"x": np.full((7, 5), 9, np.int8), "lengths": [7, 0, 2, 3, 4]}, ValueError),
+        ({"x": np.full((7, 5), 2**63 + 5, np.uint64), "lengths": [7, 0, 2, 3, 4]}, ValueError),
+        ({"lengths": np.zeros(5, "m8[s]")}, TypeError),
+        ({"lengths": [True] * 5}, TypeError),
+        ({"lengths": np.array([2**63 + 5, 0, 1, 2, 3], np.uint64)}, ValueError),
+        ({"lengths": [2**70, 0, 1, 2, 3]}, TypeError),
+    ],
+)
+def test_reference_refuses_what_a_layer_refuses(change, error):
+    layer = fastrnn.GRU(4, 6, rng=0)
+    with pytest.raises(error) as refused:
+        layer.forward(**{"x": np.zeros((7, 5, 4), np.float32), **change})
+    with pytest.raises(error) as also_refused:
+        reference.forward(layer, **{"x": np.zeros((7, 5, 4), np.float32), **change})
+    assert str(refused.value) == str(also_refused.value)
+
+
 def test_short_calls_see_weights_that_changed():
     layer = fastrnn.GRU(3, 4, rng=0)
     x, h = np.ones((1, 1, 3), np.float32), np.zeros((1, 1, 4), np.float32)

@@ -21,7 +21,7 @@ from ..noise import Noise, masked
 from .gru import gru_backward, gru_forward
 from .lstm import lstm_backward, lstm_forward
 from .rnn import rnn_backward, rnn_forward
-from .steps import Steps, is_one_hot, reverse_time
+from .steps import is_one_hot, reverse_time
 
 State = np.ndarray | tuple[np.ndarray, np.ndarray]  # h (L*D, B, H or P); for the LSTM (h, c)
 
@@ -113,16 +113,18 @@ def forward(
 
 
 def backward(
-    layer: Any, tape: StackTape, dy: np.ndarray, dstate: State | None = None
+    layer: Any, tape: StackTape, dy: np.ndarray | None, dstate: State | None = None
 ) -> tuple[np.ndarray | None, State, dict[str, np.ndarray]]:
     """What `layer.backward` computes, in plain NumPy; layer.grads stays as it is.
 
         dx, dstate, grads = fastrnn.reference.backward(layer, tape, np.ones_like(y))
 
-    dy has the shape of y, dstate that of the final state (None for zeros).  Returns dx of x's shape (None where x
-    holds indices), dstate for the initial state, and the gradients by parameter name.
+    dy has the shape of y, dstate that of the final state; None for zeros.  Returns dx of x's shape (None where x holds
+    indices), dstate for the initial state, and the gradients by parameter name.
     Raises TypeError for a wrong dtype and ValueError for a wrong shape.
     """
+    if dy is None:
+        dy = np.zeros(tape.y_shape, layer.dtype)
     dy = checked_array("dy", dy, tape.y_shape, np.dtype(layer.dtype))
     dx: Any = _time_major(layer, dy, width=dy.shape[-1])[0]  # by the input of the layer above; here, by y itself
     final = _checked_state(layer, dstate, dx.shape[1], tape.unbatched, "dstate")
@@ -263,12 +265,12 @@ def _checked_lengths(lengths: np.ndarray | None, x: np.ndarray) -> np.ndarray | 
         raise ValueError(f"expected lengths of shape ({x.shape[1]},), got {lengths.shape}")
     if (lengths < 0).any() or (lengths > len(x)).any():
         raise ValueError(f"expected lengths from 0 to T = {len(x)}, got {lengths.min()} to {lengths.max()}")
-    return lengths
+    return lengths.astype(np.int64)
 
 
 def _check_indices(layer: Any, x: np.ndarray, lengths: np.ndarray | None) -> None:
     if is_one_hot(x):
-        counted = Steps.of(len(x), lengths, None).without_padding(x)
+        counted = x if lengths is None else x[np.arange(len(x))[:, None] < lengths]
         if (counted < 0).any() or (counted >= layer.input_size).any():
             raise ValueError(
                 f"expected integer x from 0 to {layer.input_size - 1}, got {counted.min()} to {counted.max()}"

@@ -131,4 +131,4 @@ def rows(array: np.ndarray) -> np.ndarray:
 
 def is_one_hot(x: np.ndarray) -> bool:
     """Whether x holds indices of one-hot vectors rather than the vectors."""
-    return np.issubdtype(x.dtype, np.integer)
+    return x.dtype.kind in "iu"
