@@ -106,6 +106,20 @@ def test_gradient_that_overflows_is_found_at_its_step(cell, what, steps, backwar
     assert first_nonfinite(tape, dy) == NonFinite("dy", step=22, row=0)
 
 
+@pytest.mark.parametrize("kind", [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM])
+def test_gradient_that_overflows_in_a_norm_is_found_in_whatever_gate_it_is(kind):
+    what = "the gradient of the pre-activation" if kind is fastrnn.RNN else "the gradient of the gates"
+    found = set()
+    for seed in range(200):
+        layer, rng = kind(I, 4, layer_norm=True, rng=seed), np.random.default_rng(seed)
+        layer.params["gain_hh_l0"] *= 10 ** rng.uniform(-2, 2)
+        y, _, tape = layer.forward(rng.normal(size=(3, 1, I)).astype(np.float32))
+        dy = (1e38 * 10 ** rng.uniform(-4, 0) * np.sign(rng.normal(size=y.shape))).astype(np.float32)
+        place = first_nonfinite(tape, dy)  # it overflows in some places, in all or in none
+        found.add(None if place is None else place.what)
+    assert found == {None, what}
+
+
 @pytest.mark.parametrize("checkpoint", [None, 4])
 def test_gradient_that_grows_without_bound_is_found_where_it_overflows(checkpoint):
     layer = fastrnn.RNN(1, 1, nonlinearity="identity", bias=False)

@@ -17,12 +17,8 @@ from .backward import Backward
 
 # Blocks of dgates, by cell and their number, as backward makes them one after the other; see the heads of the kernels
 _GRADIENTS = {
-    ("rnn", 1): (("the pre-activation", 0),),
-    ("rnn", 2): (("the pre-activation", 0),),  # with layer normalisation, which spreads it over all gates
     ("gru", 3): (("gate n", 2), ("gate z", 1), ("gate r", 0)),
     ("gru", 4): (("gate n", 3), ("gate z", 1), ("gate r", 0), ("gate n", 2)),
-    ("gru", 6): (("the gates", 0),),
-    ("lstm", 8): (("the gates", 0),),
     ("lstm", 4): (("gate o", 3), ("gate i", 0), ("gate f", 1), ("gate g", 2)),
 }
 
@@ -149,13 +145,20 @@ def _named(tape: Any, first: int, searched: list[Any]) -> NonFinite | None:
         scan = tape.scans[k][index]
         if scan.backwards:
             step = int(scan.walk.lengths[row]) - 1 - step
-        width = 4 if layer.cell == "gru" and layer.reset_after else layer._gates
-        if layer.layer_norm:
-            width = 2 * layer._gates
-        what = next(name for name, block in _GRADIENTS[layer.cell, width] if blocks >> block & 1)
+        what = _where_overflowed(layer, blocks)
         direction = "reverse" if scan.backwards else "forward"
         return NonFinite(f"the gradient of {what}", k, direction, step, int(scan.walk.members[row]))
     return None
+
+
+def _where_overflowed(layer: Any, blocks: int) -> str:
+    """By the blocks of dgates that hold a value that is not finite, one bit each."""
+    if layer.cell == "rnn":
+        return "the pre-activation"
+    if layer.layer_norm:  # which spreads the gradient of one gate over all
+        return "the gates"
+    width = 4 if layer.cell == "gru" and layer.reset_after else layer._gates
+    return next(name for name, block in _GRADIENTS[layer.cell, width] if blocks >> block & 1)
 
 
 def _is_bad(array: np.ndarray) -> np.ndarray:
