@@ -106,6 +106,60 @@ def test_gradient_that_overflows_is_found_at_its_step(cell, what, steps, backwar
     assert first_nonfinite(tape, dy) == NonFinite("dy", step=22, row=0)
 
 
+TINY = -69  # its sigmoid is 1e-30
+
+# One step of one unit whose weights are zero: the cell, biases of the gates, h (for the LSTM h, c), dy (dh, dc), and
+# the only gate whose gradient overflows. The comments give that gradient, in the order in which it is multiplied.
+ALONE = {
+    "gru z": (fastrnn.GRU(1, 1), {}, (1e30,), (1e10,), "gate z"),  # dh (h - n)
+    "gru r": (fastrnn.GRU(1, 1), {"r": TINY, "hn": 1e30}, (0,), (1e10,), "gate r"),  # dn hn
+    "gru hn": (  # dn r
+        fastrnn.GRU(1, 1, activations=("relu", "tanh")), {"r": 1e30, "z": -1, "hn": 1e-30}, (0,), (1e10,), "gate n"
+    ),
+    "gru reset before, z": (fastrnn.GRU(1, 1, reset_after=False), {}, (1e30,), (1e10,), "gate z"),  # the same
+    "gru reset before, r": (  # (W_hn dn) h
+        fastrnn.GRU(1, 1, reset_after=False), {"r": -80, "W_hn": 1e34}, (1,), (1e6,), "gate r"
+    ),
+    "lstm i": (  # dc g
+        fastrnn.LSTM(1, 1, activations=("sigmoid", "relu", "tanh")), {"g": 1e30}, (0, 0), (0, 1e10), "gate i"
+    ),
+    "lstm f": (fastrnn.LSTM(1, 1), {"f": TINY}, (0, 1e30), (0, 1e10), "gate f"),  # dc c(t-1)
+    "lstm g": (  # dc i
+        fastrnn.LSTM(1, 1, activations=("relu", "tanh", "tanh")), {"i": 1e30}, (0, 0), (0, 1e10), "gate g"
+    ),
+    "lstm o": (  # dh f2(c)
+        fastrnn.LSTM(1, 1, activations=("sigmoid", "tanh", "relu")), {"o": TINY}, (0, 1e30), (1e10, 0), "gate o"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_only_gate_whose_gradient_overflows_is_named(case):
+    layer, biases, state, gradient, what = ALONE[case]
+    layer._flat_params[...] = 0
+    rows = {name: row for row, name in enumerate("rzn" if layer.cell == "gru" else "ifgo")}
+    for name, value in biases.items():
+        if name == "W_hn":
+            layer.params["weight_hh_l0"][2] = value
+        else:
+            layer.params["bias_hh_l0"][rows[name[-1]]] = value
+    h, *c = (np.full((1, 1, 1), value, np.float32) for value in state)
+    dh, *dc = (np.full((1, 1, 1), value, np.float32) for value in gradient)
+    _, _, tape = layer.forward(np.zeros((1, 1, 1), np.float32), (h, *c) if c else h)
+    dstate = (np.zeros_like(dh), *dc) if dc else None
+    assert first_nonfinite(tape, dh, dstate) == NonFinite(f"the gradient of {what}", 0, "forward", 0, 0)
+
+
+@pytest.mark.parametrize("reset_after", [False, True])
+def test_candidate_comes_first_where_the_gradients_of_all_gates_of_a_gru_overflow(reset_after):
+    layer = fastrnn.GRU(1, 1, bias=False, reset_after=reset_after)
+    layer.params["weight_ih_l0"][:, 0] = (0, 0, 1)
+    layer.params["weight_hh_l0"][:, 0] = (0, 1e20, 0)
+    _, _, tape = layer.forward(np.array([0, 1], np.float32).reshape(2, 1, 1))  # h is zero before the second step
+    dy = np.array([0, 1e20], np.float32).reshape(2, 1, 1)  # dh of the first step = W_hz dz = 1e40
+    assert first_nonfinite(tape, dy) == NonFinite("the gradient of gate n", 0, "forward", 0, 0)
+
+
 @pytest.mark.parametrize("kind", [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM])
 def test_gradient_that_overflows_in_a_norm_is_found_in_whatever_gate_it_is(kind):
     what = "the gradient of the pre-activation" if kind is fastrnn.RNN else "the gradient of the gates"
