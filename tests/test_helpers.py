@@ -60,6 +60,22 @@ def test_orthogonal_recurrent_weights_are_so_gate_by_gate(cell):
     assert not layer.params["bias_ih_l0"].any()
 
 
+@pytest.mark.parametrize("input_size", [2, 4, 6])  # more rows than columns, as many, fewer
+def test_orthogonal_weights_are_uniform_over_all_orthogonal_matrices(input_size):
+    """Then every entry is as often positive as negative, and so is the determinant of a square matrix."""
+    layer, rng, n = fastrnn.RNN(input_size, 4, dtype="float64", rng=0), np.random.default_rng(0), 2000
+    drawn = []
+    for _ in range(n):
+        fastrnn.initialize(layer, weight_ih="orthogonal", rng=rng)
+        drawn.append(layer.params["weight_ih_l0"].copy())
+    W, length = np.array(drawn), max(4, input_size)
+    assert np.abs(W.mean(axis=0)).max() < 4 / np.sqrt(n * length)  # the variance of an entry is 1 / length
+    np.testing.assert_allclose((W**2).mean(axis=0), 1 / length, rtol=0.1)
+    np.testing.assert_allclose((W**4).mean(), 3 / (length * (length + 2)), rtol=0.03)
+    if input_size == 4:
+        assert abs((np.linalg.det(W) > 0).mean() - 0.5) < 2 / np.sqrt(n)
+
+
 def test_glorot_and_uniform_weights_fill_their_ranges():
     layer = fastrnn.GRU(40, 60, rng=0)
     fastrnn.initialize(layer, weight_ih="glorot", weight_hh="uniform", bias="uniform", rng=1)
