@@ -93,6 +93,21 @@ def test_the_forget_gate_gets_its_bias():
     np.testing.assert_allclose(layer.params["weight_hr_l0"].std() > 0, True)
 
 
+def test_the_forget_gate_has_its_bias_among_uniform_ones():
+    layer = fastrnn.LSTM(3, 4, rng=0)
+    fastrnn.initialize(layer, bias="uniform", forget_bias=-2.0, rng=0)
+    bias = layer.params["bias_ih_l0"]
+    assert bias[4:8].tolist() == [-2] * 4
+    assert 0 < np.abs(bias[[0, 3, 8, 15]]).min() < np.abs(bias[[0, 3, 8, 15]]).max() <= 0.5
+
+
+@pytest.mark.parametrize("weight_ih", ["glorot", "orthogonal", "uniform"])
+def test_peepholes_are_uniform_whatever_the_weights_are(weight_ih):
+    layer = fastrnn.LSTM(3, 400, peephole=True, rng=0)
+    fastrnn.initialize(layer, weight_ih=weight_ih, rng=0)
+    assert 0.98 / 20 < np.abs(layer.params["weight_peephole_l0"]).max() <= 1 / 20
+
+
 def test_the_same_rng_gives_the_same_initial_values():
     layers = [fastrnn.LSTM(3, 4, rng=0) for _ in range(3)]
     for layer, seed in zip(layers, (5, 5, 6), strict=True):
@@ -103,18 +118,21 @@ def test_the_same_rng_gives_the_same_initial_values():
 
 
 @pytest.mark.parametrize(
-    ("cell", "options"),
+    ("layer", "options", "error"),
     [
-        (fastrnn.GRU, {"forget_bias": 1.0}),
-        (fastrnn.LSTM, {"weight_hh": "xavier"}),
-        (fastrnn.LSTM, {"bias": "ones"}),
-        (fastrnn.LSTM, {"weight_ih": None}),
+        (fastrnn.GRU(3, 4), {"forget_bias": 1.0}, ValueError),
+        (fastrnn.LSTM(3, 4, bias=False), {"forget_bias": 1.0}, ValueError),
+        (fastrnn.LSTM(3, 4), {"weight_hh": "xavier"}, ValueError),
+        (fastrnn.LSTM(3, 4), {"bias": "ones"}, ValueError),
+        (fastrnn.LSTM(3, 4), {"weight_ih": None}, ValueError),
+        (fastrnn.LSTM(3, 4), {"forget_bias": "one"}, TypeError),
+        (fastrnn.LSTM(3, 4), {"forget_bias": float("nan")}, ValueError),
+        (fastrnn.LSTM(3, 4), {"forget_bias": float("-inf")}, ValueError),
     ],
 )
-def test_unknown_initial_values_are_refused_and_nothing_is_changed(cell, options):
-    layer = cell(3, 4, rng=0)
+def test_unknown_initial_values_are_refused_and_nothing_is_changed(layer, options, error):
     before = layer.state_dict()
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(error, match="expected"):
         fastrnn.initialize(layer, **options)
     for name, array in before.items():
         np.testing.assert_array_equal(array, layer.params[name])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .checks import finite_float
 from .recurrent import Recurrent
 
 _WEIGHTS = ("uniform", "glorot", "orthogonal")
@@ -32,14 +33,14 @@ def initialize(
     True
 
     weight_ih, weight_hh: "uniform", in +-1/sqrt(H) as torch; "glorot", uniform in +-sqrt(6 / (fan in + fan out));
-    "orthogonal", with orthonormal rows or columns. Each gate's matrix is drawn by itself.  Projections and peepholes
-    are drawn as weight_ih is ("orthogonal" peepholes are uniform).
+    "orthogonal", with orthonormal rows or columns. Each gate's matrix is drawn by itself.  A projection is drawn as
+    weight_ih is, peepholes always as "uniform".
     Gains of layer normalisation become one, bias_c zero.
     bias: "uniform" as torch, or "zeros".  forget_bias: what bias_ih of an LSTM's forget gate is then set to, if not 0.
     rng: None, an int or a numpy Generator.
 
-    Raises TypeError for what is no recurrent layer, ValueError for another name or for a forget_bias of a layer that
-    has no forget gate or no bias.
+    Raises TypeError for what is no recurrent layer, or no number as forget_bias; ValueError for another name, or for a
+    forget_bias that is not finite or of a layer that has no forget gate or no bias. Nothing is changed then.
     Sources: X. Glorot and Y. Bengio 2010; A. Saxe et al. 2014; R. Jozefowicz et al. 2015 for the forget gate.
     """
     if not isinstance(layer, Recurrent):
@@ -51,6 +52,7 @@ def initialize(
     ):
         if value not in known:
             raise ValueError(f"expected {name} among {', '.join(known)}, got {value!r}")
+    finite_float("forget_bias", forget_bias, least=-float(np.finfo(layer.dtype).max))
     if forget_bias and (layer.cell != "lstm" or not layer.bias):
         raise ValueError(f"expected forget_bias=0 of a layer without a forget gate or bias, got {forget_bias}")
     generator, H = np.random.default_rng(rng), layer.hidden_size
