@@ -384,6 +384,32 @@ def test_threads_do_not_change_the_bits_of_stacks_in_segments(cell, B, ragged, r
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_zoneout_on_two_threads_gives_the_same_bits_every_time(cell, restore_threads):
+    """Forward, when it runs again, writes an h(t) that zoneout then undoes; nothing else may read it meanwhile."""
+    kind, options = CELLS[cell]
+    layer = kind(8, 256, **options, zoneout=0.5, rng=0)
+    x = np.random.default_rng(0).normal(size=(300, 15, 8)).astype(np.float32)
+    results = []
+    for n in (1, 2, 2, 2, 2):
+        fastrnn.set_num_threads(n)
+        result, tape = passes(layer, x, None, {}, checkpoint=300)
+        results.append([array.tobytes() for array in result])
+    assert min(segments(tape)) > 50  # of a few steps each, so that many borders are read while others write
+    assert all(result == results[0] for result in results[1:])
+
+
+@pytest.mark.parametrize("dropped", [{"zoneout": 0.5}, {"zoneout_cell": 0.5}, {"dropout": 0.5}, {}])
+def test_segments_work_at_the_same_time_unless_there_is_zoneout(dropped, restore_threads, monkeypatch):
+    """What the test before this one finds only when threads meet."""
+    fastrnn.set_num_threads(2)
+    layer = fastrnn.LSTM(8, 64, 2, **dropped, rng=0)
+    run, at_once = threads.run, []
+    monkeypatch.setattr(threads, "run", lambda tasks: at_once.append(len(tasks)) or run(tasks))
+    assert_same_bits(layer, np.ones((1500, 2, 8), np.float32), None, {}, checkpoint=5)
+    assert max(at_once) == (1 if "zoneout" in dropped else 2)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_threads_do_not_change_the_bits_of_segments(cell, restore_threads):
     kind, options = CELLS[cell]
     layer = kind(32, 64, **options, bidirectional=True, rng=0)
