@@ -12,7 +12,7 @@ from pathlib import Path
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import threads
+from fastrnn import _core, threads
 
 from test_layers import CELLS, STACKS, as_tuple, case
 
@@ -118,6 +118,26 @@ def test_stacks_walked_in_segments_give_the_same_bits(cell, stack, dtype):
         tape = assert_same_bits(layer, *stack_case(layer, rng, B, **variant), checkpoint=count)
         assert tape.stacked
         assert min(segments(tape)) > 1
+
+
+@pytest.mark.parametrize("cell", ["rnn tanh", "gru", "lstm"])
+def test_padding_of_a_ragged_stack_is_never_what_memory_held_before(cell):
+    """Masks are multiplied onto it, too: 1e38 there would overflow, which is a warning, and a warning an error."""
+    kind, options = CELLS[cell]
+    layer = kind(5, 60, 3, **options, dropout=0.5, input_dropout=0.5, rng=0)
+    x = np.random.default_rng(0).normal(size=(1500, 12, 5)).astype(np.float32)
+    lengths = np.array([1500, *range(0, 1100, 100)])
+    for count in (2, 40):
+        arguments = x, None, {"lengths": lengths}
+        plain, _ = passes(layer, *arguments)
+        held = [_core.new_array((size,), np.float32) for size in range(1 << 14, 1 << 18, 1 << 12) for _ in range(3)]
+        for array in held:
+            array[...] = 3e38
+        del array, held
+        segmented, tape = passes(layer, *arguments, checkpoint=count)
+        assert min(segments(tape)) > 1
+        for ours, theirs in zip(segmented, plain, strict=True):
+            assert ours.tobytes() == theirs.tobytes()
 
 
 def test_input_dropout_of_one_layer_is_that_of_the_plain_way():

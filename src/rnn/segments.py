@@ -250,7 +250,7 @@ class Column:
         for s0, s1 in reversed(list(pairwise(self.cuts[first : last + 1]))):
             dy = None  # the caller's
             for k in reversed(range(lowest, len(passes))):
-                passes[k].see(**room.seen[k], dy=dy, dx=room.gradient(k, s0) if k else None)
+                passes[k].see(**room.seen[k], dy=dy, dx=(room.gradient(k), s0) if k else None)
                 result = passes[k].run(s0, s1, search)
                 if result is not None:
                     found, lowest = (k, *result), k + 1  # the layers above may hold an earlier cause
@@ -336,16 +336,14 @@ class _Room:
         tape, c = self.tapes[k]
         return tape, c, None if c is None else of.borders[i][k][-1], of.begin[i]
 
-    def gradient(self, k: int, s0: int) -> _Window:
-        """Where layer k > 0 writes dx of a chunk that begins with step s0."""
-        window = self.dx[(k - 1) % 2]
-        if self.column.walk.is_ragged:
-            window[...] = 0
-        return window, s0
+    def gradient(self, k: int) -> np.ndarray:
+        """Where layer k > 0 writes dx of a chunk. A place that one chunk writes is written in each chunk before it too,
+        where no sequence has ended sooner: what is padding now is still zero, as in a new window."""
+        return self.dx[(k - 1) % 2]
 
     def masked_gradient(self, k: int, i: int, s0: int, s1: int) -> _Window:
         """What it wrote, as dy of the layer below."""
-        window, first = self.dx[(k - 1) % 2], self.column.begin[i]
+        window, first = self.gradient(k), self.column.begin[i]
         if self.column.x_masks[k] is not None:
             window[: s1 - s0] *= self.column.x_masks[k]
         dropped = self.dropped[k]
