@@ -413,6 +413,44 @@ def test_a_copy_of_modules_and_optimizer_goes_on_alike(rng, duplicate):
         np.testing.assert_array_equal(mine._flat_params, theirs._flat_params)
 
 
+def test_tiny_norms_are_clipped_by_the_documented_factor():
+    head = Linear(3, 1, bias=False, dtype="float64")
+    head.grads["weight"][...] = [[3e-6, 4e-6, 0]]
+    assert clip_grad_norm([head], 1e-6) == pytest.approx(5e-6)
+    np.testing.assert_allclose(head.grads["weight"], [[0.5e-6, 4e-6 / 6, 0]])  # times max_norm / (norm + 1e-6)
+
+
+def test_state_dict_is_not_changed_by_the_steps_after_it(rng):
+    modules = make_modules()
+    adam = Adam(modules)
+    fill_gradients(modules, rng)
+    adam.step()
+    state = adam.state_dict()
+    before = {name: array.copy() for name, array in state.items()}
+    adam.step()
+    for name, array in before.items():
+        np.testing.assert_array_equal(state[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("option", ["momentum", "centered"])
+def test_option_of_one_group_alone_has_its_state_and_leaves_the_others_alone(rng, option):
+    kind, value = (SGD, 0.9) if option == "momentum" else (RMSprop, True)
+    mixed, plain, all_of_it = make_modules(), make_modules(), make_modules()
+    optimizers = (
+        kind(mixed, lr=0.1, groups={"bias": {option: value}}),
+        kind(plain, lr=0.1),
+        kind(all_of_it, lr=0.1, **{option: value}),
+    )
+    for step in range(3):
+        for modules, optimizer in zip((mixed, plain, all_of_it), optimizers, strict=True):
+            fill_gradients(modules, np.random.default_rng(step))
+            optimizer.step()
+    for ours, without, having in zip(mixed, plain, all_of_it, strict=True):
+        np.testing.assert_array_equal(ours.params["weight"], without.params["weight"])
+        np.testing.assert_array_equal(ours.params["bias"], having.params["bias"])
+        assert not np.array_equal(ours.params["bias"], without.params["bias"])
+
+
 def test_state_of_another_optimizer_is_refused_and_changes_nothing(rng):
     modules = make_modules()
     fill_gradients(modules, rng)
