@@ -4,7 +4,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn import interchange, reference
-from fastrnn.noise import StepMask
+from fastrnn.noise import StepMask, _mixed
 
 from test_segments import assert_same_bits, segments
 from test_stream import STEPS, in_pieces, with_stored_weights
@@ -27,6 +27,21 @@ TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 three_cells = pytest.mark.parametrize("kind", [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM])
+
+
+def test_masks_are_made_of_the_published_numbers_of_splitmix64():
+    numbers = [6457827717110365317, 3203168211198807973, 9817491932198370423]  # of the seed 1234567
+    assert _mixed(np.arange(1, 4, dtype=np.uint64), 1234567).tolist() == numbers
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("p", [0.3, 0.49999, 1e-5])
+def test_mask_is_where_a_part_of_the_numbers_is_below_p(p, bits):
+    mask = StepMask(5, p, 3, 70, bits)
+    words = -(-70 * bits // 64)
+    numbers = _mixed(np.arange(400 * 3 * words, dtype=np.uint64), 5).reshape(400, 3, words)
+    parts = numbers.view(f"u{bits // 8}")[..., :70]
+    np.testing.assert_array_equal(mask.whole(400), parts < np.rint(p * 2**bits))
 
 
 def layer_of(cell, *args, noise=(DROPOUTS, ZONEOUT), **options):
