@@ -386,3 +386,15 @@ def test_neighbours_in_a_mask_of_steps_and_masks_of_other_seeds_are_independent(
     pairs = [(a, b), (a[1:], a[:-1]), (a[:, 1:], a[:, :-1]), (a[..., 1:], a[..., :-1])]
     for one, other in pairs:
         assert abs((4 * one * other).mean()) < 5 / np.sqrt(one.size)
+
+
+@three_cells
+def test_gradients_of_dropped_weights_are_added_to_those_that_are_there(kind):
+    layer = kind(3, 5, weight_dropout=0.5, rng=0)
+    y, _, tape = layer.forward(np.ones((4, 2, 3), np.float32))
+    layer.backward(tape, np.ones_like(y))
+    once = layer.grads["weight_hh_l0"].copy()
+    layer.zero_grad()
+    layer.grads["weight_hh_l0"][...] = 1
+    layer.backward(tape, np.ones_like(y))
+    np.testing.assert_allclose(layer.grads["weight_hh_l0"], 1 + once, rtol=1e-6)
