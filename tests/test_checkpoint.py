@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -286,6 +287,159 @@ def test_checkpoint_that_does_not_fit_changes_nothing(tmp_path, make, options, m
         load_checkpoint(path, optimizer, **options)
     for module, flat in zip(optimizer.modules, before, strict=True):
         np.testing.assert_array_equal(module._flat_params, flat)
+
+
+def edited_checkpoint(path, edit):
+    """Another text in the metadata of the file, and other arrays: `edit` changes both in place."""
+    arrays, metadata = storage.load_arrays(path)
+    content = json.loads(metadata["fastrnn.checkpoint"])
+    edit(content, arrays)
+    storage.save_arrays(path, arrays, {"fastrnn.checkpoint": json.dumps(content)})
+
+
+def state_edit(*keys, to):
+    def edit(content, arrays):
+        *within, last = keys
+        state = content["generators"][0]
+        for key in within:
+            state = state[key]
+        state[last] = to(state[last]) if callable(to) else to
+
+    return edit
+
+
+IMPOSSIBLE = [
+    (np.random.PCG64, state_edit("state", "state", to=2**200)),
+    (np.random.PCG64, state_edit("state", "state", to=-1)),
+    (np.random.PCG64, state_edit("state", "inc", to=lambda inc: inc - 1)),  # with state 0, zeros for ever
+    (np.random.PCG64, state_edit("has_uint32", to=2**40)),
+    (np.random.PCG64, state_edit("has_uint32", to=math.inf)),
+    (np.random.PCG64, state_edit("uinteger", to=0.5)),
+    (np.random.MT19937, state_edit("state", "pos", to=625)),
+    (np.random.MT19937, state_edit("state", "pos", to=-1)),
+    (np.random.MT19937, state_edit("state", "key", to=lambda key: key[:-1])),
+    (np.random.MT19937, state_edit("state", "key", to=lambda key: [*key, 1])),
+    (np.random.MT19937, state_edit("state", "key", to=[2**31 - 1] + [0] * 623)),  # from the second on, zeros for ever
+    (np.random.Philox, state_edit("buffer_pos", to=5)),
+    (np.random.Philox, state_edit("buffer_pos", to=-1)),
+    (np.random.Philox, state_edit("buffer", to=[1, 2, 3])),
+    (np.random.Philox, state_edit("state", "counter", to=[1])),
+    (np.random.SFC64, state_edit("state", "state", to=[1, 2, 3])),
+    (np.random.SFC64, state_edit("state", "state", to=3)),
+]
+
+
+@pytest.mark.parametrize(("bits", "edit"), IMPOSSIBLE)
+def test_state_that_a_generator_cannot_be_in_is_refused_and_changes_nothing(tmp_path, bits, edit):
+    path = tmp_path / "checkpoint"
+    save_checkpoint(path, Adam([fastrnn.GRU(3, 4, rng=np.random.Generator(bits(0)))]))
+    edited_checkpoint(path, edit)
+    layer = fastrnn.GRU(3, 4, rng=np.random.Generator(bits(1)))
+    before, state = layer._flat_params.copy(), str(layer._rng.bit_generator.state)
+    with pytest.raises(ValueError, match="is not a checkpoint of this training"):
+        load_checkpoint(path, Adam([layer]))
+    np.testing.assert_array_equal(layer._flat_params, before)
+    assert str(layer._rng.bit_generator.state) == state
+
+
+@pytest.mark.parametrize("depth", [101, 900, 2000, 100_000])
+@pytest.mark.parametrize("key", ["info", "settings", "generators"])
+def test_checkpoint_of_json_too_deep_is_refused(tmp_path, key, depth):
+    path = tmp_path / "checkpoint"
+    save_checkpoint(path, make_optimizer())
+    arrays, metadata = storage.load_arrays(path)
+    content = json.loads(metadata["fastrnn.checkpoint"]) | {key: "deep"}
+    text = json.dumps(content).replace('"deep"', "[" * depth + "]" * depth)
+    storage.save_arrays(path, arrays, {"fastrnn.checkpoint": text})
+    with pytest.raises(ValueError, match="expected JSON at most 100 levels deep, got more"):
+        load_checkpoint(path, make_optimizer())
+
+
+def test_info_too_deep_to_be_read_again_is_not_saved(tmp_path):
+    path, info = tmp_path / "checkpoint", None
+    for _ in range(98):
+        info = (info,)
+    save_checkpoint(path, make_optimizer(), info=info)
+    load_checkpoint(path, make_optimizer())
+    with pytest.raises(ValueError, match="at most 100 levels deep"):
+        save_checkpoint(path, make_optimizer(), info={"deeper": [[info]]})
+
+
+@pytest.mark.parametrize("steps", [-1, 2**53, 2**63 - 1])
+def test_steps_that_no_optimiser_has_made_are_refused(tmp_path, steps):
+    optimizer = make_optimizer()
+    state = optimizer.state_dict() | {"steps": np.array(steps)}
+    with pytest.raises(ValueError, match=f"expected steps from 0 to .*, got {steps}"):
+        optimizer.load_state_dict(state)
+    assert optimizer.steps == 0
+
+
+def array_edit(name, to):
+    return lambda content, arrays: arrays.update({name: to(arrays[name]) if callable(to) else to})
+
+
+def info_edit(**changes):
+    return lambda content, arrays: content["info"].update(changes)
+
+
+def no_such_array(name):
+    return lambda content, arrays: arrays.pop(name)
+
+
+UNFIT = {
+    "more steps than there are": array_edit("optimizer.steps", np.array(2**40)),
+    "fewer steps than the history": array_edit("optimizer.steps", np.array(3)),
+    "no steps": array_edit("optimizer.steps", np.array(-1)),
+    "a history of more steps": array_edit("arrays.train_bits", lambda bits: np.append(bits, 1.0)),
+    "no history": no_such_array("arrays.lr"),
+    "a history of float32": array_edit("arrays.grad_norm", lambda norm: norm.astype(np.float32)),
+    "a history of nan": array_edit("arrays.lr", lambda lr: lr * np.nan),
+    "no evaluations": no_such_array("arrays.held_out"),
+    "evaluations in one row": array_edit("arrays.held_out", np.zeros(2)),
+    "an evaluation of no array": array_edit("arrays.held_out", np.array(1.0)),
+    "an evaluation too late": array_edit("arrays.held_out", np.array([[24.0, 1.0]])),
+    "an evaluation at no step": array_edit("arrays.held_out", np.array([[np.nan, 1.0]])),
+    "no best weights": no_such_array("arrays.best.0.weight_hh_l0"),
+    "best weights of another shape": array_edit("arrays.best.1.weight", lambda weight: weight[:1]),
+    "best weights of another dtype": array_edit("arrays.best.1.bias", lambda bias: bias.astype(np.float64)),
+    "no state": no_such_array("arrays.state.0.1"),
+    "a state of another shape": array_edit("arrays.state.0.0", lambda state: state[:, :1]),
+    "a further state": array_edit("arrays.state.1.0", np.zeros(1)),
+    "no info": lambda content, arrays: content.update(info=None),
+    "an info of another kind": lambda content, arrays: content.update(info=[1]),
+    "best_bits of text": info_edit(best_bits="x"),
+    "best_step below zero": info_edit(best_step=-1),
+    "best_step of text": info_edit(best_step="x"),
+    "best_step to come": info_edit(best_step=24),
+    "seconds of nan": info_edit(seconds=math.nan),
+    "seconds beyond a float": info_edit(seconds=10**400),
+}
+
+
+@pytest.mark.parametrize("edit", UNFIT.values(), ids=UNFIT)
+def test_checkpoint_that_is_not_of_this_training_changes_nothing_at_all(tmp_path, edit):
+    path = tmp_path / "checkpoint"
+    make_trainer(path).run(progress=False)
+    edited_checkpoint(path, edit)
+    trainer = make_trainer(path)
+    before = outcome(trainer)
+    with pytest.raises(ValueError, match="is not a checkpoint of this training"):
+        trainer.resume()
+    assert outcome(trainer) == before
+    assert trainer.states == [None]
+    assert trainer.best_bits == math.inf
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_resuming_that_breaks_off_leaves_the_model_new(monkeypatch, tmp_path, error):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(Trainer, "resume", fail)
+    model = LanguageModel("rnn", 8, rng=0)
+    with pytest.raises(error):
+        fit(model, checkpoint=tmp_path / "checkpoint", resume=True)
+    assert (model.vocabulary, model.layer, model.head) == ("", None, None)
 
 
 # Checkpoints of a loop of one's own

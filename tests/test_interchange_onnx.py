@@ -274,6 +274,63 @@ def test_nodes_outside_the_specification_are_refused_with_the_reason(op, attribu
         run_onnx_node(node, tensors)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"direction": 3}, "text in the attribute direction, got 3"),
+        ({"activations": [1.0, 2.0]}, "text in the attribute activations, got 1.0"),
+        ({"activation_alpha": 0.5}, "iterable"),
+        ({"clip": "high"}, "clip to be a number"),
+    ],
+)
+def test_attributes_of_another_type_are_refused(attributes, message):
+    node, tensors = simple("GRU", **attributes)
+    with pytest.raises(TypeError, match=message):
+        run_onnx_node(node, tensors)
+
+
+def cut_data(model):
+    model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-1]
+
+
+def unknown_dtype(model):
+    model.graph.initializer[0].data_type = 1000
+
+
+def in_another_file(model):
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights")
+
+
+def nodes_without_anything(model):
+    model.graph.node.extend(onnx.NodeProto(op_type=op) for op in ("Constant", "Identity", "GRU"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_data, "W as a whole tensor"),
+        (unknown_dtype, "W as a whole tensor"),
+        (in_another_file, "W with its data, got the name of another file"),
+        (nodes_without_anything, "one RNN, GRU or LSTM node in the graph, got 2; the graph has GRU 'it', GRU ''"),
+    ],
+)
+def test_damaged_models_are_refused(damage, message):
+    node, tensors = simple()
+    model = make_model(node, tensors, WEIGHTS)
+    assert from_onnx(model, "it").hidden_size == 4
+    damage(model)
+    with pytest.raises(ValueError, match=message):
+        from_onnx(model)
+
+
+def test_nodes_without_inputs_and_outputs_are_passed_over():
+    model = make_model(*simple(), WEIGHTS)
+    nodes_without_anything(model)
+    assert from_onnx(model, "it").hidden_size == 4
+
+
 def test_directions_with_different_activations_are_refused():
     op, attributes, tensors = "RNN", {"direction": "bidirectional", "activations": ["Tanh", "Relu"]}, simple("RNN")[1]
     tensors = {"X": tensors["X"], "W": np.repeat(tensors["W"], 2, axis=0), "R": np.repeat(tensors["R"], 2, axis=0)}

@@ -1,11 +1,13 @@
 """Layers in safetensors files: all options and parameters come back, and files of other kinds are refused."""
 
 import json
+import re
 import struct
 
 import fastrnn
 import numpy as np
 import pytest
+from fastrnn import _core
 from fastrnn.interchange import load_safetensors, save_safetensors
 from fastrnn.storage import save_arrays
 
@@ -94,6 +96,69 @@ def test_files_with_a_damaged_header_are_refused_with_the_reason(path, text, mes
     save_arrays(path, LAYERS[0].params, {"fastrnn.layer": text})
     with pytest.raises(ValueError, match=message):
         load_safetensors(path)
+
+
+def refuse_memory(monkeypatch):
+    def refuse(*arguments, **options):
+        pytest.fail(f"memory was taken for {arguments}")
+
+    monkeypatch.setattr(_core, "new_array", refuse)
+
+
+@pytest.mark.parametrize(
+    "claim", [{"num_layers": 2**63}, {"num_layers": 2**200}, {"hidden_size": 2**40}, {"input_size": 2**70}], ids=str
+)
+def test_sizes_that_the_arrays_do_not_have_take_no_memory(path, monkeypatch, claim):
+    options = {"input_size": 3, "hidden_size": 4} | claim
+    save_arrays(path, LAYERS[0].params, {"fastrnn.layer": header(options=options)})
+    refuse_memory(monkeypatch)
+    with pytest.raises(ValueError, match=r"(expected weight_ih_l0 of shape|missing \['weight_ih_l1'\])"):
+        load_safetensors(path)
+
+
+def test_many_tiny_arrays_beside_a_large_one_take_no_memory(path, monkeypatch):
+    large = fastrnn.RNN(1, 256, rng=0).params
+    arrays = {name.replace("l0", f"l{k}"): np.zeros(1, np.float32) for name in large for k in range(1, 500)}
+    options = {"input_size": 1, "hidden_size": 256, "num_layers": 500}
+    save_arrays(path, arrays | large, {"fastrnn.layer": header(options=options)})
+    refuse_memory(monkeypatch)
+    with pytest.raises(ValueError, match=r"expected weight_ih_l1 of shape \(256, 256\), got \(1,\)"):
+        load_safetensors(path)
+
+
+@pytest.mark.parametrize("depth", [101, 900, 2000, 100_000])
+def test_json_too_deep_is_refused(path, depth):
+    options = {"input_size": 3, "hidden_size": 4, "nonlinearity": "deep"}
+    text = header(options=options).replace('"deep"', "[" * depth + "]" * depth)
+    save_arrays(path, LAYERS[0].params, {"fastrnn.layer": text})
+    with pytest.raises(ValueError, match="expected JSON at most 100 levels deep, got more"):
+        load_safetensors(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip": 10**400}, "expected a finite clip >= 0, got 1000"),
+        ({"nonlinearity": ["elu", 10**400]}, "expected parameters of elu that a float can hold"),
+        ({"dtype": "(2,f4"}, "float32 or float64"),
+        ({"dtype": ["float32"]}, "float32 or float64"),
+        ({"merge": {}}, "merge"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_options_of_other_types_and_sizes_are_refused(path, options, message):
+    text = header(options={"input_size": 3, "hidden_size": 4} | options)
+    save_arrays(path, LAYERS[0].params, {"fastrnn.layer": text})
+    with pytest.raises(ValueError, match=message):
+        load_safetensors(path)
+
+
+@pytest.mark.parametrize("changes", [{"cell": "x" * 10**6}, {"version": [0] * 10**5}, {"options": {"x" * 10**6: 1}}])
+def test_errors_repeat_no_more_than_the_start_of_what_a_file_holds(path, changes):
+    save_arrays(path, LAYERS[0].params, {"fastrnn.layer": header(**changes)})
+    with pytest.raises(ValueError, match=re.escape("...")) as caught:
+        load_safetensors(path)
+    assert len(str(caught.value)) < 1000
 
 
 def test_truncated_and_foreign_files_are_refused(path):

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 import pytest
-from fastrnn import storage, training
+from fastrnn import _core, storage, training
 from fastrnn.language_model import LanguageModel
 from fastrnn.layers import RNN
 from fastrnn.linear import Linear
@@ -572,6 +572,17 @@ def rename(config, arrays):
     arrays["layer.weight_hh"] = arrays.pop("layer.weight_hh_l0")
 
 
+def gather(config, arrays):
+    """All numbers that a thousand layers have, in a single array."""
+    config["num_layers"], count = 1000, sum(array.size for array in arrays.values())
+    arrays.clear()
+    arrays["layer.weight_ih_l0"] = np.zeros(count + 999 * 32 * (2 * 32 + 2), np.float32)
+
+
+def add(config, arrays):
+    arrays["foot.bias"] = np.zeros(3, np.float32)
+
+
 def widen(config, arrays):
     arrays["head.bias"] = arrays["head.bias"].astype(np.float64)
 
@@ -581,10 +592,14 @@ def widen(config, arrays):
     [
         resize,
         rename,
+        gather,
+        add,
         widen,
         change(hidden_size=31),
         change(hidden_size=10**9),
         change(num_layers=10**9),
+        change(hidden_size=2**70),
+        change(num_layers=10**4000),
         change(hidden_size=-32),
         change(hidden_size="32"),
         change(cell="gru"),
@@ -594,6 +609,7 @@ def widen(config, arrays):
         change(vocabulary="abc"),
         change(vocabulary=PROVERB[:17]),
         change(vocabulary=None),
+        change(vocabulary=["a", "b"]),
         lambda config, arrays: config.clear(),
         lambda config, arrays: arrays.pop("head.bias"),
         lambda config, arrays: arrays.clear(),
@@ -610,7 +626,28 @@ def test_file_that_does_not_fit_its_configuration_is_refused(proverb, tmp_path, 
         LanguageModel.load(path)
 
 
-@pytest.mark.parametrize("text", ["not json", "[]", "null", "3"])
+def test_sizes_that_the_arrays_do_not_have_take_no_memory(proverb, tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    proverb.save(path)
+    arrays, metadata = storage.load_arrays(path)
+    config = json.loads(metadata["fastrnn.LanguageModel"])
+    gather(config, arrays)
+    storage.save_arrays(path, arrays, {"fastrnn.LanguageModel": json.dumps(config)})
+    monkeypatch.setattr(_core, "new_array", lambda *_, **__: pytest.fail("memory was taken"))
+    with pytest.raises(ValueError, match="expected weight_ih_l0 of shape"):
+        LanguageModel.load(path)
+
+
+def test_errors_repeat_no_more_than_the_start_of_a_vocabulary(proverb, tmp_path):
+    path = tmp_path / "model"
+    config = {"cell": "rnn", "hidden_size": 1, "num_layers": 1, "vocabulary": "ba" * 10**5}
+    storage.save_arrays(path, proverb.layer.params, {"fastrnn.LanguageModel": json.dumps(config)})
+    with pytest.raises(ValueError, match="a vocabulary of sorted characters") as caught:
+        LanguageModel.load(path)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", "null", "3", "[" * 500 + "]" * 500, '{"cell":' * 10**5])
 def test_file_whose_configuration_is_no_object_is_refused(proverb, tmp_path, text):
     path = tmp_path / "model"
     storage.save_arrays(path, proverb.layer.params, {"fastrnn.LanguageModel": text})

@@ -244,3 +244,15 @@ def test_initial_state_may_lie_any_distance_from_y():
     _, _, tape = same.forward(x, h0)
     same.backward(tape, dy)
     np.testing.assert_array_equal(layer.grads["weight_hh_l0"], same.grads["weight_hh_l0"])
+
+
+@pytest.mark.parametrize("make", [lambda: fastrnn.LSTM(2**40, 2**40), lambda: fastrnn.Linear(2**33, 2**33)])
+def test_parameters_beyond_any_memory_are_refused(make):
+    with pytest.raises(ValueError, match="expected parameters of at most"):
+        make()
+
+
+@pytest.mark.parametrize("options", [{"clip": 10**400}, {"nonlinearity": ("elu", 10**400)}], ids=list)
+def test_numbers_that_no_float_can_hold_are_refused(options):
+    with pytest.raises(ValueError, match="expected"):
+        fastrnn.RNN(2, 3, **options)

@@ -190,3 +190,14 @@ def test_dtype_that_numpy_has_not_is_refused(tmp_path, dtype):
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
     with pytest.raises(ValueError, match="is not a whole safetensors file"):
         storage.load_arrays(path)
+
+
+@pytest.mark.parametrize("shape", ["[0,9223372036854775808]", "[0,4611686018427387904,4]", str([1] * 65)])
+def test_shape_that_numpy_has_not_is_refused(tmp_path, shape):
+    path = tmp_path / "model"
+    size = 0 if shape.startswith("[0") else 4
+    header = f'{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,{size}]}}}}'.encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        storage.load_arrays(path)

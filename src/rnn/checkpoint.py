@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .module import checked_arrays
 from .optimizer import Optimizer
-from .storage import load_arrays, save_arrays
+from .storage import load_arrays, load_json, reason, require_shallow, save_arrays
 
 _FORMAT = "fastrnn.checkpoint"  # the one key in the metadata of a file
 
@@ -53,7 +53,8 @@ def save_checkpoint(
     info: anything that JSON can hold, such as the position in the data.
 
     A file of that name is replaced whole or, when anything goes wrong, not at all.
-    Raises OSError when the file cannot be written, TypeError for settings or info that JSON cannot hold.
+    Raises OSError when the file cannot be written, TypeError for settings or info that JSON cannot hold, ValueError for
+    info of more than 100 lists or dicts within each other.
     """
     named = {f"modules.{name}": array for name, array in _parameters(optimizer).items()}
     named |= {f"optimizer.{name}": array for name, array in optimizer.state_dict().items()}
@@ -63,6 +64,7 @@ def save_checkpoint(
         "generators": [generator.bit_generator.state for generator in _generators(optimizer, generators)],
         "info": info,
     }
+    require_shallow(content)
     save_arrays(path, named, {_FORMAT: json.dumps(content, default=_plain)})
 
 
@@ -81,26 +83,54 @@ def load_checkpoint(
     Raises OSError when the file cannot be read, ValueError when it is cut short, no checkpoint, or one of other
     modules, another optimiser, other generators or settings; nothing is changed then.
     """
+    checkpoint = read_checkpoint(path, optimizer, generators=generators, settings=settings)
+    checkpoint.apply()
+    return checkpoint.arrays, checkpoint.info
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds, found to fit: `apply`, which does not fail, puts everything where the file says."""
+
+    arrays: dict[str, np.ndarray]
+    info: Any
+    steps: int  # of the optimiser
+    apply: Callable[[], None]
+
+
+def read_checkpoint(
+    path: Path,
+    optimizer: Optimizer,
+    *,
+    generators: Sequence[np.random.Generator] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """What `load_checkpoint` would put where, for callers with more to check; raises as it does, changes nothing."""
     named, metadata = load_arrays(path)
     if _FORMAT not in metadata:
         raise ValueError(f"{path} is a safetensors file, but not a {_FORMAT}")
+    own, own_parameters = _generators(optimizer, generators), _parameters(optimizer)
     try:
-        content = json.loads(metadata[_FORMAT])
+        content = load_json(metadata[_FORMAT])
         info = content["info"]
         _require_equal({"optimizer": type(optimizer).__name__, **(settings or {})}, content["settings"])
-        own = _generators(optimizer, generators)
         states = _checked_states(own, content["generators"])
-        own_parameters = _parameters(optimizer)
         parameters = checked_arrays(_below("modules.", named), own_parameters)
-        optimizer.load_state_dict(_below("optimizer.", named))  # the last that can fail
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = error.args[0] if error.args else error
-        raise ValueError(f"{path} is not a checkpoint of this training: {reason}") from None
-    for name, array in own_parameters.items():
-        array[...] = parameters[name]
-    for generator, state in zip(own, states, strict=True):
-        generator.bit_generator.state = state
-    return _below("arrays.", named), info
+        kept = optimizer._checked_state(_below("optimizer.", named))
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise unfit(path, error) from None
+
+    def apply() -> None:
+        optimizer.load_state_dict(kept)
+        for name, array in own_parameters.items():
+            array[...] = parameters[name]
+        for generator, state in zip(own, states, strict=True):
+            generator.bit_generator.state = state
+
+    return Checkpoint(_below("arrays.", named), info, int(kept["steps"]), apply)
+
+
+def unfit(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a checkpoint of this training: {reason(error)}")
 
 
 def _plain(value: Any) -> Any:
@@ -140,5 +170,28 @@ def _checked_states(generators: Sequence[np.random.Generator], states: Sequence[
     if len(states) != len(generators):
         raise ValueError(f"it has the states of {len(states)} random generators, not {len(generators)}")
     for generator, state in zip(generators, states, strict=True):
-        type(generator.bit_generator)().state = state  # of another kind: ValueError
+        _require_state(generator.bit_generator, state)
     return states
+
+
+def _require_state(of: np.random.BitGenerator, state: Any) -> None:
+    """An error unless `state` is one that a bit generator of this kind can be in."""
+    probe = type(of)()
+    probe.state = state  # of another kind: ValueError
+    taken = json.loads(json.dumps(probe.state, default=_plain))  # cut to as many numbers and bits as there are
+    if taken != state or not _can_go_on(of, taken):
+        raise ValueError(f"expected the state of a {type(of).__name__} generator, got {state!r}")
+
+
+def _can_go_on(of: np.random.BitGenerator, state: Any) -> bool:
+    """Whether numbers can be drawn. NumPy takes other states too: with places beyond its buffers, from where it reads
+    what is not its own; and those that only ever give zeros, for which it draws again and again.
+    """
+    if isinstance(of, np.random.MT19937):
+        first, *others = state["state"]["key"]
+        return 0 <= state["state"]["pos"] <= len(others) + 1 and bool(first >> 31 or any(others))
+    if isinstance(of, np.random.Philox):
+        return 0 <= state["buffer_pos"] <= len(state["buffer"])
+    if isinstance(of, (np.random.PCG64, np.random.PCG64DXSM)):
+        return state["state"]["inc"] % 2 == 1
+    return True

@@ -37,9 +37,13 @@ def finite_float(name: str, value: Any, *, least: float = 0.0) -> float:
     """`value` as a finite float >= `least`; raises TypeError or ValueError otherwise."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"expected {name} to be a number, got {value!r}")
-    if not least <= value < math.inf:
+    try:
+        number = float(value)
+    except OverflowError:  # of an int
+        number = math.inf
+    if not least <= number < math.inf:
         raise ValueError(f"expected a finite {name} >= {least:g}, got {value}")
-    return float(value)
+    return number
 
 
 def positive_float(name: str, value: Any) -> float:

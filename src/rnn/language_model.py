@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,10 @@ from .checks import finite_float, non_negative_int, positive_int
 from .linear import Linear
 from .module import FixedOptions, checked_array
 from .schedules import Schedule, checked_lr
-from .storage import load_arrays, save_arrays
+from .storage import load_arrays, load_json, reason, save_arrays
 from .training import History, Trainer, bits_per_character
 
 _LAYERS = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
-_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 _FORMAT = "fastrnn.LanguageModel"  # the one key in the metadata of a file
 
 
@@ -120,7 +120,7 @@ class LanguageModel(FixedOptions):
         try:
             if resume:
                 trainer.resume()
-        except (OSError, ValueError):
+        except BaseException:
             if is_new:
                 self.vocabulary, self.layer, self.head = "", None, None
                 self._rng.bit_generator.state = before
@@ -206,9 +206,9 @@ class LanguageModel(FixedOptions):
         if _FORMAT not in metadata:
             raise ValueError(f"{path} is a safetensors file, but not one of a {_FORMAT}")
         try:
-            return cls._from_arrays(arrays, json.loads(metadata[_FORMAT]))
+            return cls._from_arrays(arrays, load_json(metadata[_FORMAT]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not hold a whole {_FORMAT}: {error}") from None
+            raise ValueError(f"{path} does not hold a whole {_FORMAT}: {reason(error)}") from None
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> LanguageModel:
@@ -216,26 +216,22 @@ class LanguageModel(FixedOptions):
         vocabulary = config["vocabulary"]
         if not isinstance(vocabulary, str) or not vocabulary or vocabulary != "".join(sorted(set(vocabulary))):
             raise ValueError(f"expected a vocabulary of sorted characters, got {vocabulary!r}")
-        expected, got = model._parameter_count(len(vocabulary)), sum(array.size for array in arrays.values())
-        if got != expected:  # before anything of the size that the configuration claims is allocated
-            raise ValueError(f"expected {expected} parameters, got {got}")
-        model._build(vocabulary)
-        for prefix, module in (("layer.", model.layer), ("head.", model.head)):
-            module.load_state_dict(
-                {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-            )
+        parts: dict[str, dict[str, np.ndarray]] = {"layer": {}, "head": {}}
+        for name, array in arrays.items():
+            part, _, parameter = name.partition(".")
+            if part not in parts:
+                raise ValueError(f"expected the parameters of layer and head, got {name!r}")
+            parts[part][parameter] = array
+        kind = getattr(layers, _LAYERS[model.cell])
+        model._build(
+            vocabulary, partial(kind._with_parameters, parts["layer"]), partial(Linear._with_parameters, parts["head"])
+        )
         return model
 
-    def _parameter_count(self, classes: int) -> int:
-        """Per layer G (H I + H H + 2 H), with I = K in the first and H in the others; K H + K in the head."""
-        size, others = self.hidden_size, self.num_layers - 1
-        per_gate = size * (classes + size + 2) + others * size * (2 * size + 2)
-        return _GATES[self.cell] * per_gate + classes * (size + 1)
-
-    def _build(self, vocabulary: str) -> None:
-        make_layer = getattr(layers, _LAYERS[self.cell])
+    def _build(self, vocabulary: str, make_layer: Any = None, make_head: Any = Linear) -> None:
+        make_layer = make_layer or getattr(layers, _LAYERS[self.cell])
         layer = make_layer(len(vocabulary), self.hidden_size, self.num_layers, rng=self._rng)
-        head = Linear(self.hidden_size, len(vocabulary), rng=self._rng)
+        head = make_head(self.hidden_size, len(vocabulary), rng=self._rng)
         self.vocabulary, self.layer, self.head = vocabulary, layer, head
 
     def _require_fitted(self) -> None:

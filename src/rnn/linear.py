@@ -54,7 +54,7 @@ class Linear(Module):
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
         if self.bias:
             shapes["bias"] = (self.out_features,)
-        super().__init__(shapes, float_dtype(dtype))
+        super().__init__(shapes.items(), float_dtype(dtype))
         bound = 1 / math.sqrt(self.in_features)
         generator = np.random.default_rng(rng)
         for array in self.params.values():

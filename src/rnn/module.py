@@ -7,14 +7,16 @@ views into them.  An optimiser can therefore walk one contiguous array, and a us
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NoReturn
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 
 from . import _core
 
 _ALIGN = 16  # elements: every array starts on a cache line of float32
+_ADDRESSABLE = 1 << 47  # bytes that a process can have on the usual processors
 
 
 class ParameterDict(dict[str, np.ndarray]):
@@ -58,6 +60,25 @@ def checked_arrays(mapping: Mapping[str, Any], own: Mapping[str, np.ndarray]) ->
     return {name: checked_array(name, mapping[name], array.shape, array.dtype) for name, array in own.items()}
 
 
+def checked_shapes(
+    mapping: Mapping[str, Any], shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: np.dtype
+) -> dict[str, tuple[int, ...]]:
+    """The shapes by name, if the arrays of `mapping` have just these names and shapes, and this dtype.
+
+    It stops at the first that differs: however many shapes there are, it takes no longer than `mapping` is large.
+    Raises as `checked_arrays` does.
+    """
+    own: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes:
+        if name not in mapping:
+            raise KeyError(f"state dict does not fit: missing {[name]}")
+        checked_array(name, mapping[name], shape, dtype)
+        own[name] = shape
+    if len(own) < len(mapping):
+        raise KeyError(f"state dict does not fit: unknown {sorted(mapping.keys() - own.keys())}")
+    return own
+
+
 class FixedOptions:
     """What an object is, is decided when it is made: the attributes that `_fixed` names can be set once."""
 
@@ -73,20 +94,37 @@ class FixedOptions:
 class Module(FixedOptions):
     """Base of everything with parameters: flat storage, ``params``, ``grads`` and state dicts.
 
-    shapes: the shape of each parameter by name, in torch's order.  dtype: float32 or float64.
+    shapes: the name and the shape of each parameter, in torch's order.  dtype: float32 or float64.
     Copies and pickles are without the gradients, which a copy, or what is unpickled, has anew: zero.
     """
 
     _fixed = frozenset({"dtype"})
+    _given: Mapping[str, Any] | None = None  # what `_with_parameters` gives to a module that is being made
     _views: tuple[str, ...] = ("_flat_params", "_flat_grads", "_slices", "_params", "_grads")  # `_allocate` makes them
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> None:
+    def __init__(self, shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: Any) -> None:
         self.dtype = np.dtype(dtype)
-        self._shapes = dict(shapes)
+        self._shapes = dict(shapes) if self._given is None else checked_shapes(self._given, shapes, self.dtype)
         self._allocate()
 
+    @classmethod
+    def _with_parameters(cls, params: Mapping[str, Any], *args: Any, **options: Any) -> Self:
+        """The module that these arguments make, with these parameters.
+
+        They are compared before memory is taken: what does not fit costs no more than `params` is large, whatever
+        sizes the arguments claim.  Raises as `load_state_dict` and the constructor do.
+        """
+        module = cls.__new__(cls)
+        module._given = params
+        cls.__init__(module, *args, **options)
+        del module._given
+        module.load_state_dict(params)
+        return module
+
     def _allocate(self) -> None:
-        sizes = [-(-int(np.prod(shape)) // _ALIGN) * _ALIGN for shape in self._shapes.values()]
+        sizes = [-(-math.prod(shape) // _ALIGN) * _ALIGN for shape in self._shapes.values()]
+        if sum(sizes) * self.dtype.itemsize > _ADDRESSABLE:
+            raise ValueError(f"expected parameters of at most {_ADDRESSABLE} bytes, got {sum(sizes)} of {self.dtype}")
         self._flat_params = _core.new_array((sum(sizes),), self.dtype, zero=True)
         self._flat_grads = _core.new_array((sum(sizes),), self.dtype, zero=True)
         ends = np.cumsum(sizes).tolist()
@@ -100,7 +138,7 @@ class Module(FixedOptions):
         named = ParameterDict()
         for name, shape in self._shapes.items():
             start = self._slices[name].start
-            dict.__setitem__(named, name, flat[start : start + int(np.prod(shape))].reshape(shape))
+            dict.__setitem__(named, name, flat[start : start + math.prod(shape)].reshape(shape))
         return named
 
     @property

@@ -22,6 +22,7 @@ from .schedules import Schedule, lr_at
 # Elements of a task: some 100 µs of work, twice what it costs to hand a task to another thread
 UPDATED = 1 << 18
 SUMMED = 1 << 20
+_MOST_STEPS = 1 << 53  # beyond it a schedule, which reckons in float64, could not tell one step from the next
 
 Options = dict[str, Any]
 Groups = Mapping[str, Mapping[str, Any]]  # options by pattern
@@ -114,11 +115,17 @@ class Optimizer:
 
         Raises KeyError, TypeError or ValueError where the names, dtypes or shapes are others; nothing is changed then.
         """
-        own = self._named_state()
-        checked = checked_arrays(mapping, {"steps": np.array(self.steps, np.int64), **own})
-        pairs = [(array, checked[name]) for name, array in own.items()]
+        checked = self._checked_state(mapping)
+        pairs = [(array, checked[name]) for name, array in self._named_state().items()]
         # no interrupt comes between
         _core.in_turn([partial(setattr, self, "steps", int(checked["steps"])), partial(_core.copy_all, pairs)])
+
+    def _checked_state(self, mapping: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The arrays of `mapping`, if they are a state of this optimiser; raises as `load_state_dict` does."""
+        checked = checked_arrays(mapping, {"steps": np.array(self.steps, np.int64), **self._named_state()})
+        if not 0 <= checked["steps"] < _MOST_STEPS:
+            raise ValueError(f"expected steps from 0 to 2**53 - 1, got {checked['steps']}")
+        return checked
 
     def _named_state(self) -> dict[str, np.ndarray]:
         """Views of the parts of the state, by the names in `state_dict`."""

@@ -16,7 +16,7 @@ A layer is described here; how it runs is elsewhere:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -161,17 +161,16 @@ class Recurrent(Module):
     def _suffixes(self, k: int) -> list[str]:
         return [f"_l{k}", f"_l{k}_reverse"][: self._directions]
 
-    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes: dict[str, tuple[int, ...]] = {}
+    def _parameter_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         rows = self._gates * self.hidden_size
         for k in range(self.num_layers):
             for suffix in self._suffixes(k):
-                shapes[f"weight_ih{suffix}"] = (rows, self._input_size(k))
-                shapes[f"weight_hh{suffix}"] = (rows, self._output_size)
+                yield f"weight_ih{suffix}", (rows, self._input_size(k))
+                yield f"weight_hh{suffix}", (rows, self._output_size)
                 if self.bias:
-                    shapes[f"bias_ih{suffix}"] = shapes[f"bias_hh{suffix}"] = (rows,)
-                shapes |= self._further_shapes(suffix)
-        return shapes
+                    yield f"bias_ih{suffix}", (rows,)
+                    yield f"bias_hh{suffix}", (rows,)
+                yield from self._further_shapes(suffix).items()
 
     def _further_shapes(self, suffix: str) -> dict[str, tuple[int, ...]]:
         gains = ("gain_ih", "gain_hh") if self.layer_norm else ()

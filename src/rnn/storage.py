@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+
+DEEPEST = 100  # lists and objects within each other in the JSON of a file
+LONGEST = 500  # characters of a reason: a file of somebody else may hold names and values of any length
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -39,12 +44,48 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], di
         with safe_open(os.fspath(path), framework="np") as file:
             names = file.keys()  # a safe_open cannot be iterated itself
             arrays, metadata = {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (SafetensorError, AttributeError, KeyError, TypeError) as error:  # the last three: a dtype NumPy has not
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+    except (SafetensorError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        # Not only SafetensorError: there are dtypes and shapes that NumPy has not.
+        raise ValueError(f"{path} is not a whole safetensors file: {reason(error)}") from None
     for name, array in arrays.items():
         if array.dtype.kind == "V":  # bfloat16 and the like, which other packages may have taught to NumPy
             raise ValueError(f"{path} is not a whole safetensors file: {name} is of dtype {array.dtype}")
     return arrays, metadata
+
+
+def load_json(text: str) -> Any:
+    """The value of a JSON text; ValueError where it is none, or deeper than `require_shallow` lets it be."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"expected JSON at most {DEEPEST} levels deep, got more") from None
+    require_shallow(value)
+    return value
+
+
+def require_shallow(value: Any) -> None:
+    """ValueError for lists and dicts within each other more than DEEPEST times: all else may walk through the rest."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [part for whole in level for part in _parts(whole)]
+        if not level:
+            return
+    raise ValueError(f"expected JSON at most {DEEPEST} levels deep, got more")
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def reason(error: Exception) -> str:
+    """What an error says, cut short where it repeats too much of a file."""
+    return shortened(str(error.args[0]) if isinstance(error, KeyError) else str(error) or type(error).__name__)
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:

@@ -20,10 +20,13 @@ from typing import Any
 import numpy as np
 
 from . import _core
+from .checkpoint import Checkpoint, read_checkpoint, unfit
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
+from .checks import finite_float, non_negative_int
 from .history import History as History
 from .linear import Linear
+from .module import checked_arrays
 from .nonfinite import NonFinite as NonFinite
 from .nonfinite import first_nonfinite as first_nonfinite
 from .optim import Adam, Cosine
@@ -37,6 +40,7 @@ EVALUATED_STREAMS = 32  # at most, of at least STREAM_LENGTH characters: each st
 STREAM_LENGTH = 1024  # which costs it some bits at its start
 POSITIONS = 2048  # characters predicted at once in an evaluation: bounds its memory
 CHECKPOINT_SECONDS = 60  # between two checkpoints, unless an evaluation comes before
+_BY_STEP = ("train_bits", "lr", "grad_norm")  # what a history has for each step
 
 
 class DivergedError(FloatingPointError):
@@ -221,18 +225,16 @@ class Trainer:
         Raises OSError when there is none, ValueError when it is of another training; nothing is changed then.
         """
         assert self.checkpoint is not None
-        arrays, info = load_checkpoint(self.checkpoint, self.adam, settings=self._settings())
-        self.best_bits = info["best_bits"]
-        self.history = History(
-            steps=self.adam.steps,
-            **{name: arrays[name].tolist() for name in ("train_bits", "lr", "grad_norm")},
-            held_out=[(int(step), bits) for step, bits in arrays["held_out"].tolist()],
-            best_step=info["best_step"],
-            seconds=info["seconds"],
-        )
-        for index, (module, best) in enumerate(zip(self.modules, self.best, strict=True)):
-            for name, array in module._named(best).items():
-                array[...] = arrays[f"best.{index}.{name}"]
+        checkpoint = read_checkpoint(self.checkpoint, self.adam, settings=self._settings())
+        try:
+            arrays = self._checked_arrays(checkpoint)
+            best_bits, history = _checked_history(checkpoint, arrays)
+        except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise unfit(self.checkpoint, error) from None
+        checkpoint.apply()
+        self.best_bits, self.history = best_bits, history
+        for name, array in self._named_best().items():
+            array[...] = arrays[name]
         widths = range(len(self.layer._state_widths))
         for index in range(self.accumulate):
             state = tuple(arrays[f"state.{index}.{k}"] for k in widths)
@@ -240,14 +242,33 @@ class Trainer:
         for _ in range(self.history.steps):
             next(self.batches)
 
+    def _checked_arrays(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+        """The arrays of a checkpoint, if they are those of this training after so many steps."""
+        steps, layer = checkpoint.steps, self.layer
+        if steps > self.steps:
+            raise ValueError(f"expected at most {self.steps} steps, got {steps}")
+        own = {name: np.empty(steps) for name in _BY_STEP} | self._named_best()
+        own["held_out"] = np.empty((len(checkpoint.arrays["held_out"]), 2))
+        for index in range(self.accumulate):
+            for k, width in enumerate(layer._state_widths):
+                shape = (layer.num_layers * layer._directions, self.batch_size, width)
+                own[f"state.{index}.{k}"] = np.empty(shape, layer.dtype)
+        return checked_arrays(checkpoint.arrays, own)
+
+    def _named_best(self) -> dict[str, np.ndarray]:
+        """Views of the best weights, by their names in a checkpoint."""
+        return {
+            f"best.{index}.{name}": array
+            for index, (module, best) in enumerate(zip(self.modules, self.best, strict=True))
+            for name, array in module._named(best).items()
+        }
+
     def _write_checkpoint(self) -> None:
         if self.checkpoint is None:
             return
         history = self.history
-        arrays = {name: np.array(getattr(history, name)) for name in ("train_bits", "lr", "grad_norm")}
+        arrays = {name: np.array(getattr(history, name), float) for name in _BY_STEP} | self._named_best()
         arrays["held_out"] = np.array(history.held_out, float).reshape(-1, 2)
-        for index, (module, best) in enumerate(zip(self.modules, self.best, strict=True)):
-            arrays |= {f"best.{index}.{name}": array for name, array in module._named(best).items()}
         for index, state in enumerate(self.states):
             parts = state if isinstance(state, tuple) else (state,)
             arrays |= {f"state.{index}.{k}": array for k, array in enumerate(parts)}
@@ -272,6 +293,25 @@ class Trainer:
             "schedule": sha256(rates.tobytes()).hexdigest()[:16],
             "text": sha256(self.train.tobytes() + b"|" + self.held_out.tobytes()).hexdigest()[:16],
         }
+
+
+def _checked_history(checkpoint: Checkpoint, arrays: dict[str, np.ndarray]) -> tuple[float, History]:
+    """The bits of the best weights, inf or nan where they were not evaluated, and what happened so far."""
+    steps, info, held_out = checkpoint.steps, checkpoint.info, arrays["held_out"]
+    if not all(np.isfinite(arrays[name]).all() for name in (*_BY_STEP, "held_out")):
+        raise ValueError("expected a history of finite numbers, got others")
+    if not np.isin(held_out[:, 0], np.arange(1, steps + 1)).all():
+        raise ValueError(f"expected evaluations after 1 to {steps} steps, got others")
+    best_bits, best_step = info["best_bits"], non_negative_int("best_step", info["best_step"])
+    if not isinstance(best_bits, float) or best_step > steps:
+        raise ValueError(f"expected best_bits in a float and best_step <= {steps}, got {best_bits!r} and {best_step}")
+    return best_bits, History(
+        steps=steps,
+        **{name: arrays[name].tolist() for name in _BY_STEP},
+        held_out=[(int(step), bits) for step, bits in held_out.tolist()],
+        best_step=best_step,
+        seconds=finite_float("seconds", info["seconds"]),
+    )
 
 
 @contextmanager

@@ -20,10 +20,11 @@ LAYERS: dict[str, type[RNN] | type[GRU] | type[LSTM]] = {"rnn": RNN, "gru": GRU,
 
 
 def build(cell: str, options: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> Any:
-    """The layer with these constructor arguments and these parameters, copied once into its storage."""
-    layer = LAYERS[cell](**options, rng=0)  # the initial values are overwritten at once
-    layer.load_state_dict(params)
-    return layer
+    """The layer with these constructor arguments and these parameters, copied once into its storage.
+
+    Where they do not fit together, no memory is taken of the sizes in `options`.
+    """
+    return LAYERS[cell]._with_parameters(params, **options, rng=0)  # the initial values are overwritten at once
 
 
 def checked_layer(layer: Any) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..activations import ACTIVATIONS, Activation, activation_code
 from ..module import checked_array
+from ..storage import reason
 from .common import ZONEOUT, activations_of, build, checked_layer, refuse_unless, reorder, same_activation, suffixes
 
 if TYPE_CHECKING:
@@ -64,11 +65,7 @@ def from_onnx(model: onnx.ModelProto, node: str | None = None) -> Any:
         raise TypeError(f"expected an onnx.ModelProto, got {type(model).__name__}")
     found = _find(model.graph, node)
     names, constants = _inputs(found), _constants(model.graph)
-    arrays = {
-        key: onnx.numpy_helper.to_array(constants[name])
-        for key, name in names.items()
-        if name in constants and key != "X"
-    }
+    arrays = {key: _array(key, constants[name]) for key, name in names.items() if name in constants and key != "X"}
     missing = [f"{key} ({names[key]!r})" for key in ("W", "R", "B", "P") if key in names and key not in arrays]
     if missing:
         raise ValueError(f"expected the parameters of {_title(found)} to be constants, which {missing} are not")
@@ -152,7 +149,7 @@ def to_onnx(layer: Any, *, state: bool = False, lengths: bool = False) -> onnx.M
 
 def _find(graph: onnx.GraphProto, name: str | None) -> onnx.NodeProto:
     nodes = [node for node in graph.node if node.op_type in _CELLS and node.domain in ("", "ai.onnx")]
-    chosen = [node for node in nodes if name is None or name in (node.name, node.output[0])]
+    chosen = [node for node in nodes if name is None or name in (node.name, *node.output[:1])]
     if len(chosen) != 1:
         wanted = "one RNN, GRU or LSTM node in the graph" if name is None else f"one such node named {name!r}"
         there = ", ".join(map(_title, nodes)) or "none"
@@ -181,11 +178,23 @@ def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Initialisers, and what Constant nodes and the Identity of a constant give."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:  # sorted: a node comes after those that it needs
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
-        elif node.op_type == "Identity" and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
+        for output in node.output[:1]:
+            if node.op_type == "Constant" and [attribute.name for attribute in node.attribute[:1]] == ["value"]:
+                constants[output] = node.attribute[0].t
+            elif node.op_type == "Identity" and node.input and node.input[0] in constants:
+                constants[output] = constants[node.input[0]]
     return constants
+
+
+def _array(key: str, tensor: onnx.TensorProto) -> np.ndarray:
+    from onnx import TensorProto, numpy_helper
+
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise ValueError(f"expected {key} with its data, got the name of another file, which onnx.load would have read")
+    try:
+        return numpy_helper.to_array(tensor)
+    except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"expected {key} as a whole tensor, got one that cannot be read: {reason(error)}") from None
 
 
 def _layer(node: onnx.NodeProto, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -197,7 +206,7 @@ def _layer(node: onnx.NodeProto, arrays: Mapping[str, np.ndarray]) -> Any:
     unknown = set(attributes) - {*_ATTRIBUTES, *_OWN_ATTRIBUTES[cell]}
     if unknown:
         raise ValueError(f"unknown attributes of {_title(node)}: {', '.join(sorted(unknown))}")
-    direction = attributes.get("direction", b"forward").decode()
+    direction = _text("direction", attributes.get("direction", b"forward"))
     if direction not in ("forward", "reverse", "bidirectional"):
         raise ValueError(f"expected direction forward, reverse or bidirectional, got {direction!r}")
     D = 2 if direction == "bidirectional" else 1
@@ -252,7 +261,7 @@ def _params(cell: str, arrays: Mapping[str, np.ndarray], D: int) -> Iterator[tup
 def _read_activations(cell: str, D: int, attributes: Mapping[str, Any]) -> tuple[Activation, ...]:
     """f (g, h), from lists of names, alphas and betas; each value goes to the next activation that has a use for it."""
     default = _DEFAULTS[cell]
-    names = [name.decode() for name in attributes.get("activations", [])]
+    names = [_text("activations", name) for name in attributes.get("activations", [])]
     if not names:
         names = list(default) * D
     if len(names) != len(default) * D:
@@ -268,6 +277,12 @@ def _read_activations(cell: str, D: int, attributes: Mapping[str, Any]) -> tuple
             "make two nodes of it, one forward and one reverse"
         )
     return tuple(forward)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, bytes):
+        raise TypeError(f"expected text in the attribute {name}, got {value!r}")
+    return value.decode()
 
 
 def _read_activation(title: str, alphas: list[float], betas: list[float]) -> Activation:

@@ -6,11 +6,12 @@ import json
 import os
 from typing import Any
 
-from ..storage import load_arrays, save_arrays
+from ..storage import load_arrays, load_json, reason, save_arrays, shortened
 from .common import LAYERS, build, checked_layer, options_of
 
 _FORMAT = "fastrnn.layer"  # the one key in the metadata
 _VERSION = 1
+_DTYPES = ("float32", "float64")
 
 
 def save_safetensors(path: str | os.PathLike[str], layer: Any) -> None:
@@ -52,20 +53,25 @@ def load_safetensors(path: str | os.PathLike[str]) -> Any:
     try:
         return build(cell, options, arrays)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no valid fastrnn layer: {error.args[0]}") from None
+        raise ValueError(f"{path} holds no valid fastrnn layer: {reason(error)}") from None
 
 
 def _parsed(path: str | os.PathLike[str], text: str) -> tuple[str, dict[str, Any]]:
     """(cell, options) from the metadata; what the options may be is for the layer to check."""
     try:
-        header = json.loads(text)
+        header = load_json(text)
         version, cell, options = header["version"], header["cell"], dict(header["options"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no valid fastrnn layer: its metadata cannot be read: {error!r}") from None
+        what = f"{type(error).__name__}: {reason(error)}"
+        raise ValueError(f"{path} holds no valid fastrnn layer: its metadata cannot be read: {what}") from None
     if version != _VERSION:
-        raise ValueError(f"expected version {_VERSION} of a layer's file in {path}, got {version!r}")
+        raise ValueError(f"expected version {_VERSION} of a layer's file in {path}, got {shortened(repr(version))}")
     if cell not in tuple(LAYERS):  # the cell may be anything, also unhashable
-        raise ValueError(f"expected the cell in {path} to be one of {', '.join(LAYERS)}, got {cell!r}")
+        raise ValueError(f"expected the cell in {path} to be one of {', '.join(LAYERS)}, got {shortened(repr(cell))}")
+    if options.get("dtype", _DTYPES[0]) not in _DTYPES:  # NumPy would read further meanings into it
+        raise ValueError(
+            f"expected the dtype in {path} to be float32 or float64, got {shortened(repr(options['dtype']))}"
+        )
     return cell, {name: _tuples(value) for name, value in options.items()}
 
 
