@@ -357,12 +357,12 @@ def test_checkpoint_of_json_too_deep_is_refused(tmp_path, key, depth):
 
 def test_info_too_deep_to_be_read_again_is_not_saved(tmp_path):
     path, info = tmp_path / "checkpoint", None
-    for _ in range(98):
+    for _ in range(99):
         info = (info,)
     save_checkpoint(path, make_optimizer(), info=info)
     load_checkpoint(path, make_optimizer())
     with pytest.raises(ValueError, match="at most 100 levels deep"):
-        save_checkpoint(path, make_optimizer(), info={"deeper": [[info]]})
+        save_checkpoint(path, make_optimizer(), info={"deeper": info})
 
 
 @pytest.mark.parametrize("steps", [-1, 2**53, 2**63 - 1])

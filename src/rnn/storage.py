@@ -65,18 +65,17 @@ def load_json(text: str) -> Any:
 
 def require_shallow(value: Any) -> None:
     """ValueError for lists and dicts within each other more than DEEPEST times: all else may walk through the rest."""
-    level = [value]
+    level: list[Any] = [[value]]
     for _ in range(DEEPEST + 1):
-        level = [part for whole in level for part in _parts(whole)]
+        level = [
+            part
+            for whole in level
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+            if isinstance(part, (list, dict, tuple))
+        ]
         if not level:
             return
     raise ValueError(f"expected JSON at most {DEEPEST} levels deep, got more")
-
-
-def _parts(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ from .common import LAYERS, build, checked_layer, options_of
 
 _FORMAT = "fastrnn.layer"  # the one key in the metadata
 _VERSION = 1
+_LONGEST = 1 << 16  # characters of the metadata, which needs some hundreds
 _DTYPES = ("float32", "float64")
 
 
@@ -58,6 +59,10 @@ def load_safetensors(path: str | os.PathLike[str]) -> Any:
 
 def _parsed(path: str | os.PathLike[str], text: str) -> tuple[str, dict[str, Any]]:
     """(cell, options) from the metadata; what the options may be is for the layer to check."""
+    if len(text) > _LONGEST:
+        raise ValueError(
+            f"{path} holds no valid fastrnn layer: expected options in {_LONGEST} characters, got {len(text)}"
+        )
     try:
         header = load_json(text)
         version, cell, options = header["version"], header["cell"], dict(header["options"])
