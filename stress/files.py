@@ -136,7 +136,8 @@ def one(known: list, folder: Path, rng: np.random.Generator) -> tuple[Counter, l
         failures.append(f"{format.name}: {seconds:.1f} s until it was {outcome}")
     if outcome == "loaded":
         try:
-            format.use(loaded, index)
+            with np.errstate(all="ignore"):  # weights may be infinite now
+                format.use(loaded, index)
         except BaseException as error:
             failures.append(f"{format.name}: loaded, but not to be used: {_told(error)}")
     return Counter({f"{format.name} {outcome}": 1}), failures

@@ -78,7 +78,8 @@ def load_checkpoint(
     """Put the optimiser, its modules and the generators where `save_checkpoint` found them; returns (arrays, info).
 
     optimizer, generators, settings: made as they were for `save_checkpoint`, which does not write down what kind of
-    layers there are, nor the options of the optimiser.
+    layers there are, nor the options of the optimiser.  For files of strangers, see `interchange.load_safetensors`;
+    states that a generator cannot go on from are refused too.
 
     Raises OSError when the file cannot be read, ValueError when it is cut short, no checkpoint, or one of other
     modules, another optimiser, other generators or settings; nothing is changed then.

@@ -197,7 +197,7 @@ class LanguageModel(FixedOptions):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LanguageModel:
-        """The model that `save` wrote to `path`.
+        """The model that `save` wrote to `path`; for files of strangers, see `interchange.load_safetensors`.
 
         Raises OSError when the file cannot be read, ValueError when it is cut short, no safetensors file, or not that
         of a LanguageModel.

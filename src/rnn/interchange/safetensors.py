@@ -40,6 +40,9 @@ def save_safetensors(path: str | os.PathLike[str], layer: Any) -> None:
 def load_safetensors(path: str | os.PathLike[str]) -> Any:
     """The layer in a file that `save_safetensors` wrote.
 
+    The file may be a stranger's: it can run no code, and what it claims is compared with the arrays in it before
+    memory is taken.
+
     Raises OSError when the file cannot be read, ValueError when it is no safetensors file or does not hold a layer:
     tensors alone, such as a state dict of torch, do not say what layer they are of; make that layer and give it
     ``layer.load_state_dict(safetensors.numpy.load_file(path))``.
