@@ -1,6 +1,6 @@
 """Ctrl-C at random moments: nothing hangs, what comes after is right, and long calls are left within 0.1 s.
 
-A case is one call, or one run of the command line, that SIGINT interrupts or just misses. Afterwards
+A case is some calls of one kind, or one run of the command line, that SIGINT interrupts or just misses. Afterwards
 
     parameters and optimiser   are what a whole number of steps makes of them
     arrays that were given     are unchanged, and so is the state of a stream, or it is that after the whole call
@@ -30,7 +30,7 @@ import numpy as np
 from .campaign import Cases, main
 
 HANG = 30  # seconds
-IN_A_CHILD = 50  # cases
+IN_A_CHILD = 10  # interrupts
 LATE = 0.1  # seconds from the signal until a call is left
 TEXT = "to be or not to be, that is the question; " * 200
 
@@ -39,8 +39,8 @@ def run(cases: Cases) -> None:
     """Interrupt calls, and the command line, at random moments."""
     worst = 0.0
     for number, rng in cases:
-        if number % IN_A_CHILD == IN_A_CHILD - 1:
-            cases.seen["of the command line"] += 1
+        if number % 10 == 9:
+            cases.seen["interrupts of the command line"] += 1
             failure = _interrupt_command(rng)
             if failure:
                 cases.fail(number, failure)
@@ -58,7 +58,7 @@ def run(cases: Cases) -> None:
                 worst = max(worst, float(text.split()[0]))
                 print(f"case {number}: {text}")
             else:
-                cases.seen[kind] += int(text)
+                cases.seen["interrupts of calls" if kind == "interrupts" else "calls left in their midst"] += int(text)
         if child.returncode:
             cases.fail(number, f"the child ended with {child.returncode}: {child.stderr[-3000:]}")
     if worst:
@@ -69,9 +69,9 @@ def run(cases: Cases) -> None:
 
 
 def child(seed: int, number: int) -> None:
-    """IN_A_CHILD - 1 interrupts of one kind of call."""
+    """Some interrupts of one kind of call."""
     rng = np.random.default_rng([seed, number])
-    kind = sys.argv[4] if len(sys.argv) > 4 else rng.choice(list(KINDS))
+    kind = rng.choice(list(KINDS))
     fastrnn.set_num_threads(int(rng.integers(1, 4)))
     subject = KINDS[kind](rng)
     faulthandler.dump_traceback_later(4 * HANG, exit=True)
@@ -80,7 +80,7 @@ def child(seed: int, number: int) -> None:
     duration = time.perf_counter() - began
     subject.restore()
     interrupts = reached = 0
-    for _ in range(IN_A_CHILD - 1):
+    for _ in range(IN_A_CHILD):
         if rng.random() < 0.2:  # the next call starts threads
             count = fastrnn.get_num_threads()
             fastrnn.set_num_threads(1)
@@ -101,7 +101,7 @@ def child(seed: int, number: int) -> None:
         if wrong:
             print("failed", f"{kind}, {fastrnn.get_num_threads()} threads: {wrong}")
     print("interrupts", interrupts)
-    print("calls-left", reached)
+    print("left", reached)
 
 
 def interrupted(call: Callable[[], Any], delay: float) -> float | None:

@@ -1,8 +1,8 @@
 """Many callers, streams and forks at once, with helpers that come each time: the bits of one thread.
 
-A case is one layer and what it gives on one thread. Then several Python threads make the same calls at the same time, each
-on up to four threads of the pool, whose helpers all come before a job or a shared walk begins; the number of threads
-changes meanwhile, and children are forked that make the calls too. Every result is compared to the bit.
+A case is one layer and what it gives on one thread. Then several Python threads make the same calls at the same time,
+each on up to four threads of the pool, whose helpers all come before a job or a shared walk begins. Meanwhile the
+number of threads changes, and children are forked that make the calls too. Every result is compared to the bit.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from stress.campaign import Cases
 
-CAMPAIGNS: dict[str, float] = {"files": 5, "kills": 5}  # name -> seconds
+CAMPAIGNS: dict[str, float] = {"files": 5, "kills": 5, "signals": 12, "threads": 5}  # name -> seconds
 
 
 @pytest.mark.parametrize("name", CAMPAIGNS)
