@@ -56,7 +56,7 @@ template <class T> inline Vec<T> activate(const Activation& f, Vec<T> x, Vec<T>*
       return select<T>(y <= zero, zero, select<T>(y >= one, one, y));
     case kElu:
       y = a * each_lane<T>(x, [](T v) { return v < 0 ? T(__builtin_expm1(v)) : v; });
-      *slope = select<T>(x >= zero, one, y + a);
+      *slope = select<T>(x > zero, one, y + a);
       return select<T>(x >= zero, x, y);
     case kSoftsign: y = one + select<T>(x < zero, -x, x); *slope = one / (y * y); return x / y;
     case kSoftplus:  // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)
