@@ -1,6 +1,6 @@
 """The build of the one extension, fastrnn._core; all else is said in pyproject.toml.
 
-FASTRNN_BUILD chooses how it is compiled: release (the default), debug, sanitize or coverage (see CONTRIBUTING.md).
+FASTRNN_BUILD chooses how it is compiled, release by default: see BUILDS, and CONTRIBUTING.md.
 
 The package folder is src/rnn and the import name is fastrnn, so the package is listed by name in pyproject.toml, and
 Cython, which would look for .pxd files in fastrnn/, is told to look in src/rnn.
@@ -19,11 +19,13 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 PACKAGE = "src/rnn"
+ASSERTING = ["-g", "-UNDEBUG"]  # these come after the flags of Python's own build, which have -DNDEBUG
 BUILDS = {
-    "release": ["-O3", "-g0"],
-    "debug": ["-O0", "-g", "-UNDEBUG"],
-    "sanitize": ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"],
-    "coverage": ["-O0", "-g", "--coverage", "-DCYTHON_TRACE_NOGIL=1"],
+    "release": ["-O3", "-g0", "-DNDEBUG"],
+    "debug": ["-O0", *ASSERTING],
+    "sanitize": ["-O1", *ASSERTING, "-fno-omit-frame-pointer", "-fsanitize=address,undefined"],
+    "tsan": ["-O1", *ASSERTING, "-fno-omit-frame-pointer", "-fsanitize=thread"],
+    "coverage": ["-O0", "-g", "-DNDEBUG", "--coverage", "-DCYTHON_TRACE_NOGIL=1"],
 }
 BUILD = os.environ.get("FASTRNN_BUILD", "release")
 if BUILD not in BUILDS:
@@ -31,7 +33,7 @@ if BUILD not in BUILDS:
 
 # Directives given here override those at the head of the .pyx.
 CHECKS = {"boundscheck": True, "initializedcheck": True}
-DIRECTIVES = {"debug": CHECKS, "sanitize": CHECKS, "coverage": {"linetrace": True}}
+DIRECTIVES = {"debug": CHECKS, "sanitize": CHECKS, "tsan": CHECKS, "coverage": {"linetrace": True}}
 
 # Where the loader finds the OpenBLAS that `BuildExt` puts beside the extension.
 ORIGIN = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"

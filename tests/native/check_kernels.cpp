@@ -16,7 +16,9 @@
 //   g++ -std=c++17 -O3 -pthread -I src/rnn/kernels tests/native/check_kernels.cpp src/rnn/kernels/*.cpp -o check_kernels
 //   ./check_kernels             every table that this machine can run
 //   ./check_kernels avx512      this one, whatever the machine says
+//   ./check_kernels --few       a third of the batches, for an emulator
 //
+// With -DNDEBUG left away, as here, the kernels' assertions are on; tests/test_native.py builds and runs it so.
 // With -fsanitize=thread it shows that threads which share steps do not race.
 #include <chrono>
 #include <cmath>
@@ -39,6 +41,7 @@ const char* const kNames[] = {"rnn tanh", "rnn relu", "rnn general", "gru", "gru
                               "rnn relu, layer norm", "gru, layer norm", "lstm, layer norm"};
 constexpr long kSteps = 4;
 bool failed = false;
+long batch_step = 1;  // from a batch to the next
 
 uint64_t random_bits() {  // splitmix64
   static uint64_t state = 0;
@@ -86,7 +89,7 @@ template <class T, class Pack> Array<T> packed(Sequence<T>& q, Pack pack) {
   Arena<T> arena{nullptr, 0};
   pack(q, arena);  // only counts
   Array<T> memory(arena.used);
-  arena = {memory.data(), 0};
+  arena.block = memory.data(), arena.used = 0;
   pack(q, arena);
   return memory;
 }
@@ -175,7 +178,7 @@ template <class T> void check_cells(const Kernels<T>& kernels) {
     const CellKernels<T>& cell = *kernels.cell(kind);
     double worst = 0;
     for (long H : {1, 5, 16, 33, 70})
-      for (long B = 1; B <= 9; ++B)
+      for (long B = 1; B <= 9; B += batch_step)
         for (int input = 0; input < Layer::kInputs; ++input)
           for (long P : {H, (H + 1) / 2}) {
             if (P != H && ((kind != kLstm && kind != kLstmGeneral) || H == 1)) continue;
@@ -197,7 +200,7 @@ void check_compressed(const KernelTable& table) {
     double worst = 0;
     for (int kind = 0; kind < kCellKinds; ++kind)
       for (long H : {1, 5, 16, 33, 70})
-        for (long B = 1; B <= 9; ++B)
+        for (long B = 1; B <= 9; B += batch_step)
           for (auto input : {Layer::kStepByStep, Layer::kOneHot}) {
             const Layer layer{input, table.f32.cell(kind)->gates, B, H / 2 + 3, H, H};
             const auto ours = run(*table.f32.cell(kind), kind, layer, nullptr, storage, table.dots);
@@ -372,9 +375,13 @@ template <class T, class Wide> void check_functions(const Kernels<T>& k) {
 }
 
 int main(int count, char** names) {
+  Array<const char*> tables;
+  for (int i = 1; i < count; ++i)
+    if (std::strcmp(names[i], "--few")) tables.push_back(names[i]);
+    else batch_step = 3;
   const auto is_wanted = [&](const KernelSet* set) {
-    bool wanted = count == 1 && set->runs;
-    for (int i = 1; i < count; ++i) wanted |= !std::strcmp(names[i], set->table->name);
+    bool wanted = tables.empty() && set->runs;
+    for (const char* name : tables) wanted |= !std::strcmp(name, set->table->name);
     return wanted;
   };
   for (const KernelSet* set = kernel_sets(); set->table; ++set) {

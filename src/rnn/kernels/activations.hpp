@@ -42,6 +42,7 @@ template <class T, class F> inline Vec<T> each_lane(Vec<T> x, F f) {
 template <class T> inline Vec<T> activate(const Activation& f, Vec<T> x, Vec<T>* slope) {
   const Vec<T> a = splat(T(f.alpha)), b = splat(T(f.beta)), zero{}, one = splat(T(1));
   Vec<T> y;
+  FASTRNN_ASSERT(f.kind >= kTanh && f.kind <= kIdentity);
   switch (f.kind) {
     case kTanh: y = tanh<T>(x); *slope = one - y * y; return y;
     case kRelu: *slope = select<T>(x > zero, one, zero); return select<T>(x <= zero, zero, x);

@@ -58,6 +58,7 @@ template <class T, class Cell> long start_width(long H) {
 // started (rows, panels, A, units) = bias + W_ih x for rows that lie anywhere
 template <class T, class Cell> void start_rows(const Sequence<T>& q, long rows, const T* const* x, T* started) {
   constexpr int G = Cell::G, A = kAccumulatorsOf<Cell>;
+  FASTRNN_ASSERT(rows >= 0 && x && started && q.bias && q.w_input && q.storage == kFull);
   const long width = start_width<T, Cell>(q.H);
   sweep<T, G, A>(q.share, 0, rows, q.H, [&](const TileOf<T, Cell>& tile) {
     Wanted<T> wanted;
@@ -79,6 +80,7 @@ template <class T, class Cell> struct Items {
   T *c[kMaxRows], *y[kMaxRows], *tape[kMaxRows];
 
   FASTRNN_INLINE Items(const Sequence<T>& q, long s, const TileOf<T, Cell>& t) {
+    FASTRNN_ASSERT(t.items() <= kMaxRows && t.row + t.rows <= q.active(s) && (!q.started || s >= q.started_from));
     const long row = q.packed(s, t.row) - q.first(q.started_from);
     started = q.started ? q.started + row * start_width<T, Cell>(q.H) : nullptr;
     for (int i = 0; i < t.items(); ++i)
@@ -106,6 +108,7 @@ template <class T, class Cell> struct Items {
 template <class T, class Cell>
 FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const TileOf<T, Cell>& t, int i) {
   const long id = *q.ids.at(s, t.row + t.row_of(i)), unit = t.unit_of(i), units = t.vectors * kLanes<T>;
+  FASTRNN_ASSERT(id >= 0 && (q.table || (id < q.I && (q.w_input || q.weights.ih))));
   for (int g = 0; g < Cell::G; ++g)
     for (int v = 0; v < t.vectors; ++v) {
       T* to = t.at(i, input_slot<Cell>(g), v);
@@ -132,6 +135,7 @@ FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const TileOf<T, Ce
 // acc = bias, and the input product of a one-hot x
 template <class T, class Cell>
 FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const TileOf<T, Cell>& t) {
+  FASTRNN_ASSERT(q.bias);
   for (int i = 0; i < t.items(); ++i) {
     const T* bias = q.bias + t.unit_of(i) * kAccumulatorsOf<Cell>;
     for (int j = 0; j < t.ld(); j += kLanes<T>) store(t.at(i, 0, 0) + j, load(bias + j));
@@ -146,6 +150,8 @@ FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const TileOf<T, Cell>& 
                                    const Items<T, Cell>& items, bool in_place, Wanted<T>& wanted) {
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
   const bool has_x = q.has_x_product();
+  FASTRNN_ASSERT(q.bias && q.w_state && (!has_x || q.w_input));
+  FASTRNN_ASSERT(q.storage == kFull || (sizeof(T) == sizeof(float) && !q.started));
   if constexpr (sizeof(T) == sizeof(float))
     if (q.storage != kFull) {
       const T* input = q.w_input + t.unit * G * panel_rows(q.storage, q.I);
@@ -166,6 +172,7 @@ FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const TileOf<T, Cel
                                        const Items<T, Cell>& items) {
   constexpr int GS = Cell::GS, Shared = Cell::kShared;
   const bool has_x = q.has_x_product();
+  FASTRNN_ASSERT(q.storage == kFull && q.weights.hh && (!has_x || q.weights.ih));
   const auto nth = [&](int n, int count) { return q.from_last ? count - 1 - n : n; };
   for (int n = 0; n < kAccumulatorsOf<Cell>; ++n) {
     const int slot = nth(n, kAccumulatorsOf<Cell>);
@@ -187,11 +194,13 @@ FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const TileOf<T, Cel
 template <class T, class Cell>
 FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const TileOf<T, Cell>& t,
                                    const Items<T, Cell>& items, Wanted<T>& wanted) {
+  FASTRNN_ASSERT(wanted.n <= t.items() * Cell::kLinesOn);
   const bool in_place = q.one_hot() || !q.packs || q.storage != kFull;
   if (in_place) start_accumulators<T, Cell>(q, s, t);
   if (!q.packs) return multiply_as_stored<T, Cell>(q, t, items);
   if constexpr (sizeof(T) == sizeof(float))
     if (q.storage == kInt8 && q.dots && t.is_first) {
+      FASTRNN_ASSERT(q.h_fixed && (!q.has_x_product() || q.x_fixed));
       if (q.has_x_product()) to_fixed(t.rows, items.x, q.I, q.x_fixed + t.row * fixed_size(q.I));
       to_fixed(t.rows, items.h, q.P, q.h_fixed + t.row * fixed_size(q.P));
     }
@@ -250,6 +259,7 @@ template <class T> FASTRNN_INLINE Vec<T> clipped(const Sequence<T>& q, Vec<T> d)
 template <class T, class Cell, class Body>
 FASTRNN_INLINE void sweep_state_gradient(const Sequence<T>& q, long s, Body body) {
   const bool noisy = q.h_mask || q.zoneout_h.p > 0, zones = q.zoneout_h.p > 0 && s >= 0;
+  FASTRNN_ASSERT(s >= -1 && s < q.T_ && q.dh && q.w_state && (!zones || q.dh_kept));
   const long continuing = s + 1 < q.T_ ? q.active(s + 1) : 0;
   const auto add_dy = [&](const Tile<T, 1>& t, int r) {
     if (s < 0 || !q.dy.base) return;
@@ -271,6 +281,7 @@ FASTRNN_INLINE void sweep_state_gradient(const Sequence<T>& q, long s, Body body
       a[r] = q.dgates_at(s + 1, b);
       set(t, r, Cell::kPassesThrough && !noisy ? q.dh + b * q.P : nullptr);
     }
+    FASTRNN_ASSERT(wanted.n <= t.rows * (Cell::kLinesBack + 1));
     multiply<T>(t.rows, t.vectors, {a, Cell::GS * q.H, q.w_state + t.unit * Cell::GS * q.H}, t.acc, t.ld(), wanted);
     for (int r = 0; r < t.rows; ++r) {
       if (noisy) add_unmasked<T, Cell>(q, t, r);
@@ -312,6 +323,7 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
   T* input = q.one_hot() || !q.packs ? nullptr : arena.take(input_size);
   T* state = q.packs ? arena.take(state_size) : nullptr;
   if (!arena.block) return;
+  FASTRNN_ASSERT(w.ih && w.hh && (q.storage == kFull || q.packs));
   if (input) pack<G>(q.storage, w.ih, q.H, q.I, input);
   if (state) pack<GS>(q.storage, w.hh, q.H, q.P, state);
   q.w_input = input, q.w_state = state, q.bias = bias;

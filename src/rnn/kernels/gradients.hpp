@@ -53,6 +53,7 @@ __attribute__((noinline)) void tile_gradient(long rows, const T* d, long ld, con
 
 template <class T, int NV, int MR = tile_rows(NV)>
 FASTRNN_INLINE void gradient_of_rows(int n, long rows, const T* d, long ld, const T* panel, T* dw, long ld_w, int lanes) {
+  FASTRNN_ASSERT(n >= 1 && n <= MR);
   if (n == MR) return tile_gradient<T, NV, MR>(rows, d, ld, panel, dw, ld_w, lanes);
   if constexpr (MR > 1) gradient_of_rows<T, NV, MR - 1>(n, rows, d, ld, panel, dw, ld_w, lanes);
 }
@@ -84,6 +85,7 @@ template <class T>
 void weight_gradient(const Share* share, long rows, long N, long K, const T* d, long ld, const T* const* source,
                      T* panel, T* dw) {
   const Panels<T, 1> panels{K};
+  FASTRNN_ASSERT(rows >= 0 && K > 0 && N > 0 && N <= ld && d && source && panel && dw);
   long first, end;
   take(share, panels.count(), &first, &end);
   for (long p = first; p < end; ++p) {
@@ -109,6 +111,8 @@ template <class T> long pack_input_gradient(InputColumns<T>& c, long I, const T*
 template <class T>
 void input_gradient(Share* share, long rows, long I, const InputColumns<T>& c, const T* dgates, long ld, const T* zeros,
                     T* const* dx) {
+  for (int i = 0; i < 2; ++i)
+    FASTRNN_ASSERT(c.K[i] >= 0 && c.column[i] >= 0 && c.column[i] + c.K[i] <= ld && (c.K[i] == 0 || c.panels[i]));
   sweep<T, 1, 1>(share, 0, rows, I, [&](const Tile<T, 1>& t) {
     const T *first[kMaxRows], *second[kMaxRows];
     Wanted<T> wanted;

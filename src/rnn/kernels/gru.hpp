@@ -42,6 +42,7 @@ FASTRNN_INLINE void gru_will_go_back(const Sequence<T>& q, long s, long b, long 
 template <class T, bool General> struct Gru {
   static constexpr int G = 3, GS = 3, kShared = 2;
   static constexpr bool kPassesThrough = true, kHasC = false;
+  static constexpr int kLinesOn = 5, kLinesBack = 5 + GS + G;  // with norms, dgates are so wide
   static constexpr int L = kLanes<T>;
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Gru>(q, arena); }
@@ -122,6 +123,7 @@ template <class T, bool General> struct Gru {
 template <class T, bool General> struct GruResetBefore {
   static constexpr int G = 3, GS = 2, kShared = 2;
   static constexpr bool kPassesThrough = true, kHasC = false;
+  static constexpr int kLinesOn = 0, kLinesBack = 8;
   static constexpr int L = kLanes<T>;
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) {

@@ -9,7 +9,7 @@
 // a (K,) is  step n,  step = max |a| / 2^23 (a little more),  n whole: as good as float32 for what is added up.  n is three
 // digits to the base 256, each from -128 to 127; they are held as d + 128, which the offset makes good:
 //
-//   a . W^T = scale step (256 (256 D2 + D1) + D0)        Dj = sum of (dj + 128) q + offset,  exact for K <= 2^17
+//   a . W^T = scale step (256 (256 D2 + D1) + D0)        Dj = sum of (dj + 128) q + offset,  exact for K <= kMostTerms
 //
 // Elsewhere the bytes become floats.  Weights are finite; a row a that is not gives NaN, or what float32 gives.
 #pragma once
@@ -19,6 +19,7 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
+constexpr long kMostTerms = 1 << 17;  // K: of more, a sum may exceed 32 bits
 constexpr long integer_rows(long K) { return 2 + (K + 3) / 4; }
 constexpr float kLeast = 0x1p-100f;  // beside it values count as zero: for rows of zeros
 
@@ -151,6 +152,7 @@ template <int G, int V = panel_vectors(G), int A, bool M>
 FASTRNN_INLINE void multiply_integers(const Tile<float, A, M>& t, const float* const* a, long K, const float* panel,
                                       const int* slot, bool dots, float* fixed) {
   if (t.vectors == V) {
+    FASTRNN_ASSERT(a && K > 0 && panel && slot && (!dots || (fixed && K <= kMostTerms)));
     for (int r = 0; r < t.rows; ++r) {
       float* acc = t.acc + r * t.ld();
 #if FASTRNN_VECTOR_BYTES == 64

@@ -19,6 +19,7 @@ namespace FASTRNN_ISA {
 template <class T, class Cell>
 constexpr CellKernels<T> kernels_of(int tape_width, int dgates_width, int n_blocks,
                                     GradientBlock b0, GradientBlock b1, GradientBlock b2 = {}) {
+  static_assert(Cell::kLinesOn <= kMostLines && Cell::kLinesBack + 1 <= kMostLines, "Wanted is too small for this cell");
   return {Cell::G, tape_width, dgates_width, tile_rows(Cell::G * panel_vectors(Cell::G)), n_blocks, Cell::kHasC,
           {b0, b1, b2}, Cell::pack_forward, start_width<T, Cell>, start_rows<T, Cell>, Cell::pack_backward,
           forward_step<T, Cell>, Cell::backward};
@@ -61,6 +62,25 @@ template <class T> constexpr Kernels<T> kernels() {
           rmsprop<T>, sum_of_squares<T>, sum_rows<T>, affine_size<T>, pack_affine<T>, affine<T>,
           map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};
 }
+
+// Whether the gradient blocks of a cell lie within its dgates and tape and are, of W_ih as of W_hh, as many as its gates
+template <class T> constexpr bool blocks_fit(const CellKernels<T>& cell) {
+  int gates[] = {0, 0};
+  for (int i = 0; i < cell.n_blocks; ++i) {
+    const GradientBlock& b = cell.blocks[i];
+    if (b.gate != gates[b.weight] || b.column + b.gates > cell.dgates_width) return false;
+    if (b.source == GradientBlock::kTape && b.tape_column >= cell.tape_width) return false;
+    gates[b.weight] += b.gates;
+  }
+  return gates[0] == cell.gates && gates[1] == cell.gates;
+}
+
+template <class T> constexpr bool all_blocks_fit() {
+  for (const CellKernels<T>& cell : kernels<T>().cells)
+    if (!blocks_fit(cell)) return false;
+  return true;
+}
+static_assert(all_blocks_fit<float>() && all_blocks_fit<double>());
 
 #define FASTRNN_STRING_(x) #x
 #define FASTRNN_STRING(x) FASTRNN_STRING_(x)

@@ -88,6 +88,7 @@ template <class T, class Cell, int Kept> struct Normed {
   static constexpr int G = Cell::G, GS = Cell::GS, kShared = 0;  // its accumulators are both products of every gate
   static constexpr int A = kAccumulatorsOf<Cell>, L = kLanes<T>;
   static constexpr bool kHasC = Cell::kHasC;
+  static constexpr int kLinesOn = Cell::kLinesOn + GS + G, kLinesBack = Cell::kLinesBack;
 
   // What a row of the tape, or the scratch in its place, has beside the cell's own
   struct Row {
@@ -109,6 +110,8 @@ template <class T, class Cell, int Kept> struct Normed {
   static void forward(const Sequence<T>& q, long s) {
     constexpr int kRows = tile_rows(G * panel_vectors(G));
     const long n = q.active(s);
+    FASTRNN_ASSERT(q.norms.gain_ih && q.norms.gain_hh && (!kHasC || q.norms.gain_c) && q.P == q.H);
+    FASTRNN_ASSERT(q.tape_width == (Kept + GS + G) * q.H + kNormStatistics);
     sweep<T, G, GS + G>(q.share, 0, n, q.H, [&](const TileOf<T, Normed>& t) { products(q, s, t); }, q.from_last);
     for (long first = 0; first < n; first += kRows)
       after_products(q, s, first, int(n - first < kRows ? n - first : kRows));
@@ -199,6 +202,7 @@ template <class T, class Cell, int Kept> struct Normed {
   // In dgates of a row: from the gradients of the accumulators, as the cell left them, to those of the products
   static FASTRNN_INLINE void through_norms(const Sequence<T>& q, long s, long b) {
     const long H = q.H, shared = Cell::kShared * H;
+    FASTRNN_ASSERT(q.sums && q.dnorms.gain_ih && q.dnorms.gain_hh && q.dgates_width == (GS + G) * H);
     const Row row(q, s, b);
     T* d = q.dgates_at(s, b);
     NormGradient<T> h{row.h, q.norms.gain_hh, q.dnorms.gain_hh, q.sums, row.of[0].rstd};

@@ -16,6 +16,7 @@ double softmax_cross_entropy(long rows, long K, const T* logits, const int64_t* 
   double loss = 0;
   for (long row = 0; row < rows; ++row, logits += K, dlogits += K) {
     const int64_t target = targets[row];
+    FASTRNN_ASSERT(target < K);
     if (target < 0) {
       __builtin_memset(dlogits, 0, K * sizeof(T));
       continue;

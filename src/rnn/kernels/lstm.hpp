@@ -19,6 +19,7 @@ namespace FASTRNN_ISA {
 template <class T, bool General> struct Lstm {
   static constexpr int G = 4, GS = 4, kShared = 4;
   static constexpr bool kPassesThrough = false, kHasC = true;
+  static constexpr int kLinesOn = 6, kLinesBack = 9;
   static constexpr int L = kLanes<T>;
   static constexpr int kUnprojected = General ? 8 : 4;  // column of o f2(c) on the tape, in H
 
@@ -98,6 +99,7 @@ template <class T, bool General> struct Lstm {
 
   // h = W_hr (o f2(c))
   static void project(const Sequence<T>& q, long s) {
+    FASTRNN_ASSERT(q.tape_width >= (kUnprojected + 1) * q.H);
     sweep<T, 1, 1>(q.share, 0, q.active(s), q.P, [&](const Tile<T, 1>& t) {
       product_alone(t, q.H, q.w_second, [&](long b) { return q.tape_at(s, b) + kUnprojected * q.H; });
       for (int r = 0; r < t.rows; ++r)
@@ -125,6 +127,7 @@ template <class T, bool General> struct Lstm {
   }
 
   static void backward(const Sequence<T>& q, long s) {
+    FASTRNN_ASSERT(q.dc && (!General || !q.weights.peephole || q.dpeephole));
     if (s < 0) {
       for (long b = 0; b < q.active(0); ++b)
         if (q.is_reset(0, b)) __builtin_memset(q.dc + b * q.H, 0, q.H * sizeof(T));

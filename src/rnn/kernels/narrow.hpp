@@ -92,6 +92,7 @@ FASTRNN_INLINE void narrow_product_of_rows(int rows, const float* const* a, long
 template <int G, int V = panel_vectors(G), int A, bool M>
 FASTRNN_INLINE void multiply_narrow(const Tile<float, A, M>& t, const float* const* a, long K, const float* panel,
                                     const int* slot) {
+  FASTRNN_ASSERT(a && K > 0 && panel && slot && t.vectors >= 1 && t.vectors <= V);
   if (t.vectors == V) return narrow_product_of_rows<G * V>(t.rows, a, K, panel, t.acc, t.ld(), slot);
   if constexpr (V > 1) multiply_narrow<G, V - 1>(t, a, K, panel, slot);
 }

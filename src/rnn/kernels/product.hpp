@@ -53,6 +53,7 @@ template <class T, int G> struct Panels {
 // out: for each panel (K, G, units), units of G*H x K weights w (row-major, ld)
 template <class T, int G> void pack_rows(const T* w, long ld, long H, long K, T* out) {
   constexpr int L = kLanes<T>;
+  FASTRNN_ASSERT(w && out && H > 0 && K > 0 && ld >= K);
   const Panels<T, G> panels{H};
   for (long p = 0; p < panels.count(); ++p) {
     const int width = panels.vectors(p) * L;
@@ -75,6 +76,7 @@ template <class T, int G> void pack_rows(const T* w, long ld, long H, long K, T*
 // (K,) of w into column[0], column[width], ..., which are zero
 template <int G, class Body> void pack_words(const float* w, long H, long K, long rows, float* panels, Body body) {
   const Panels<float, G> all{H};
+  FASTRNN_ASSERT(w && panels && H > 0 && K > 0);
   __builtin_memset(panels, 0, rows * G * all.padded() * sizeof(float));
   for (long p = 0; p < all.count(); ++p) {
     const long units = all.vectors(p) * kLanes<float>, width = G * units;
@@ -89,6 +91,7 @@ template <int G, class Body> void pack_words(const float* w, long H, long K, lon
 template <class T> void pack_columns(const T* w, long ld, long K, long H, T* out) {
   constexpr int L = kLanes<T>;
   const Panels<T, 1> panels{H};
+  FASTRNN_ASSERT(K == 0 || (w && out && H > 0 && ld >= H));
   for (long p = 0; p < panels.count(); ++p)
     for (long k = 0; k < K; ++k)
       for (int v = 0; v < panels.vectors(p); ++v, out += L) {
@@ -97,12 +100,16 @@ template <class T> void pack_columns(const T* w, long ld, long K, long H, T* out
       }
 }
 
-// Cache lines that the pointwise maths after a product reads or writes.  The product asks for them as it runs: all at
-// once they would wait for each other.
+// Cache lines that the pointwise maths after a product reads or writes, so many of an item at most.  The product asks for
+// them as it runs: all at once they would wait for each other.
+constexpr int kMostLines = 14;
 template <class T> struct Wanted {
-  const T* at[kMaxRows * 14];
+  const T* at[kMaxRows * kMostLines];
   int n = 0;
-  void add(const T* p) { at[n++] = p; }
+  void add(const T* p) {
+    FASTRNN_ASSERT(n < kMaxRows * kMostLines);
+    at[n++] = p;
+  }
 };
 
 // The left side of a product, a pointer for each row of the tile, and its panel
@@ -121,9 +128,11 @@ FASTRNN_INLINE void accumulate(Vec<T> (&c)[MR][N], const Factors<T>& f, Wanted<T
   constexpr int kStride = S == 1 ? 2 : S;
   Vec<T> more[S][MR][NV];  // [0] is not used
   const T *row[MR], *panel = f.panel;
+  FASTRNN_ASSERT(f.K == 0 || (f.K > 0 && f.a && f.panel));
   FASTRNN_UNROLL
   for (int r = 0; r < MR; ++r) {
     row[r] = f.K ? f.a[r] : nullptr;
+    FASTRNN_ASSERT(f.K == 0 || row[r]);
     FASTRNN_UNROLL
     for (int s = 1; s < S; ++s)
       FASTRNN_UNROLL
@@ -178,6 +187,7 @@ __attribute__((noinline)) void tile_products(const T* init, long init_ld, const 
                                              T* acc, long ld, Wanted<T>& wanted) {
   constexpr int L = kLanes<T>;
   constexpr auto x_slot = [](int v) { return v < NS ? v : NH + v - NS; };
+  FASTRNN_ASSERT(init && init_ld >= 0 && acc && ld > 0);
   Vec<T> c[MR][NX > NH ? NX : NH];
   FASTRNN_UNROLL
   for (int r = 0; r < MR; ++r)
@@ -204,6 +214,7 @@ __attribute__((noinline)) void tile_products(const T* init, long init_ld, const 
 template <class T, int NX, int NH, int NS, int MR = tile_rows(NX > NH ? NX : NH)>
 FASTRNN_INLINE void products_of_rows(int rows, const T* init, long init_ld, const Factors<T>& x, const Factors<T>& h,
                                      T* acc, long ld, Wanted<T>& wanted) {
+  FASTRNN_ASSERT(rows >= 1 && rows <= MR);
   if (rows == MR) return tile_products<T, NX, NH, NS, MR>(init, init_ld, x, h, acc, ld, wanted);
   if constexpr (MR > 1) products_of_rows<T, NX, NH, NS, MR - 1>(rows, init, init_ld, x, h, acc, ld, wanted);
 }
@@ -212,6 +223,7 @@ FASTRNN_INLINE void products_of_rows(int rows, const T* init, long init_ld, cons
 template <class T, int G, int GS, int Shared, int V = panel_vectors(G)>
 FASTRNN_INLINE void multiply(int rows, int vectors, const T* init, long init_ld, const Factors<T>& x,
                              const Factors<T>& h, T* acc, long ld, Wanted<T>& wanted) {
+  FASTRNN_ASSERT(vectors >= 1 && vectors <= V);
   if (vectors == V)
     return products_of_rows<T, G * V, GS * V, Shared * V>(rows, init, init_ld, x, h, acc, ld, wanted);
   if constexpr (V > 1) multiply<T, G, GS, Shared, V - 1>(rows, vectors, init, init_ld, x, h, acc, ld, wanted);
@@ -292,6 +304,7 @@ template <class T> struct Unpacked {
 template <class T>
 __attribute__((noinline)) void multiply_unpacked(int lanes, const Unpacked<T>& x, const Unpacked<T>& h, T* acc) {
   constexpr int L = kLanes<T>;
+  FASTRNN_ASSERT(lanes >= 1 && lanes <= L && acc && (!x.w || x.a) && (!h.w || h.a));
   if (lanes == L) {
     alignas(64) T sums[L * L];
     FASTRNN_UNROLL
@@ -338,7 +351,10 @@ template <class T, int A, bool SeveralGates = (A > 1)> struct Tile : PanelWidth<
   }
 
   long ld() const { return long(A) * vectors * kLanes<T>; }
-  T* at(int i, int gate, int v) const { return acc + i * ld() + (gate * vectors + v) * kLanes<T>; }
+  T* at(int i, int gate, int v) const {
+    FASTRNN_ASSERT(i >= 0 && i < items() && gate >= 0 && gate < A && v >= 0 && v < vectors);
+    return acc + i * ld() + (gate * vectors + v) * kLanes<T>;
+  }
   Vec<T> get(int i, int gate, int v) const { return load(at(i, gate, v)); }
   int lanes_of(int v) const { return v + 1 == vectors ? lanes : kLanes<T>; }
   int lanes_of(int i, int v) const { return v + 1 == vectors ? lanes_of_item(i) : kLanes<T>; }
@@ -347,6 +363,7 @@ template <class T, int A, bool SeveralGates = (A > 1)> struct Tile : PanelWidth<
 // acc = a . panel for a tile of a product by itself, without bias or other terms; row(b) is the row of `a` for batch row b
 template <class T, class Row>
 FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, long K, const T* panels, Row row) {
+  FASTRNN_ASSERT(panels);
   const T* a[kMaxRows];
   Wanted<T> wanted;
   for (int r = 0; r < t.rows; ++r) {
@@ -369,6 +386,7 @@ FASTRNN_INLINE void sweep(Share* share, long row0, long row1, long H, Body body,
   if (share) share->swept = true;
   long first, end;
   take(share, panels.count(), &first, &end);
+  FASTRNN_ASSERT(row0 >= 0 && H > 0 && first >= 0 && first <= end && end <= panels.count());
   alignas(64) T acc[kMaxRows * A * panels.kUnits];
   Tile<T, A, (G > 1)> tile;
   tile.acc = acc;
@@ -383,6 +401,8 @@ FASTRNN_INLINE void sweep(Share* share, long row0, long row1, long H, Body body,
     tile.row = row0;
     for (int i = 0; i < tiles; ++i) {
       tile.rows = rows / tiles + (i < rows % tiles);
+      FASTRNN_ASSERT(tile.rows >= 1 && tile.rows <= kRows && tile.row + tile.rows <= row1 && tile.unit >= 0);
+      FASTRNN_ASSERT(tile.unit < H && tile.lanes >= 1 && tile.lanes <= kLanes<T> && tile.items() <= kMaxRows);
       body(static_cast<const Tile<T, A, (G > 1)>&>(tile));
       tile.row += tile.rows;
     }

@@ -13,6 +13,7 @@ namespace FASTRNN_ISA {
 template <class T, class F, bool General> struct Rnn {
   static constexpr int G = 1, GS = 1, kShared = 1;
   static constexpr bool kPassesThrough = false, kHasC = false;
+  static constexpr int kLinesOn = 1, kLinesBack = 2;  // that an item of will_go_on and of will_go_back adds
   static constexpr int L = kLanes<T>;
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Rnn>(q, arena); }

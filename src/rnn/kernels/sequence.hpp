@@ -10,6 +10,7 @@
 //   packed  our own arrays (tape, dgates): row (s, b) is row first(s) + b, with first(s) = n(0) + ... + n(s-1).
 #pragma once
 
+#include "assert.hpp"
 #include "crew.hpp"
 
 #include <cstdint>
@@ -20,7 +21,10 @@ template <class T> struct Rows {
   T* base;
   const int64_t* offset;  // (B,) in elements
   int64_t step;           // in elements
-  T* at(long s, long b) const { return base + offset[b] + s * step; }
+  T* at(long s, long b) const {
+    FASTRNN_ASSERT(base && offset && b >= 0);
+    return base + offset[b] + s * step;
+  }
 };
 
 // An activation of the general cells: which, and its two parameters (ONNX's alpha and beta)
@@ -125,13 +129,26 @@ template <class T> struct Sequence {
 
   bool one_hot() const { return ids.base; }
   bool has_x_product() const { return !started && !ids.base; }  // x . W_ih is made step by step
-  long first(long s) const { return start ? start[s] : s * B; }  // packed row of step s; of step T: how many there are
-  long active(long s) const { return start ? start[s + 1] - start[s] : B; }
-  long packed(long s, long b) const { return first(s) + b; }
-  bool is_reset(long s, long b) const { return reset.base && *reset.at(s, b); }
+  long first(long s) const {  // packed row of step s; of step T: how many there are
+    FASTRNN_ASSERT(s >= 0 && s <= T_);
+    return start ? start[s] : s * B;
+  }
+  long active(long s) const {
+    FASTRNN_ASSERT(s >= 0 && s < T_);
+    return start ? start[s + 1] - start[s] : B;
+  }
+  long packed(long s, long b) const {
+    FASTRNN_ASSERT(b >= 0 && b < active(s));
+    return first(s) + b;
+  }
+  bool is_reset(long s, long b) const {
+    FASTRNN_ASSERT(b >= 0 && b < active(s));
+    return reset.base && *reset.at(s, b);
+  }
 
   const T* h_before(long s, long b) const {
     if (is_reset(s, b)) return zeros;
+    FASTRNN_ASSERT(s > 0 || h0);
     return s == 0 ? h0 + b * P : y.at(s - 1, b);
   }
   bool is_noisy() const { return h_mask || zoneout_h.p > 0 || zoneout_c.p > 0; }
@@ -139,15 +156,31 @@ template <class T> struct Sequence {
   // sweeps, is not for several (noise, norms, numbers in fixed point)
   bool can_share() const { return !is_noisy() && !norms.gain_hh && storage != kInt8; }
   const T* h_in_product(long s, long b) const { return h_mask ? h_masked + b * P : h_before(s, b); }
-  long kept(long s, long b) const { return packed(s, b) - first(kept_from); }
-  T* c_at(long s, long b) const { return c + (c_in_place ? b : kept(s, b)) * H; }
+  long kept(long s, long b) const {
+    FASTRNN_ASSERT(s >= kept_from);
+    return packed(s, b) - first(kept_from);
+  }
+  T* c_at(long s, long b) const {
+    FASTRNN_ASSERT(c && b >= 0 && b < active(s));
+    return c + (c_in_place ? b : kept(s, b)) * H;
+  }
   const T* c_before(long s, long b) const {
     if (is_reset(s, b)) return zeros;
+    FASTRNN_ASSERT(s != kept_from || c0);
     return s == kept_from ? c0 + b * H : c_at(s - 1, b);
   }
-  T* tape_at(long s, long b) const { return tape ? tape + kept(s, b) * tape_width : scratch + b * tape_width; }
-  T* dgates_at(long s, long b) const { return dgates + (packed(s, b) - first(dgates_from)) * dgates_width; }
-  T* dprojected_at(long s, long b) const { return dprojected + (packed(s, b) - first(dgates_from)) * P; }
+  T* tape_at(long s, long b) const {
+    FASTRNN_ASSERT((tape || scratch || !tape_width) && b >= 0 && b < active(s));
+    return tape ? tape + kept(s, b) * tape_width : scratch + b * tape_width;
+  }
+  T* dgates_at(long s, long b) const {
+    FASTRNN_ASSERT(dgates && s >= dgates_from);
+    return dgates + (packed(s, b) - first(dgates_from)) * dgates_width;
+  }
+  T* dprojected_at(long s, long b) const {
+    FASTRNN_ASSERT(dprojected && s >= dgates_from);
+    return dprojected + (packed(s, b) - first(dgates_from)) * P;
+  }
 };
 
 // Where the gradients of the weights are added; null where the layer has none
@@ -204,9 +237,13 @@ void step_together(Crew* crew, const Sequence<T>& q, void (*step)(const Sequence
 template <class T> struct Arena {
   T* block;
   long used;
+  long counted = 0;
   T* take(long n) {
+    FASTRNN_ASSERT(n >= 0);
     T* p = block ? block + used : nullptr;
     used += (n + 15) / 16 * 16;
+    if (!block) counted = used;
+    FASTRNN_ASSERT(used <= counted);
     return p;
   }
 };

@@ -11,6 +11,8 @@
 //   transpose(v)       of as many vectors as lanes, in place
 #pragma once
 
+#include "assert.hpp"
+
 #include <cstdint>
 
 namespace fastrnn {
@@ -49,6 +51,7 @@ template <class T> FASTRNN_INLINE Vec<T> load(const T* p) {
 template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v) { __builtin_memcpy(p, &v, sizeof v); }
 
 template <class T> FASTRNN_INLINE Vec<T> load(const T* p, int lanes) {
+  FASTRNN_ASSERT(p && lanes > 0 && lanes <= kLanes<T>);
   if (__builtin_expect(lanes == kLanes<T>, 1)) return load(p);
   T v[kLanes<T>] = {};
   for (int i = 0; i < lanes; ++i) v[i] = p[i];
@@ -56,12 +59,14 @@ template <class T> FASTRNN_INLINE Vec<T> load(const T* p, int lanes) {
 }
 
 template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v, int lanes) {
+  FASTRNN_ASSERT(p && lanes > 0 && lanes <= kLanes<T>);
   if (__builtin_expect(lanes == kLanes<T>, 1)) return store(p, v);
   for (int i = 0; i < lanes; ++i) p[i] = v[i];
 }
 
 // Bytes as numbers; one doubling of the width at a time, which the compiler has instructions for
 template <class T> FASTRNN_INLINE Vec<T> load_bytes(const uint8_t* p, int lanes) {
+  FASTRNN_ASSERT(p && lanes > 0 && lanes <= kLanes<T>);
   typename VecOf<T>::bytes bytes{};
   if (__builtin_expect(lanes == kLanes<T>, 1)) __builtin_memcpy(&bytes, p, sizeof bytes);
   else
