@@ -1,6 +1,6 @@
-"""What pip installs: the package under test here, and a wheel built from these sources in an environment of its own.
+"""What pip installs: the package under test here, and a wheel built from an sdist in an environment of its own.
 
-The wheel takes minutes to build, so its tests run where CI=true or FASTRNN_TEST_WHEEL=1, and are skipped elsewhere.
+The two take minutes to build, so their tests run where CI=true or FASTRNN_TEST_WHEEL=1, and are skipped elsewhere.
 """
 
 import importlib.metadata
@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -88,18 +89,33 @@ def test_metadata_names_version_run_time_dependencies_and_licences():
     assert metadata.get_all("License-File") == ["LICENSE", "LICENSES/OpenBLAS.txt"]
 
 
+def run(*command, cwd=None):
+    process = subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.returncode == 0, process.stdout
+
+
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory) -> Path:
+def sdist(tmp_path_factory) -> Path:
     if not WHEEL_TESTS:
-        pytest.skip("builds a wheel, which takes minutes; set FASTRNN_TEST_WHEEL=1 to run it")
-    folder = tmp_path_factory.mktemp("wheel")
+        pytest.skip("builds an sdist and a wheel, which takes minutes; set FASTRNN_TEST_WHEEL=1 to run it")
+    folder = tmp_path_factory.mktemp("sdist")
     # A copy, so that nothing an earlier build left in the checkout is used, and nothing is left there.
     left_out = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "*.dylib", "_core.cpp", "typings")
     shutil.copytree(ROOT, folder / "source", ignore=left_out)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, folder / "source"]
-    process = subprocess.run(command, text=True, capture_output=True)
-    assert process.returncode == 0, process.stdout + process.stderr
-    shutil.rmtree(folder / "source")
+    venv.create(folder / "tools", with_pip=True)
+    python = folder / "tools" / "bin" / "python"
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    run(python, "-m", "pip", "install", *tools)
+    build = f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})"
+    run(python, "-c", build, cwd=folder / "source")
+    [path] = folder.glob("fastrnn-*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, sdist)
     [path] = folder.glob("fastrnn-*.whl")
     return path
 
@@ -110,9 +126,14 @@ def clean_python(wheel, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("clean")
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    process = subprocess.run([python, "-m", "pip", "install", wheel], text=True, capture_output=True)
-    assert process.returncode == 0, process.stdout + process.stderr
+    run(python, "-m", "pip", "install", wheel)
     return python
+
+
+def test_documents_hold_in_the_unpacked_sdist(sdist, tmp_path):
+    run("tar", "-xzf", sdist, "-C", tmp_path)
+    [folder] = tmp_path.iterdir()
+    run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_documents.py", cwd=folder)
 
 
 def test_wheel_is_at_most_12_megabytes(wheel):
