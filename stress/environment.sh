@@ -1,0 +1,18 @@
+# Sourced by asan.sh and tsan.sh. Goes to a copy of this checkout in a temporary folder, with an environment of its own in
+# .venv, and builds fastrnn there as `environment BUILD` says. The oracles of the tests come too, where they are to be had.
+
+environment() {
+    local root
+    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    copy=$(mktemp -d)
+    trap 'rm -rf "$copy"' EXIT
+    tar -C "$root" -c --exclude=./.git --exclude=./.venv --exclude=./build --exclude=./src/rnn/.libs --exclude='*.so' . |
+        tar -C "$copy" -x
+    cd "$copy"
+    python3 -m venv .venv
+    FASTRNN_BUILD=$1 .venv/bin/pip install --quiet ".[test]"
+    for oracle in torch==2.13.0 onnx onnxruntime; do
+        .venv/bin/pip install --quiet "$oracle" || echo "notice: no $oracle; the tests that compare with it are skipped"
+    done
+    export PYTHONMALLOC=malloc # each object in a block of its own, for the sanitizer to see
+}
