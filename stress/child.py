@@ -1,0 +1,121 @@
+"""Cases in processes of their own: what crashes, hangs or eats memory there becomes a failure that names its case.
+
+    for number of cases  ->  child: work(rng of that number, log)  ->  counts and failures
+
+A child does one case after the other. It writes down what it is about to do in memory that it shares with its parent
+(`Log.begin`), so that the parent can say what a child did when it died.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .campaign import Cases
+
+_LONGEST = 2000  # bytes of what a child is about to do
+_CONTEXT = multiprocessing.get_context("spawn")  # no threads and no locks of the parent
+
+
+class Log:
+    """What a case counted and found, and what it is at."""
+
+    def __init__(self, at: Any) -> None:
+        self.seen: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self._at = at
+
+    def begin(self, what: str) -> None:
+        """Say what comes next: told if it kills the process."""
+        self._at.value = what.encode(errors="replace")[: _LONGEST - 1]
+
+    def fail(self, what: str) -> None:
+        self.failures.append(what)
+
+    @property
+    def at(self) -> str:
+        return self._at.value.decode(errors="replace")
+
+
+Work = Callable[[np.random.Generator, Log], None]
+
+
+class Died(Exception):
+    """A child crashed or hung; what it was at."""
+
+
+class Child:
+    """A process that does `work`, with at most so many gigabytes of address space and so many seconds a case."""
+
+    def __init__(self, work: Work, seed: int, gigabytes: float, patience: float) -> None:
+        self._at = _CONTEXT.RawArray(ctypes.c_char, _LONGEST)
+        self._here, there = _CONTEXT.Pipe()
+        self._patience = patience
+        self._process = _CONTEXT.Process(target=_serve, args=(there, self._at, work, seed, gigabytes), daemon=True)
+        self._process.start()
+        there.close()
+
+    def run(self, number: int) -> tuple[Counter[str], list[str]]:
+        """What case `number` counted and found. Raises Died."""
+        try:
+            self._here.send(number)
+            if self._here.poll(self._patience):
+                return self._here.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            raise Died(f"{_death(self._process.exitcode)} in {Log(self._at).at}") from None
+        self.stop()
+        raise Died(f"nothing for {self._patience:g} s in {Log(self._at).at}")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._here.close()
+
+
+def run_in_children(cases: Cases, work: Work, *, gigabytes: float = 4.0, patience: float = 60.0) -> None:
+    """Do each case in a child, in a new one after a death."""
+    child: Child | None = None
+    for number, _ in cases:
+        child = child or Child(work, cases.seed, gigabytes, patience)
+        try:
+            seen, failures = child.run(number)
+        except Died as death:
+            cases.fail(number, str(death))
+            child = None
+            continue
+        cases.seen.update(seen)
+        for what in failures:
+            cases.fail(number, what)
+    if child is not None:
+        child.stop()
+
+
+def _death(code: int | None) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
+
+
+def _serve(parent: Any, at: Any, work: Work, seed: int, gigabytes: float) -> None:
+    most = int(gigabytes * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            number = parent.recv()
+        except EOFError:
+            os._exit(0)
+        log = Log(at)
+        try:
+            work(np.random.default_rng([seed, number]), log)
+        except Exception:
+            log.fail(f"in {log.at}: {traceback.format_exc(limit=-4)}")
+        parent.send((log.seen, log.failures))
