@@ -371,6 +371,7 @@ def test_optimizer_follows_its_schedule_and_a_group_its_own(rng):
         (lambda: StepDecay(1, 0), "expected every >= 1, got 0"),
         (lambda: StepDecay(1, 1, -0.5), "expected a finite factor >= 0"),
         (lambda: WarmUp(math.nan, 1), "expected a finite lr >= 0, got nan"),
+        (lambda: WarmUp(10**400, 1), "expected a finite lr >= 0, got 10"),
         (lambda: WarmUp(1.0, 0), "expected steps >= 1, got 0"),
     ],
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 import numpy as np
+
+_LARGEST = sys.float_info.max  # integers beyond it, which Python has, are no floats
 
 
 def positive_int(name: str, value: Any) -> int:
