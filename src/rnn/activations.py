@@ -17,6 +17,7 @@ identity           a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,10 +49,9 @@ def activation_code(activation: Activation) -> tuple[int, float, float]:
         raise ValueError(f"expected at most {len(defaults)} parameters for {name}, got {tuple(parameters)}")
     if not all(isinstance(value, int | float) for value in parameters):
         raise TypeError(f"expected numbers as parameters of {name}, got {tuple(parameters)}")
-    try:
-        values = [float(value) for value in parameters] + list(defaults[len(parameters) :])
-    except OverflowError:
-        raise ValueError(f"expected parameters of {name} that a float can hold, got {tuple(parameters)}") from None
+    if not all(abs(value) <= sys.float_info.max for value in parameters):
+        raise ValueError(f"expected finite parameters of {name}, got {tuple(parameters)}")
+    values = [float(value) for value in parameters] + list(defaults[len(parameters) :])
     alpha, beta = (*values, 0.0, 0.0)[:2]
     return list(ACTIVATIONS).index(name), alpha, beta
 
