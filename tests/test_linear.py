@@ -170,6 +170,12 @@ def test_wrong_sizes_are_refused(arguments, error, message):
         Linear(*arguments)
 
 
+@pytest.mark.parametrize("bias", [None, "no", 1, np.zeros(2)])
+def test_a_bias_that_is_neither_true_nor_false_is_refused(bias):
+    with pytest.raises(TypeError, match="expected bias to be True or False"):
+        Linear(5, 3, bias=bias)
+
+
 @pytest.mark.parametrize("dtype", ["float16", ">f4", "int32"])
 def test_wrong_dtypes_are_refused(dtype):
     with pytest.raises(TypeError, match="expected dtype float32 or float64"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _core, threads
 from ._core import gemm_rows, sum_rows
-from .checks import float_dtype, positive_int
+from .checks import boolean, float_dtype, positive_int
 from .losses import checked_targets
 from .module import Module
 
@@ -50,7 +50,7 @@ class Linear(Module):
     ) -> None:
         self.in_features = positive_int("in_features", in_features)
         self.out_features = positive_int("out_features", out_features)
-        self.bias = bool(bias)
+        self.bias = boolean("bias", bias)
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
         if self.bias:
             shapes["bias"] = (self.out_features,)
