@@ -163,6 +163,8 @@ def test_wrong_output_gradient_is_refused_and_changes_nothing(do, error):
         ((5, -1), ValueError, "expected out_features >= 1, got -1"),
         ((5.0, 3), TypeError, "expected in_features to be an integer, got 5.0"),
         ((True, 3), TypeError, "in_features"),
+        ((2**63, 3), ValueError, r"expected in_features < 2\*\*63, got 9223372036854775808"),
+        ((5, 10**400), ValueError, r"expected out_features < 2\*\*63"),
     ],
 )
 def test_wrong_sizes_are_refused(arguments, error, message):

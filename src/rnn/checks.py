@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+_LARGEST_INT = 2**63 - 1  # that NumPy and the kernels can count
 _LARGEST = sys.float_info.max  # integers beyond it, which Python has, are no floats
 
 
@@ -25,6 +26,8 @@ def _bounded_int(name: str, value: Any, least: int) -> int:
         raise TypeError(f"expected {name} to be an integer, got {value!r}")
     if value < least:
         raise ValueError(f"expected {name} >= {least}, got {value}")
+    if value > _LARGEST_INT:
+        raise ValueError(f"expected {name} < 2**63, got {value}")
     return int(value)
 
 
