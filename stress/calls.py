@@ -25,7 +25,7 @@ def run(cases: Cases) -> None:
     run_in_children(cases, one_layer)
 
 
-def one_layer(rng: np.random.Generator, log: Log) -> None:
+def one_layer(number: int, rng: np.random.Generator, log: Log) -> None:
     """A case."""
     warnings.simplefilter("ignore")  # of NumPy, about values that overflow
     fastrnn.set_num_threads(1)

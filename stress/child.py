@@ -1,6 +1,6 @@
 """Cases in processes of their own: what crashes, hangs or eats memory there becomes a failure that names its case.
 
-    for number of cases  ->  child: work(rng of that number, log)  ->  counts and failures
+    for number of cases  ->  child: work(number, rng of that number, log)  ->  counts and failures
 
 A child does one case after the other. It writes down what it is about to do in memory that it shares with its parent
 (`Log.begin`), so that the parent can say what a child did when it died.
@@ -16,6 +16,7 @@ import signal
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Log:
         return self._at.value.decode(errors="replace")
 
 
-Work = Callable[[np.random.Generator, Log], None]
+Work = Callable[[int, np.random.Generator, Log], None]  # number of the case, its generator, its log
 
 
 class Died(Exception):
@@ -54,14 +55,26 @@ class Died(Exception):
 
 
 class Child:
-    """A process that does `work`, with at most so many gigabytes of address space and so many seconds a case."""
+    """A process that does `work`, with at most so many gigabytes of address space and so many seconds a case.
 
-    def __init__(self, work: Work, seed: int, gigabytes: float, patience: float) -> None:
+    preload: a library that is loaded into it before all others.
+    """
+
+    def __init__(
+        self, work: Work, seed: int, *, gigabytes: float = 4.0, patience: float = 60.0, preload: str | None = None
+    ) -> None:
         self._at = _CONTEXT.RawArray(ctypes.c_char, _LONGEST)
         self._here, there = _CONTEXT.Pipe()
         self._patience = patience
         self._process = _CONTEXT.Process(target=_serve, args=(there, self._at, work, seed, gigabytes), daemon=True)
-        self._process.start()
+        environment = dict(os.environ)
+        if preload is not None:
+            os.environ["LD_PRELOAD"] = preload
+        try:
+            self._process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(environment)
         there.close()
 
     def run(self, number: int) -> tuple[Counter[str], list[str]]:
@@ -82,22 +95,37 @@ class Child:
         self._here.close()
 
 
-def run_in_children(cases: Cases, work: Work, *, gigabytes: float = 4.0, patience: float = 60.0) -> None:
-    """Do each case in a child, in a new one after a death."""
-    child: Child | None = None
-    for number, _ in cases:
-        child = child or Child(work, cases.seed, gigabytes, patience)
+class Children:
+    """Children that do cases one after the other, each until it dies."""
+
+    def __init__(self, cases: Cases, work: Work, preload: str | None = None) -> None:
+        self._cases, self._make = cases, partial(Child, work, cases.seed, preload=preload)
+        self._child: Child | None = None
+
+    def run(self, number: int) -> None:
+        """Do a case; add what it counted and found, or how it died, to that of all."""
+        self._child = self._child or self._make()
         try:
-            seen, failures = child.run(number)
+            seen, failures = self._child.run(number)
         except Died as death:
-            cases.fail(number, str(death))
-            child = None
-            continue
-        cases.seen.update(seen)
+            self._cases.fail(number, str(death))
+            self._child = None
+            return
+        self._cases.seen.update(seen)
         for what in failures:
-            cases.fail(number, what)
-    if child is not None:
-        child.stop()
+            self._cases.fail(number, what)
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop()
+
+
+def run_in_children(cases: Cases, work: Work) -> None:
+    """Do each case in a child."""
+    children = Children(cases, work)
+    for number, _ in cases:
+        children.run(number)
+    children.stop()
 
 
 def _death(code: int | None) -> str:
@@ -115,7 +143,7 @@ def _serve(parent: Any, at: Any, work: Work, seed: int, gigabytes: float) -> Non
             os._exit(0)
         log = Log(at)
         try:
-            work(np.random.default_rng([seed, number]), log)
+            work(number, np.random.default_rng([seed, number]), log)
         except Exception:
             log.fail(f"in {log.at}: {traceback.format_exc(limit=-4)}")
         parent.send((log.seen, log.failures))
