@@ -18,6 +18,12 @@ def test_padding_and_unpadding_are_inverses(batch_first):
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.parametrize("padding_value", [None, "0", [1, 2], 1j, 10**400])
+def test_padding_that_is_no_number_is_refused(padding_value):
+    with pytest.raises(TypeError, match="expected padding_value to be a number"):
+        fastrnn.pad_sequence([np.zeros((2, 2))], padding_value=padding_value)
+
+
 def test_indices_are_padded_too():
     x, lengths = fastrnn.pad_sequence([np.array([1, 2]), np.array([3])])
     assert x.tolist() == [[1, 3], [2, 0]]

@@ -19,7 +19,8 @@ def pad_sequence(
 
     sequences: B arrays (T_b, ...), alike but for their lengths.  Returns x (T, B, ...) with T the longest length, or
     (B, T, ...) with batch_first, and lengths (B,) int64.
-    Raises ValueError for no sequence or shapes that do not fit, TypeError for different dtypes.
+    Raises ValueError for no sequence or shapes that do not fit, TypeError for different dtypes and a padding_value that is
+    no number.
     """
     arrays = [np.asarray(sequence) for sequence in sequences]
     if not arrays or arrays[0].ndim == 0:
@@ -32,8 +33,11 @@ def pad_sequence(
             )
         if array.ndim != first.ndim or array.shape[1:] != first.shape[1:]:
             raise ValueError(f"expected sequences of shape (T_b, *{first.shape[1:]}), got {array.shape} at {index}")
+    padding = np.asarray(padding_value)
+    if padding.ndim or padding.dtype.kind not in ("b", "i", "u", "f", first.dtype.kind):
+        raise TypeError(f"expected padding_value to be a number, got {padding_value!r}")
     lengths = np.array([len(array) for array in arrays], np.int64)
-    x = np.full((len(arrays), int(lengths.max()), *first.shape[1:]), padding_value, first.dtype)
+    x = np.full((len(arrays), int(lengths.max()), *first.shape[1:]), padding, first.dtype)
     for row, array in zip(x, arrays, strict=True):
         row[: len(array)] = array
     return (x if batch_first else np.ascontiguousarray(x.swapaxes(0, 1))), lengths
