@@ -171,7 +171,7 @@ def arrays_of_calls(judge: Judge) -> None:
         judge.place(pick(rng, places))
     integers = rng.integers(0, layer.input_size, call.x.shape[:2])
     if not layer.input_dropout:
-        judge.place(Place("integer x", integers, run, 2, undo=same_noise))
+        judge.place(Place("integer x", integers, run, 2, undo=same_noise, any_dtype=True))
     for value in (-1, layer.input_size, 2**31, -(2**63), 2**63 - 1):
         wrong = integers.copy()
         wrong.flat[int(rng.integers(wrong.size))] = value

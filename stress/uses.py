@@ -181,14 +181,15 @@ def optimiser_step(rng: np.random.Generator) -> Use:
     """What it keeps goes back after each step."""
     layer = layer_of(rng)
     optimiser = pick(rng, (optim.SGD, optim.Adam, optim.RMSprop))([layer])
-    layer._flat_grads.fill(0.25)
-    kept, params = optimiser.state_dict(), layer._flat_params.copy()
+    for g in layer.grads.values():
+        g.fill(0.25)
+    kept, params = optimiser.state_dict(), layer.state_dict()
 
     def run() -> Any:
-        layer._flat_params[...] = params
+        layer.load_state_dict(params)
         optimiser.load_state_dict(kept)
         norm = optimiser.step(max_norm=0.5)
-        return bits([layer._flat_params, norm])
+        return bits([*layer.params.values(), norm])
 
     return Use(run)
 

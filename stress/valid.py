@@ -19,7 +19,7 @@ import numpy as np
 from fastrnn import optim, reference
 from fastrnn.training import first_nonfinite
 
-from .agreement import Outcome, disagreement, inference_of_reference, named, training_of_reference
+from .agreement import Outcome, Precision, Run, disagreement, inference_of_reference, named, training_of_reference
 from .child import Log
 from .layers import FLOATS, Call, Subject, as_tuple, chance, laid_out, pick, random_call, random_state, size
 
@@ -39,7 +39,7 @@ def expect_same_bits(log: Log, a: Outcome, b: Outcome, what: str) -> None:
             return
 
 
-def expect_agreement(log: Log, ours: Outcome, run: Callable[[str], Outcome]) -> None:
+def expect_agreement(log: Log, ours: Outcome, run: Run) -> None:
     with np.errstate(all="ignore"):
         wrong = disagreement(ours, run)
     if wrong is not None:
@@ -199,10 +199,15 @@ def rows_alone(rng: np.random.Generator, subject: Subject, log: Log) -> None:
         begin(log, subject, f"row {b} of {length} steps alone {alone}")
         own = named(*layer(alone.x, alone.state))
         within = named(y[:length, b], row_of(state, b))
-        expect_agreement(log, within, lambda dtype, own=own, alone=alone: (
-            own if dtype == layer.dtype else inference_of_reference(layer, alone, dtype)))  # fmt: skip
+        expect_agreement(log, within, partial(row_of_reference, layer, alone, own))
         if y[length:, b].any():
             log.fail(f"y is not zero in the padding of row {b}, in {log.at}")
+
+
+def row_of_reference(layer: Any, alone: Call, own: Outcome, precision: Precision) -> Outcome:
+    """What the layer itself made of a row alone; in another precision, or where it is changed, what the reference does."""
+    is_own = precision.dtype == layer.dtype and precision.rng is None
+    return own if is_own else inference_of_reference(layer, alone, precision)
 
 
 def row_of(state: Any, b: int) -> Any:
@@ -314,23 +319,23 @@ def heads(rng: np.random.Generator, subject: Subject, log: Log) -> None:
     expect_agreement(log, ours, partial(fused_of_reference, head, h, targets, mask))
 
 
-def head_of_reference(head: Any, h: Any, do: Any, dtype: str) -> Outcome:
-    weight, bias = (None if p is None else p.astype(dtype) for p in (head.params["weight"], head.params.get("bias")))
-    h, do = h.astype(dtype), do.astype(dtype)
+def head_of_reference(head: Any, h: Any, do: Any, precision: Precision) -> Outcome:
+    cast = precision.cast
+    weight, h, do = cast(head.params["weight"]), cast(h), cast(do)
     dh, grads = reference.linear_backward(h, weight, do, bias=head.bias)
-    o = reference.linear_forward(h, weight, bias)
+    o = reference.linear_forward(h, weight, cast(head.params["bias"]) if head.bias else None)
     return named(o, None, dh, None, {f"{name}_l": g for name, g in grads.items()})
 
 
-def loss_of_reference(o: Any, targets: Any, mask: Any, dtype: str) -> Outcome:
-    loss, dlogits = reference.softmax_cross_entropy(o.astype(dtype), targets, mask=mask)
-    return {"y": np.array(loss, dtype), "dx": dlogits}
+def loss_of_reference(o: Any, targets: Any, mask: Any, precision: Precision) -> Outcome:
+    loss, dlogits = reference.softmax_cross_entropy(precision.cast(o), targets, mask=mask)
+    return {"y": np.array(loss, precision.dtype), "dx": dlogits}
 
 
-def fused_of_reference(head: Any, h: Any, targets: Any, mask: Any, dtype: str) -> Outcome:
-    o = head_of_reference(head, h, np.zeros((*h.shape[:-1], head.out_features)), dtype)["y"]
+def fused_of_reference(head: Any, h: Any, targets: Any, mask: Any, precision: Precision) -> Outcome:
+    o = head_of_reference(head, h, np.zeros((*h.shape[:-1], head.out_features)), precision)["y"]
     loss, do = reference.softmax_cross_entropy(o, targets, mask=mask)
-    return head_of_reference(head, h, do, dtype) | {"y": np.array(loss, dtype)}
+    return head_of_reference(head, h, do, precision) | {"y": np.array(loss, precision.dtype)}
 
 
 OPTIMISERS: tuple[Callable[[Any], Any], ...] = (
