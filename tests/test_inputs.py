@@ -719,7 +719,7 @@ def test_a_layer_that_cannot_be_is_refused(cls, arguments, options, error, expec
 BAD_CELLS = {
     "nonlinearity": (fastrnn.RNN, {"nonlinearity": "gelu"}, ValueError, "an activation among tanh", "'gelu'"),
     "too many parameters": (fastrnn.RNN, {"nonlinearity": ("elu", 1.0, 2.0)}, ValueError, "at most 1 parameters", ""),
-    "NaN as parameter": (fastrnn.RNN, {"nonlinearity": ("elu", float("nan"))}, ValueError, "finite parameters of elu", ""),
+    "NaN as parameter": (fastrnn.RNN, {"nonlinearity": ("elu", np.nan)}, ValueError, "finite parameters of elu", ""),
     "a huge parameter": (fastrnn.RNN, {"nonlinearity": ("elu", 10**400)}, ValueError, "finite parameters of elu", ""),
     "reset_after": (fastrnn.GRU, {"reset_after": 1}, TypeError, "reset_after to be True or False", "1"),
     "three activations": (fastrnn.GRU, {"activations": ("tanh",) * 3}, ValueError, "a sequence of 2 activations", ""),

@@ -19,8 +19,8 @@ def pad_sequence(
 
     sequences: B arrays (T_b, ...), alike but for their lengths.  Returns x (T, B, ...) with T the longest length, or
     (B, T, ...) with batch_first, and lengths (B,) int64.
-    Raises ValueError for no sequence or shapes that do not fit, TypeError for different dtypes and a padding_value that is
-    no number.
+    Raises ValueError for no sequence or shapes that do not fit, TypeError for different dtypes and for a padding_value
+    that is no number.
     """
     arrays = [np.asarray(sequence) for sequence in sequences]
     if not arrays or arrays[0].ndim == 0:
