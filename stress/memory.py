@@ -148,7 +148,9 @@ class Allocator:
         functions = api.PyCapsule_GetPointer(core.multiarray._ARRAY_API, None)
         set_handler = ctypes.cast(functions, ctypes.POINTER(ctypes.c_void_p))[SET_HANDLER]
         memory = ctypes.addressof(ctypes.c_char.in_dll(self.library, "array_memory"))
-        ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(set_handler)(api.PyCapsule_New(memory, b"mem_handler", None))
+        ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(set_handler)(
+            api.PyCapsule_New(memory, b"mem_handler", None)
+        )
 
     def attempt(self, call: Callable[[], Any], n: int, for_good: bool) -> tuple[int, Any, BaseException | None]:
         """How many allocations failed, what the call returned and what it raised, where the n-th fails."""

@@ -245,10 +245,18 @@ def errors(rng: np.random.Generator) -> Use:
     x = input_of(rng, layer, 3, 2)
     _, _, tape = layer.forward(x)
     wrong: tuple[Callable[[], Any], ...] = (
-        lambda: layer(x[0, 0]), lambda: layer(x.astype("f2")), lambda: layer(x, lengths=[5, 5]),
-        lambda: layer(x, reset=x), lambda: layer(x, x), lambda: layer.backward(tape, x[:1]), lambda: stream.step(x),
-        lambda: stream.run(x[0]), lambda: stream.step(x[0], out=x), lambda: layer.stream(0), lambda: layer.forward(x, checkpoint=0),
-    )  # fmt: skip
+        lambda: layer(x[0, 0]),
+        lambda: layer(x.astype("f2")),
+        lambda: layer(x, lengths=[5, 5]),
+        lambda: layer(x, reset=x),
+        lambda: layer(x, x),
+        lambda: layer.forward(x, checkpoint=0),
+        lambda: layer.backward(tape, x[:1]),
+        lambda: layer.stream(0),
+        lambda: stream.step(x),
+        lambda: stream.run(x[0]),
+        lambda: stream.step(x[0], out=x),
+    )
 
     def run() -> Any:
         for each in wrong:
@@ -283,7 +291,7 @@ def writing(rng: np.random.Generator) -> Use:
 
 USES: tuple[Callable[[np.random.Generator], Use], ...] = (
     short_call, call, ragged, training_step, training_of_indices, noisy_training, training_with_norms, checkpointed,
-    on_two_threads, gates, stream_step, stream_run, stream_made, stream_copied, stream_refreshed, optimiser_step, clipping,
-    output_layer, padding, layer_made, layer_copied, errors, files, writing,
+    on_two_threads, gates, stream_step, stream_run, stream_made, stream_copied, stream_refreshed, optimiser_step,
+    clipping, output_layer, padding, layer_made, layer_copied, errors, files, writing,
 )  # fmt: skip
 SLOW = (on_two_threads, files, writing)  # called a tenth as often

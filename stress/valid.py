@@ -1,9 +1,9 @@
 """Valid calls: each scenario makes some with a random layer, and compares them with the reference or to the bit.
 
-    against the reference   inference, training, streams, output layer and loss
-    to the bit              checkpointed and plain training, any number of threads, streams in pieces and whole,
-                            copies, pickles and state dicts
-    within the bound        each row of a ragged batch and that row alone
+against the reference   inference, training, streams, output layer and loss
+to the bit              checkpointed and plain training, any number of threads, streams in pieces and whole,
+                        copies, pickles and state dicts
+within the bound        each row of a ragged batch and that row alone
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def rows_alone(rng: np.random.Generator, subject: Subject, log: Log) -> None:
 
 
 def row_of_reference(layer: Any, alone: Call, own: Outcome, precision: Precision) -> Outcome:
-    """What the layer itself made of a row alone; in another precision, or where it is changed, what the reference does."""
+    """What the layer itself made of a row alone; in another precision, or from something else, the reference."""
     is_own = precision.dtype == layer.dtype and precision.rng is None
     return own if is_own else inference_of_reference(layer, alone, precision)
 
@@ -342,7 +342,9 @@ OPTIMISERS: tuple[Callable[[Any], Any], ...] = (
     lambda modules: optim.SGD(modules, lr=0.1, momentum=0.9, nesterov=True),
     lambda modules: optim.SGD(modules, lr=optim.Cosine(0.1, steps=5), weight_decay=0.1),
     lambda modules: optim.Adam(modules, lr=0.01, weight_decay=0.1),
-    lambda modules: optim.AdamW(modules, lr=optim.WarmUp(0.01, steps=3), groups={"*bias*": {"weight_decay": 0}, "*": {}}),
+    lambda modules: optim.AdamW(
+        modules, lr=optim.WarmUp(0.01, steps=3), groups={"*bias*": {"weight_decay": 0}, "*": {}}
+    ),
     lambda modules: optim.RMSprop(modules, lr=0.01, momentum=0.5, centered=True),
 )
 

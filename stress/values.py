@@ -92,8 +92,8 @@ def no_argument(rng: np.random.Generator) -> Any:
         rng,
         ("abc", b"abc", 5, -1, 1.5, float("nan"), {}, {"a": 1}, set(), object(), (n for n in range(3)), int, Ellipsis,
          [[1.0], [1.0, 2.0]], itself(), deep(100), Raises(), Pretends(), NoSize(), slice(3), NotImplemented, 1j, True,
-         np.float32(1), np.int64(-3), np.str_("a"), np.datetime64("2020"), np.void(b"ab"), range(4), memoryview(b"abcd"),
-         bytearray(8), [None], [object()], ["a", 1.0], [2**70], [float("inf")]),
+         np.float32(1), np.int64(-3), np.str_("a"), np.datetime64("2020"), np.void(b"ab"), range(4),
+         memoryview(b"abcd"), bytearray(8), [None], [object()], ["a", 1.0], [2**70], [float("inf")]),
     )  # fmt: skip
 
 
@@ -108,13 +108,14 @@ class Value:
 
 
 def value_like(rng: np.random.Generator, good: np.ndarray, most_axes: int, is_shape_fixed: bool) -> Value:
-    """A hostile value in the place of an array. most_axes: more of them are wrong; is_shape_fixed: any other shape is."""
-    makers = (foreign_dtype, foreign_dtype, other_rank, other_rank, other_shape, other_layout, other_class, as_list, junk,
-              broadcast)  # fmt: skip
+    """A hostile value in the place of an array. most_axes: more are wrong; is_shape_fixed: any other shape is."""
+    makers = (
+        foreign_dtype, foreign_dtype, other_rank, other_rank, other_shape, other_layout, other_class, as_list, junk,
+        broadcast,
+    )  # fmt: skip
     value = pick(rng, makers)(rng, good)
-    if isinstance(value.value, np.ndarray) and value.value.ndim > most_axes:
-        value.verdict = "wrong"
-    elif isinstance(value.value, np.ndarray) and value.value.shape != good.shape and is_shape_fixed:
+    shape = value.value.shape if isinstance(value.value, np.ndarray) else good.shape
+    if len(shape) > most_axes or (is_shape_fixed and shape != good.shape):
         value.verdict = "wrong"
     return value
 
