@@ -738,6 +738,13 @@ def test_a_cell_that_cannot_be_is_refused(cls, options, error, expected, came):
         cls(I, H, **options)
 
 
+@pytest.mark.parametrize("kind", [fastrnn.LSTM, fastrnn.Linear])
+@pytest.mark.parametrize("size", [2**53, 2**60, 2**62, 2**63 - 1])
+def test_parameters_beyond_all_memory_raise_memory_error(kind, size):
+    with pytest.raises(MemoryError):
+        kind(3, size)
+
+
 @pytest.mark.parametrize("kind", ["rnn", "gru"])
 def test_no_gradient_of_y_is_a_gradient_of_zero(kind):
     """As for a classifier that sees only the final state."""
