@@ -96,10 +96,10 @@ class Child:
 
 
 class Children:
-    """Children that do cases one after the other, each until it dies."""
+    """Children that do cases one after the other, each until it dies. options: of `Child`."""
 
-    def __init__(self, cases: Cases, work: Work, preload: str | None = None) -> None:
-        self._cases, self._make = cases, partial(Child, work, cases.seed, preload=preload)
+    def __init__(self, cases: Cases, work: Work, **options: Any) -> None:
+        self._cases, self._make = cases, partial(Child, work, cases.seed, **options)
         self._child: Child | None = None
 
     def run(self, number: int) -> None:

@@ -50,7 +50,7 @@ def run(cases: Cases) -> None:
     calls, cases.count = cases.count or CALLS, None
     with tempfile.TemporaryDirectory() as folder:
         library = built_library(folder)
-        leaking = Children(cases, partial(many_calls, calls))
+        leaking = Children(cases, partial(many_calls, calls), patience=60 + 0.05 * calls)
         failing = Children(cases, failing_calls, preload=library)
         for number, _ in cases:
             if cases.only is None and cases.seconds is None and number == 2 * len(USES):
