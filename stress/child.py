@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import numpy as np
 from .campaign import Cases
 
 _LONGEST = 2000  # bytes of what a child is about to do
+_PR_SET_PDEATHSIG = 1  # of Linux
 _CONTEXT = multiprocessing.get_context("spawn")  # no threads and no locks of the parent
 
 
@@ -133,6 +135,8 @@ def _death(code: int | None) -> str:
 
 
 def _serve(parent: Any, at: Any, work: Work, seed: int, gigabytes: float) -> None:
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # when the parent dies
     most = int(gigabytes * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
