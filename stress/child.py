@@ -88,13 +88,16 @@ class Child:
         except (EOFError, ConnectionError):
             self._process.join()
             raise Died(f"{_death(self._process.exitcode)} in {Log(self._at).at}") from None
+        self._process.kill()
         self.stop()
         raise Died(f"nothing for {self._patience:g} s in {Log(self._at).at}")
 
     def stop(self) -> None:
+        """By its own will, if it is not at a case."""
+        self._here.close()
+        self._process.join(2)
         self._process.kill()
         self._process.join()
-        self._here.close()
 
 
 class Children:
@@ -144,7 +147,7 @@ def _serve(parent: Any, at: Any, work: Work, seed: int, gigabytes: float) -> Non
         try:
             number = parent.recv()
         except EOFError:
-            os._exit(0)
+            return
         log = Log(at)
         try:
             work(number, np.random.default_rng([seed, number]), log)
