@@ -1,12 +1,12 @@
 """Whether a layer agrees with `fastrnn.reference`, and how far it may be from it.
 
 The bound is that of the tests: 2e-5 in float32 and 1e-12 in float64 of the largest magnitude of each array, four times
-that for the gradients of parameters, which are sums over all steps.  Random activations make networks that amplify
-rounding, some of them by orders of magnitude.  Where the bound is passed, the reference runs in float64 again, as it is
-and four times with all that goes in changed at random by one rounding of the layer's precision, and in float32.  Eight
-times the largest change that this makes (float32's in units of the precision) is allowed on top of the bound, for a
-layer rounds at every step, in an order of its own.  Arrays with values beyond 1e15 (float32: a square of them overflows
-soon) or with any that are not finite are not compared.
+that for the gradients of parameters, which are sums over all steps.  Random activations, and norms over few numbers,
+make networks that amplify rounding, some of them by orders of magnitude.  Where the bound is passed, the reference runs
+in float64 again, as it is and four times with all that goes in changed at random by one rounding of the layer's
+precision, and in float32.  64 times the largest change that this makes (float32's in units of the precision) is allowed
+on top of the bound, for a layer rounds some dozens of times on the way, in an order of its own.  A network that
+explodes, whose reference has values beyond 1e6 or such as are not finite, is not compared.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fastrnn.noise import Noise
 from .layers import as_tuple
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
-LARGEST = 1e15
-AMPLIFIED = 8
+LARGEST = 1e6
+AMPLIFIED = 64
 NUDGES = 4
 
 Outcome = dict[str, np.ndarray]  # arrays by name: y, state h, dx, weight_ih_l0, ...
@@ -55,12 +55,13 @@ def disagreement(ours: Outcome, run: Run) -> str | None:
     """What is wrong with the arrays, by those of the reference; or None."""
     dtype = str(next(iter(ours.values())).dtype)
     theirs, suspects = run(Precision(dtype)), []
+    if not all(np.isfinite(array).all() and np.abs(array).max(initial=0) < LARGEST for array in theirs.values()):
+        return None
     for name, array in ours.items():
         expected = theirs[name]
         if array.shape != expected.shape or array.dtype != expected.dtype:
             return f"{name} is {array.dtype} {array.shape}, not {expected.dtype} {expected.shape}"
-        is_compared = np.isfinite(expected).all() and np.abs(expected).max(initial=0) < LARGEST
-        if is_compared and not _error(array, expected) <= _bound(name, expected, dtype):
+        if not _error(array, expected) <= _bound(name, expected, dtype):
             suspects.append(name)
     if not suspects:
         return None
