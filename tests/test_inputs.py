@@ -738,6 +738,14 @@ def test_a_cell_that_cannot_be_is_refused(cls, options, error, expected, came):
         cls(I, H, **options)
 
 
+@pytest.mark.parametrize("mapping", [None, 5, "weight", [1], [("weight", np.zeros((2, 3)))]])
+def test_a_state_dict_that_is_no_mapping_is_refused(mapping):
+    layer = fastrnn.Linear(3, 2)
+    for loads in (layer, fastrnn.optim.Adam([layer])):
+        with pytest.raises(TypeError, match="expected arrays by name, as a state dict has them, got"):
+            loads.load_state_dict(mapping)
+
+
 @pytest.mark.parametrize("kind", [fastrnn.LSTM, fastrnn.Linear])
 @pytest.mark.parametrize("size", [2**53, 2**60, 2**62, 2**63 - 1])
 def test_parameters_beyond_all_memory_raise_memory_error(kind, size):

@@ -52,8 +52,11 @@ def checked_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype
 def checked_arrays(mapping: Mapping[str, Any], own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of `mapping`, if they have just the names, shapes and dtypes of `own`.
 
-    Raises KeyError when a name is missing or unknown, TypeError for another dtype, ValueError for another shape.
+    Raises KeyError when a name is missing or unknown, TypeError for another dtype or what is no mapping, ValueError for
+    another shape.
     """
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"expected arrays by name, as a state dict has them, got {type(mapping).__name__}")
     missing, unknown = own.keys() - mapping.keys(), mapping.keys() - own.keys()
     if missing or unknown:
         raise KeyError(f"state dict does not fit: missing {sorted(missing)}, unknown {sorted(unknown)}")
