@@ -372,6 +372,7 @@ def test_optimizer_follows_its_schedule_and_a_group_its_own(rng):
         (lambda: StepDecay(1, 1, -0.5), "expected a finite factor >= 0"),
         (lambda: WarmUp(math.nan, 1), "expected a finite lr >= 0, got nan"),
         (lambda: WarmUp(10**400, 1), "expected a finite lr >= 0, got 10"),
+        (lambda: WarmUp(np.float32(-1), 1), "expected a finite lr >= 0, got -1"),
         (lambda: WarmUp(1.0, 0), "expected steps >= 1, got 0"),
     ],
 )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from typing import Any
 
 import numpy as np
 
 _LARGEST_INT = 2**63 - 1  # that NumPy and the kernels can count
-_LARGEST = sys.float_info.max  # integers beyond it, which Python has, are no floats
 
 
 def positive_int(name: str, value: Any) -> int:
@@ -44,7 +43,7 @@ def finite_float(name: str, value: Any, *, least: float = 0.0) -> float:
         raise TypeError(f"expected {name} to be a number, got {value!r}")
     try:
         number = float(value)
-    except OverflowError:  # of an int
+    except OverflowError:  # of an integer beyond all floats
         number = math.inf
     if not least <= number < math.inf:
         raise ValueError(f"expected a finite {name} >= {least:g}, got {value}")
