@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +69,12 @@ def random_options(rng: np.random.Generator, kind: Any) -> dict[str, Any]:
     return options
 
 
+def with_numbers_of_numpy(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options, with numbers and truth values of other types."""
+    types = {bool: np.bool_, int: np.int16, float: np.float32}
+    return {name: types.get(type(value), lambda same: same)(value) for name, value in options.items()}
+
+
 @dataclass
 class Subject:
     """A layer and how it was made."""
@@ -80,7 +87,10 @@ class Subject:
     def random(cls, rng: np.random.Generator) -> Subject:
         kind = pick(rng, KINDS)
         options = random_options(rng, kind)
-        subject = cls(kind(**options, rng=int(rng.integers(2**31))), options)
+        given = with_numbers_of_numpy(options) if chance(rng, 0.2) else options
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            subject = cls(kind(**given, rng=int(rng.integers(2**31))), options)
         if chance(rng, 0.05 if subject.is_smooth else 0.4):
             subject.is_zero = True
             params = subject.layer.params
