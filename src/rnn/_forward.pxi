@@ -102,8 +102,8 @@ cdef int64_t step_work(const Sequence[real]* q, const CellKernels[real]* cell) n
 
 
 cdef int64_t whole_step_work(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
-    """The same with all that is beside them, about as long as so many multiply-adds: some for each unit, and for a step."""
-    return step_work(q, cell) + q.first(q.steps) // max(1, q.steps) * 64 * q.H + 2000
+    """At most about so many for a step and all that is beside its products: some for each unit, and for the step."""
+    return q.B * cell.gates * q.H * ((0 if q.ids.base != NULL else q.I) + q.P + 64) + 2000
 
 
 cdef bint run_steps(

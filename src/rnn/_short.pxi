@@ -37,7 +37,7 @@ cdef class ShortCalls:
         cdef int64_t T, B
         cdef int rank, axis
         cdef cnp.npy_intp shape[3]
-        if not self.fits(x, 2) and not self.fits(x, 3):
+        if not self.fits(x, 3) and not self.fits(x, 2):
             return None
         rank = cnp.PyArray_NDIM(x)
         for axis in range(rank):

@@ -175,6 +175,36 @@ FASTRNN_INLINE void accumulate(Vec<T> (&c)[MR][N], const Factors<T>& f, Wanted<T
       for (int v = 0; v < NV; ++v) c[r][v] += more[s][r][v];
 }
 
+// The same for any K.  A sum of many terms is more exact as a sum of sums: those of kTerms terms each, which wait in `sums`,
+// vector v of a row in slot(v).
+constexpr long kTerms = 128;
+
+template <class T, int NV, int MR, int N, class Slot>
+FASTRNN_INLINE void accumulate_long(Vec<T> (&c)[MR][N], const Factors<T>& f, T* sums, long ld, Slot slot,
+                                    Wanted<T>& wanted) {
+  constexpr int L = kLanes<T>;
+  if (f.K <= kTerms) return accumulate<T, NV>(c, f, wanted);
+  const T* a[MR];
+  bool is_first = true;
+  for (long k = 0; k < f.K; k += kTerms, is_first = false) {
+    FASTRNN_UNROLL
+    for (int r = 0; r < MR; ++r) {
+      a[r] = f.a[r] + k;
+      FASTRNN_UNROLL
+      for (int v = 0; v < NV; ++v) {
+        T* sum = sums + r * ld + slot(v) * L;
+        store(sum, is_first ? c[r][v] : load(sum) + c[r][v]);
+        c[r][v] = Vec<T>{};
+      }
+    }
+    accumulate<T, NV>(c, {a, f.K - k < kTerms ? f.K - k : kTerms, f.panel + k * NV * L}, wanted);
+  }
+  FASTRNN_UNROLL
+  for (int r = 0; r < MR; ++r)
+    FASTRNN_UNROLL
+    for (int v = 0; v < NV; ++v) c[r][v] += load(sums + r * ld + slot(v) * L);
+}
+
 // Two products into the accumulators of one tile, whose first NS vectors both go to:
 //
 //   acc[0, NS)   = init + x . panel + h . panel
@@ -193,7 +223,7 @@ __attribute__((noinline)) void tile_products(const T* init, long init_ld, const 
   for (int r = 0; r < MR; ++r)
     FASTRNN_UNROLL
     for (int v = 0; v < NX; ++v) c[r][v] = load(init + r * init_ld + x_slot(v) * L);
-  accumulate<T, NX>(c, x, wanted);
+  accumulate_long<T, NX>(c, x, acc, ld, x_slot, wanted);
   FASTRNN_UNROLL
   for (int r = 0; r < MR; ++r) {
     FASTRNN_UNROLL
@@ -201,7 +231,7 @@ __attribute__((noinline)) void tile_products(const T* init, long init_ld, const 
     FASTRNN_UNROLL
     for (int v = NS; v < NH; ++v) c[r][v] = load(init + r * init_ld + v * L);
   }
-  accumulate<T, NH>(c, h, wanted);
+  accumulate_long<T, NH>(c, h, acc, ld, [](int v) { return v; }, wanted);
   FASTRNN_UNROLL
   for (int r = 0; r < MR; ++r)
     FASTRNN_UNROLL

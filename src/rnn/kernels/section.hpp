@@ -43,7 +43,7 @@ class Section {
 
   FloatMode mode_ = 0;  // of the caller
   int64_t budget_ = kWork, next_ = 0;
-  bool begun_ = false, left_ = false;
+  bool flushes_ = false, left_ = false;
 
   bool look() {
     budget_ = kWork;
@@ -63,14 +63,14 @@ class Section {
 
   Section() noexcept {}
   ~Section() {
-    if (begun_) set_float_mode(mode_);
+    if (flushes_) set_float_mode(mode_);
   }
   Section(const Section&) = delete;
   Section& operator=(const Section&) = delete;
 
   void begin() {
-    mode_ = float_mode(), begun_ = true;
-    set_float_mode(mode_ | kFlushDenormals);
+    mode_ = float_mode(), flushes_ = (mode_ & kFlushDenormals) != kFlushDenormals;
+    if (flushes_) set_float_mode(mode_ | kFlushDenormals);  // to set it takes some ten cycles
   }
 
   // Whether the call is to be left, now that so many multiply-adds were done since the last question
