@@ -398,3 +398,17 @@ def test_gradients_of_dropped_weights_are_added_to_those_that_are_there(kind):
     layer.grads["weight_hh_l0"][...] = 1
     layer.backward(tape, np.ones_like(y))
     np.testing.assert_allclose(layer.grads["weight_hh_l0"], 1 + once, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"memory_limit": 2}, {"state": np.zeros((9, 9), np.float32)}], ids=str)
+@pytest.mark.parametrize(
+    "drops", [{"dropout": 0.5, "num_layers": 2}, {"zoneout": 0.5}, {"weight_dropout": 0.5}], ids=str
+)
+def test_a_pass_that_is_refused_leaves_the_generator_as_it_was(options, drops):
+    layer, x = fastrnn.GRU(3, 4, rng=0, **drops), np.ones((40, 2, 3), np.float32)
+    before = layer._rng.bit_generator.state
+    with pytest.raises(ValueError, match="expected"):
+        layer.forward(x, **options)
+    assert layer._rng.bit_generator.state == before
+    layer.forward(x)
+    assert layer._rng.bit_generator.state != before

@@ -173,6 +173,37 @@ def test_out_is_filled_and_returned_and_may_be_the_input():
     np.testing.assert_array_equal(layer.stream(2).step(row, row), expected[0])
 
 
+def test_out_of_a_run_must_not_overlap_what_is_still_to_be_read():
+    memory, rng = np.zeros(40, np.float32), np.random.default_rng(0)
+    x = memory[:12].reshape(6, 1, 2)
+    stream, x[...] = fastrnn.RNN(2, 2, rng=0).stream(), rng.standard_normal((6, 1, 2))
+    expected = stream.copy().run(x)
+    for first in (1, 2, 11):
+        before = memory.copy()
+        with pytest.raises(ValueError, match="expected out to be apart from x"):
+            stream.run(x, out=memory[first : first + 12].reshape(6, 1, 2))
+        np.testing.assert_array_equal(memory, before)
+    active = memory[12:].view(bool)[:6].reshape(6, 1)
+    active[...] = True
+    with pytest.raises(ValueError, match="expected out to be apart from active"):
+        stream.run(x, out=memory[12:24].reshape(6, 1, 2), active=active)
+    np.testing.assert_array_equal(stream.copy().run(x, out=memory[24:36].reshape(6, 1, 2)), expected)
+    np.testing.assert_array_equal(stream.run(x, out=x), expected)
+    wider = fastrnn.RNN(2, 1, rng=0).stream()
+    with pytest.raises(ValueError, match="expected out to be apart from x"):
+        wider.run(x, out=memory[:6].reshape(6, 1, 1))
+
+
+@pytest.mark.parametrize("rows", [3, -4, 2**63, 2**100, [0, 5]], ids=str)
+def test_a_reset_of_rows_that_there_are_not_is_refused(rows):
+    stream = fastrnn.LSTM(2, 3, rng=0).stream(3)
+    stream.run(np.ones((4, 3, 2), np.float32))
+    before = stream.state
+    with pytest.raises(IndexError):
+        stream.reset(rows)
+    np.testing.assert_array_equal(stream.state, before)
+
+
 @pytest.mark.parametrize("kind", [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM])
 def test_nothing_is_allocated_but_the_output(kind):
     """NumPy reports its arrays to tracemalloc; the kernels have no way to allocate."""
@@ -233,7 +264,7 @@ def test_state_is_a_copy_and_can_be_set_and_reset():
 @pytest.mark.parametrize("batch", [2**48, 2**55, 2**61, 2**62, 2**63 - 1, 2**64, 2**70])
 @pytest.mark.parametrize(("kind", "size"), [(fastrnn.RNN, 1), (fastrnn.GRU, 8), (fastrnn.LSTM, 1)])
 def test_more_rows_than_can_be_addressed_are_refused(kind, size, batch):
-    with pytest.raises(ValueError, match=rf"expected batch <= \d+, whose state can be addressed, got {batch}"):
+    with pytest.raises(ValueError, match=rf"expected batch <.*, got {batch}"):
         kind(size, size, rng=0).stream(batch)
 
 

@@ -97,6 +97,8 @@ cdef bint run_chunk_back(
     or, with `found`, which is null but for a search, whether it ends here."""
     cdef int64_t width = q.dgates_width, work = 3 * whole_step_work(q, cell)
     cdef long s
+    require(0 <= s0 < s1 <= q.steps and q.first(s1) - q.first(s0) <= chunk_room(q))
+    require(q.dh != NULL and (q.dc != NULL or not cell.has_c))
     if s1 < q.steps:  # the first step of the chunk before now comes after this one
         memmove(q.dgates + (q.first(s1) - q.first(s0)) * width, q.dgates, q.active(s1) * width * sizeof(real))
     q.dgates_from = s0

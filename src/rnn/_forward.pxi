@@ -112,6 +112,8 @@ cdef bint run_steps(
     """Steps [s0, s1), of which the first begins a chunk. `below`: of the layer that makes x. Whether it was left."""
     cdef long s, chunk = s0, piece = s0 if m.start_rows else s1
     cdef int64_t work = whole_step_work(q, cell)
+    require(0 <= s0 <= s1 <= q.steps and q.y.base != NULL)
+    require(s0 == 0 or q.first(s0 - 1) // chunk_rows(q) < q.first(s0) // chunk_rows(q) or q.active(s0) == 0)
     for s in range(s0, s1):
         if section.left_after(work):
             return True
@@ -138,6 +140,7 @@ cdef void start_piece(
     for s in range(s0, s1):
         for b in range(q.active(s)):
             x[q.first(s) - q.first(s0) + b] = q.x.at(s, b)
+    require(q.first(s1) - q.first(s0) <= m.start_rows)
     q.started_from = s0
     of.q, of.cell, of.memory, of.s0, of.s1 = q, cell, m, s0, s1
     together(crew, start_share[real], of)

@@ -68,6 +68,7 @@ cdef inline int64_t* size_of(char* block) noexcept nogil:
 
 cdef char* unkept(int i) noexcept nogil:
     """The i-th block, taken out of the list"""
+    require(0 <= i < kept.count <= KEPT_BLOCKS)
     cdef char* block = kept.blocks[i]
     kept.count -= 1
     kept.bytes -= size_of(block)[0]
@@ -147,6 +148,7 @@ cdef void let_go(void* memory) noexcept nogil:
         free(block)
         return
     lock_kept()
+    require(0 < size <= kept.used)
     kept.used -= size
     if size > MOST_KEPT:
         free(block)

@@ -214,6 +214,8 @@ cdef class Stream:
             for array in (self.h, self.c):
                 if array is not None:
                     array[:, slice(None) if rows is None else rows] = 0
+        except OverflowError as error:
+            raise IndexError(str(error)) from None
         finally:
             self.release()
 
@@ -249,7 +251,7 @@ cdef class Stream:
 
         x_t: of the layer's dtype and C-contiguous (it is copied first if not), or integers (B,), indices of one-hot
         inputs. With B = 1 also without that axis: (I,) or one integer, for y (P,).
-        out: where y goes, C-contiguous; it is what is returned then. It may be x_t, but not overlap with a part of it.
+        out: where y goes, C-contiguous; it is what is returned then. It may be x_t.
         active: bool (B,): the rows that take part. The others keep their state, and their y is their last one again
         (zero, or what the state was set to, if there was none).
 
@@ -260,7 +262,8 @@ cdef class Stream:
     def run(self, block, out=None, active=None):
         """Advance by T steps: y (T, B, P) for the block (T, B, I); both (B, T, ...) if the layer is batch_first.
 
-        Arguments as for `step`, with the axis of time; `active` (T, B). The GIL is released for the whole block.
+        Arguments as for `step`, with the axis of time; `active` (T, B). The GIL is released for the whole block. `out`
+        may be the block itself, where that is as wide as y, but not overlap with a part of it, or of `active`: ValueError.
         """
         return self.advance(block, out, active, True)
 
@@ -304,6 +307,9 @@ cdef class Stream:
             out = cnp.PyArray_EMPTY(rank, shape, self.typenum, 0)
         else:
             self.check_out(out, rank, shape)
+            if is_block:
+                self.check_overlap("x", x, out, not one_hot and self.I == self.P)
+                self.check_overlap("active", active, out, False)
         call.y = cnp.PyArray_DATA(out)
         self.claim()
         try:
@@ -427,6 +433,16 @@ cdef class Stream:
             raise TypeError(f"expected out of dtype {self.layer.dtype}, got {out.dtype}")
         raise ValueError("expected out to be C-contiguous, aligned and writeable, got one that is not")
 
+    cdef int check_overlap(self, str name, array, out, bint may_be_out) except -1:
+        """What is still to be read must not be written over."""
+        if array is None or may_be_out and data(array) == data(out):
+            return 0
+        cdef char* a = <char*>data(array)
+        cdef char* y = <char*>data(out)
+        if a < y + cnp.PyArray_NBYTES(out) and y < a + cnp.PyArray_NBYTES(array):
+            raise ValueError(f"expected out to be apart from {name} in memory, got one that overlaps with it")
+        return 0
+
     cdef object wrong_shape(self, str name, array, bint is_block, bint one_hot, int64_t width):
         batch, features = [str(self.B)], [] if one_hot else [str(width)]
         axes = (batch + ["T"] if self.batch_first else ["T"] + batch) if is_block else batch
@@ -491,6 +507,7 @@ cdef bint run_stream(
                 m.rows[n], m.x_offset[n] = i, i * call.x_row
                 n += 1
         start[1] = n
+        require(0 <= n <= B)
         for k in range(layers if n else 0):
             q = stack + k
             hk = h + k * B * P

@@ -1,5 +1,8 @@
 # What the kernels offer, as kernels/table.hpp and kernels/sequence.hpp declare it. Included by _core.pyx.
 
+cdef extern from "assert.hpp" nogil:
+    void require "FASTRNN_ASSERT"(bint) noexcept  # what these loops rely on; nothing in a release build
+
 cdef extern from "table.hpp" namespace "fastrnn" nogil:
     cppclass Rows[T]:
         T* base

@@ -66,6 +66,7 @@ cdef class Walk:
         taken = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(state), 0)
         cdef int64_t i, size = shape[1] * cnp.PyArray_ITEMSIZE(state)
         for i in range(self.n):
+            require(0 <= self.member[i] < cnp.PyArray_DIM(state, 1))
             memcpy(<char*>data(taken) + i * size, <char*>state_data(state, at) + self.member[i] * size, size)
         return taken
 
@@ -73,6 +74,7 @@ cdef class Walk:
         """The other way: the members' rows of state[at] := values (n, N)."""
         cdef int64_t i, size = cnp.PyArray_DIM(state, 2) * cnp.PyArray_ITEMSIZE(state)
         for i in range(self.n):
+            require(0 <= self.member[i] < cnp.PyArray_DIM(state, 1))
             memcpy(<char*>state_data(state, at) + self.member[i] * size, <char*>data(values) + i * size, size)
         return 0
 
@@ -155,7 +157,9 @@ cdef cnp.ndarray set_rows(Rows[element]* rows, array, Walk walk, bint backwards)
     cdef int64_t *offset = <int64_t*>data(offsets)
     cdef int64_t i, per_step = cnp.PyArray_STRIDE(array, 0) // <int64_t>sizeof(element)
     cdef int64_t per_row = cnp.PyArray_STRIDE(array, 1) // <int64_t>sizeof(element)
+    require(cnp.PyArray_NDIM(array) >= 2 and cnp.PyArray_ITEMSIZE(array) == <int>sizeof(element))
     for i in range(walk.n):
+        require(0 <= walk.member[i] < cnp.PyArray_DIM(array, 1) and 0 <= walk.length[i] <= cnp.PyArray_DIM(array, 0))
         offset[i] = walk.member[i] * per_row + ((walk.length[i] - 1) * per_step if backwards else 0)
     rows.offset = offset
     rows.step = -per_step if backwards else per_step

@@ -31,6 +31,7 @@ from .module import Module
 from .segments import Kept
 from .tape import Tape
 
+_MOST_LAYERS = 1 << 16
 _MOST_INT8 = 1 << 17  # terms of a product whose sums fit 32 bits
 _ADDRESSES = 1 << 47  # bytes that a process can address
 
@@ -78,6 +79,8 @@ class Recurrent(Module):
         self.input_size = positive_int("input_size", input_size)
         self.hidden_size = positive_int("hidden_size", hidden_size)
         self.num_layers = positive_int("num_layers", num_layers)
+        if self.num_layers > _MOST_LAYERS:
+            raise ValueError(f"expected num_layers <= {_MOST_LAYERS}, got {num_layers}")
         self.bias = boolean("bias", bias)
         self.batch_first = boolean("batch_first", batch_first)
         self.dropout = dropout
@@ -308,7 +311,13 @@ class Recurrent(Module):
         if batch.one_hot and self.input_dropout:
             raise ValueError(f"expected x in vectors for input_dropout = {self.input_dropout}, got integer x")
         tape = Tape(self, batch, Kept.checked(checkpoint, memory_limit))
-        y, final = Forward(self, batch, state, tape).run()
+        drawn = self._rng.bit_generator.state if self._drops or self.dropout else None
+        try:
+            y, final = Forward(self, batch, state, tape).run()
+        except BaseException:
+            if drawn is not None:  # what is refused, or interrupted, changes nothing
+                self._rng.bit_generator.state = drawn
+            raise
         y.flags.writeable = False
         tape.y_shape = y.shape
         return y, final, tape

@@ -64,9 +64,9 @@ template <class T, class Cell> void start_rows(const Sequence<T>& q, long rows, 
     Wanted<T> wanted;
     for (int j = 0; j < tile.panels; ++j) {
       const TileOf<T, Cell> t = tile.panel(j);
-      multiply<T, G, Cell::GS, Cell::kShared>(t.rows, t.vectors, q.bias + t.unit * A, 0,
-                                              {x + t.row, q.I, q.w_input + t.unit * G * q.I}, {nullptr, 0, nullptr},
-                                              started + t.row * width + t.unit * A, width, wanted);
+      multiply_any<T, G, Cell::GS, Cell::kShared>(t.rows, t.vectors, q.bias + t.unit * A, 0,
+                                                  {x + t.row, q.I, q.w_input + t.unit * G * q.I}, {nullptr, 0, nullptr},
+                                                  started + t.row * width + t.unit * A, width, wanted);
     }
   });
 }
@@ -159,7 +159,7 @@ FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const TileOf<T, Cell>& 
       if (has_x) multiply_words<G>(q, t, items.x, q.I, input, q.x_fixed, input_slot<Cell>);
       return multiply_words<GS>(q, t, items.h, q.P, state, q.h_fixed, [](int gate) { return gate; });
     }
-  multiply<T, G, GS, Cell::kShared>(
+  multiply_any<T, G, GS, Cell::kShared>(
       t.rows, t.vectors, in_place ? t.acc : (items.started ? items.started : q.bias) + t.unit * A,
       in_place ? t.ld() : items.started ? start_width<T, Cell>(q.H) : 0,
       {items.x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {items.h, q.P, q.w_state + t.unit * GS * q.P}, t.acc,

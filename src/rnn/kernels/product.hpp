@@ -175,36 +175,6 @@ FASTRNN_INLINE void accumulate(Vec<T> (&c)[MR][N], const Factors<T>& f, Wanted<T
       for (int v = 0; v < NV; ++v) c[r][v] += more[s][r][v];
 }
 
-// The same for any K.  A sum of many terms is more exact as a sum of sums: those of kTerms terms each, which wait in `sums`,
-// vector v of a row in slot(v).
-constexpr long kTerms = 128;
-
-template <class T, int NV, int MR, int N, class Slot>
-FASTRNN_INLINE void accumulate_long(Vec<T> (&c)[MR][N], const Factors<T>& f, T* sums, long ld, Slot slot,
-                                    Wanted<T>& wanted) {
-  constexpr int L = kLanes<T>;
-  if (f.K <= kTerms) return accumulate<T, NV>(c, f, wanted);
-  const T* a[MR];
-  bool is_first = true;
-  for (long k = 0; k < f.K; k += kTerms, is_first = false) {
-    FASTRNN_UNROLL
-    for (int r = 0; r < MR; ++r) {
-      a[r] = f.a[r] + k;
-      FASTRNN_UNROLL
-      for (int v = 0; v < NV; ++v) {
-        T* sum = sums + r * ld + slot(v) * L;
-        store(sum, is_first ? c[r][v] : load(sum) + c[r][v]);
-        c[r][v] = Vec<T>{};
-      }
-    }
-    accumulate<T, NV>(c, {a, f.K - k < kTerms ? f.K - k : kTerms, f.panel + k * NV * L}, wanted);
-  }
-  FASTRNN_UNROLL
-  for (int r = 0; r < MR; ++r)
-    FASTRNN_UNROLL
-    for (int v = 0; v < NV; ++v) c[r][v] += load(sums + r * ld + slot(v) * L);
-}
-
 // Two products into the accumulators of one tile, whose first NS vectors both go to:
 //
 //   acc[0, NS)   = init + x . panel + h . panel
@@ -223,7 +193,7 @@ __attribute__((noinline)) void tile_products(const T* init, long init_ld, const 
   for (int r = 0; r < MR; ++r)
     FASTRNN_UNROLL
     for (int v = 0; v < NX; ++v) c[r][v] = load(init + r * init_ld + x_slot(v) * L);
-  accumulate_long<T, NX>(c, x, acc, ld, x_slot, wanted);
+  accumulate<T, NX>(c, x, wanted);
   FASTRNN_UNROLL
   for (int r = 0; r < MR; ++r) {
     FASTRNN_UNROLL
@@ -231,7 +201,7 @@ __attribute__((noinline)) void tile_products(const T* init, long init_ld, const 
     FASTRNN_UNROLL
     for (int v = NS; v < NH; ++v) c[r][v] = load(init + r * init_ld + v * L);
   }
-  accumulate_long<T, NH>(c, h, acc, ld, [](int v) { return v; }, wanted);
+  accumulate<T, NH>(c, h, wanted);
   FASTRNN_UNROLL
   for (int r = 0; r < MR; ++r)
     FASTRNN_UNROLL
@@ -257,6 +227,43 @@ FASTRNN_INLINE void multiply(int rows, int vectors, const T* init, long init_ld,
   if (vectors == V)
     return products_of_rows<T, G * V, GS * V, Shared * V>(rows, init, init_ld, x, h, acc, ld, wanted);
   if constexpr (V > 1) multiply<T, G, GS, Shared, V - 1>(rows, vectors, init, init_ld, x, h, acc, ld, wanted);
+}
+
+// The same where K is large: sums of kTerms terms of both products by themselves, which lose less than one long sum
+constexpr long kTerms = 256, kManyTerms = 512;
+
+template <class T, int G, int GS, int Shared>
+__attribute__((noinline)) void multiply_many(int rows, int vectors, const T* init, long init_ld, const Factors<T>& x,
+                                             const Factors<T>& h, T* acc, long ld, Wanted<T>& wanted) {
+  constexpr int A = GS + G - Shared, V = panel_vectors(G), L = kLanes<T>;
+  alignas(64) T zeros[A * V * L] = {}, part[kMaxRows * A * V * L];
+  const long width = long(A) * vectors * L;
+  const T *rows_of_x[kMaxRows], *rows_of_h[kMaxRows];
+  const auto terms = [&](const Factors<T>& f, int width_of_k, long k, const T** a) {
+    const long left = f.K - k, count = left < 0 ? 0 : left < kTerms ? left : kTerms;
+    if (count == 0) return Factors<T>{nullptr, 0, nullptr};
+    for (int r = 0; r < rows; ++r) a[r] = f.a[r] + k;
+    return Factors<T>{a, count, f.panel + k * width_of_k * vectors * L};
+  };
+  const auto sum = [&](long k, const T* from, long from_ld, T* to, long to_ld) {
+    multiply<T, G, GS, Shared>(rows, vectors, from, from_ld, terms(x, G, k, rows_of_x), terms(h, GS, k, rows_of_h), to,
+                               to_ld, wanted);
+  };
+  sum(0, init, init_ld, acc, ld);
+  for (long k = kTerms; k < x.K || k < h.K; k += kTerms) {
+    sum(k, zeros, 0, part, width);
+    for (int r = 0; r < rows; ++r)
+      for (long i = 0; i < width; i += L) store(acc + r * ld + i, load(acc + r * ld + i) + load(part + r * width + i));
+  }
+}
+
+// The one or the other
+template <class T, int G, int GS, int Shared>
+FASTRNN_INLINE void multiply_any(int rows, int vectors, const T* init, long init_ld, const Factors<T>& x,
+                                 const Factors<T>& h, T* acc, long ld, Wanted<T>& wanted) {
+  if (x.K > kManyTerms || h.K > kManyTerms)
+    return multiply_many<T, G, GS, Shared>(rows, vectors, init, init_ld, x, h, acc, ld, wanted);
+  multiply<T, G, GS, Shared>(rows, vectors, init, init_ld, x, h, acc, ld, wanted);
 }
 
 // acc (rows, ld) += a (rows, K) . panel (K, vectors)
