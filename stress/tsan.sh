@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What threads share, on a build with the thread sanitizer. The run fails in the end if there was a report.
 #
-#   stress/tsan.sh                                     the tests of threads, streams, segments and memory, then the
-#                                                      campaign stress.threads for two minutes
+#   stress/tsan.sh                                     the tests of threads, interrupts, streams, segments and memory,
+#                                                      then the campaign stress.threads for two minutes
 #   stress/tsan.sh -m pytest -x tests/test_threads.py  Python with these arguments
 set -euo pipefail
 
@@ -18,6 +18,7 @@ run() {
 if [ $# -gt 0 ]; then
     run "$@"
 else
-    run -m pytest --durations=20 tests/test_threads.py tests/test_stream.py tests/test_segments.py tests/test_memory.py
-    [ ! -e stress/threads.py ] || run -m stress.threads --seconds 120
+    run -m pytest --durations=20 tests/test_threads.py tests/test_interrupts.py tests/test_denormals.py \
+        tests/test_stream.py tests/test_segments.py tests/test_memory.py
+    run -m stress.threads --seconds 120
 fi
