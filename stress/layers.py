@@ -90,7 +90,7 @@ class Subject:
         given = with_numbers_of_numpy(options) if chance(rng, 0.2) else options
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            subject = cls(kind(**given, rng=int(rng.integers(2**31))), options)
+            subject = cls(kind(**given, rng=int(rng.integers(2**31))), given)
         if chance(rng, 0.05 if subject.is_smooth else 0.4):
             subject.is_zero = True
             params = subject.layer.params
