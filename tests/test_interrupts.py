@@ -1,5 +1,7 @@
 """Ctrl-C: it comes out of long calls soon, hangs nothing, and leaves whole what comes after."""
 
+import gc
+import os
 import signal
 import sys
 import threading
@@ -11,6 +13,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn import _core, threads
+from fastrnn.training import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
 
@@ -68,6 +71,7 @@ LAYERS = {
     "one walk": (lambda: fastrnn.LSTM(1, 64, rng=0), 1),
     "walks of a batch": (lambda: fastrnn.GRU(1, 256, rng=0), 32),
     "directions": (lambda: fastrnn.RNN(1, 64, bidirectional=True, rng=0), 2),
+    "many short walks": (lambda: fastrnn.LSTM(1, 128, bidirectional=True, rng=0), 128),
     "layers at once": (lambda: fastrnn.GRU(1, 64, num_layers=3, rng=0), 1),
     "units of each step": (lambda: fastrnn.LSTM(1, 300, rng=0), 1),
     "layer normalisation": (lambda: fastrnn.LSTM(1, 64, layer_norm=True, rng=0), 1),
@@ -296,10 +300,12 @@ def test_an_interrupt_while_threads_are_started_leaves_none_behind(restore_threa
         assert threads.run([lambda: 1, lambda: 2]) == [1, 2]
 
 
-def test_a_task_that_fails_has_the_others_leave(restore_threads):
+@pytest.mark.parametrize("options", [{}, {"checkpoint": 10**6}], ids=str)
+def test_a_task_that_fails_has_the_others_leave(options, restore_threads):
+    """Also one that consists of many short passes."""
     fastrnn.set_num_threads(2)
-    layer = fastrnn.LSTM(1, 64, rng=0)
-    x = np.ones((2_000_000, 1, 1), np.float32)
+    layer = fastrnn.GRU(1, 2, dtype="float64", rng=0)
+    x = np.ones((300_000, 16, 1))
     both, left = threading.Barrier(2), []
 
     def fail():
@@ -310,7 +316,7 @@ def test_a_task_that_fails_has_the_others_leave(restore_threads):
     def go_on():
         both.wait(timeout=10)
         try:
-            layer(x)
+            layer.forward(x, **options)
         except _core.Cancelled:
             left.append(True)
             raise
@@ -318,3 +324,126 @@ def test_a_task_that_fails_has_the_others_leave(restore_threads):
     with pytest.raises(MemoryError, match="none left"):
         threads.run([go_on, fail])
     assert left == [True]
+    assert _core.num_threads() == 2
+
+
+def test_what_a_handler_calls_is_no_part_of_the_call_that_it_interrupts(restore_threads):
+    fastrnn.set_num_threads(2)
+    layer, other = fastrnn.LSTM(1, 256, rng=0), fastrnn.GRU(3, 100, bidirectional=True, rng=0)
+    x, y = np.ones((100_000, 1, 1), np.float32), np.ones((40, 64, 3), np.float32)
+    expected, found, begun = other(y)[0], [], threading.Event()
+
+    def handle(*_):
+        begun.set()
+        time.sleep(0.1)  # now the task beside has failed
+        found.append(other(y)[0])
+
+    def fail():
+        begun.wait(timeout=10)
+        raise MemoryError("none left")
+
+    with alarm(handle, 0.05), pytest.raises(MemoryError, match="none left"):
+        threads.run([lambda: layer(x), fail])
+    np.testing.assert_array_equal(found[0], expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_child_that_a_handler_forks_does_not_go_on_with_the_call(count, restore_threads):
+    fastrnn.set_num_threads(count)
+    layer, x, children = fastrnn.LSTM(1, 256, bidirectional=True, rng=0), np.ones((12_000, 4, 1), np.float32), []
+
+    def handle(*_):
+        if not children:
+            children.append(os.fork())
+
+    code = 1
+    with alarm(handle, 0.05):
+        try:
+            layer(x)
+        except RuntimeError as error:
+            code = 7 if "forked" in str(error) else 2
+        finally:
+            if children == [0]:
+                os._exit(code)
+    if children:
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 7
+    assert code == 1
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # Python's own: open, but not yet in `with`
+def test_a_checkpoint_is_loaded_whole_or_not_at_all(tmp_path, no_coverage):
+    shuffling = np.random.default_rng(1)
+    modules = [fastrnn.GRU(3, 8, dropout=0.5, rng=0), fastrnn.Linear(8, 5, rng=0)]
+    adam = fastrnn.optim.Adam(modules)
+    generators = [modules[0]._rng, shuffling]
+
+    def all_of_it():
+        states = [each.state_dict() for each in (*modules, adam)]
+        bits = [np.array(str(generator.bit_generator.state)) for generator in generators]
+        return [*(array for state in states for array in state.values()), *bits]
+
+    def save(name):
+        save_checkpoint(tmp_path / name, adam, generators=[shuffling])
+        return all_of_it()
+
+    def load(name):
+        load_checkpoint(tmp_path / name, adam, generators=[shuffling])
+
+    old = save("old")
+    for module in modules:
+        for grad in module.grads.values():
+            grad[...] = 0.1
+    adam.step()
+    for generator in generators:
+        generator.random(3)
+    new = save("new")
+    load("old")
+    loaded = []
+    for _ in interrupts_at_each_place(lambda: load("new"), stride=3):
+        loaded.append(adam.steps == 1)
+        assert_same(all_of_it(), new if adam.steps else old)
+        load("old")
+    assert loaded.count(False) > 50
+    assert loaded == sorted(loaded)
+
+
+# ---------------------------------------------------------------- what else comes in between
+
+
+def test_the_garbage_collector_may_call_while_work_is_given_to_threads(restore_threads):
+    called = []
+
+    def collect(phase, info):
+        if phase == "start" and len(called) < 50:
+            called.append(True)
+            threads.run([lambda: None] * 2)
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(collect)
+    gc.set_threshold(1)
+    try:
+        for count in (3, 1, 2, 3):
+            fastrnn.set_num_threads(count)
+            assert threads.run([lambda: 1, lambda: 2]) == [1, 2]
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(collect)
+    assert called
+
+
+def test_calls_go_on_by_themselves_where_no_thread_can_be_started(restore_threads, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("can't start new thread")
+
+    fastrnn.set_num_threads(1)
+    layer, x = fastrnn.LSTM(1, 300, num_layers=2, rng=0), np.ones((300, 40, 1), np.float32)
+    expected = [layer(x)[0], layer(x[:, :1])[0]]
+    monkeypatch.setattr("_thread.start_new_thread", fail)
+    fastrnn.set_num_threads(3)
+    assert_same([layer(x)[0], layer(x[:, :1])[0]], expected)
+    assert threads.run([lambda: 1, lambda: 2]) == [1, 2]
+    fastrnn.set_num_threads(1)

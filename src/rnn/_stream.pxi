@@ -209,13 +209,15 @@ cdef class Stream:
     def reset(self, rows=None):
         """Set the state to zero: of all rows, or of those that `rows` picks of B as an index of NumPy (an integer,
         integers, a mask). Raises IndexError for rows that there are not."""
+        try:
+            picked = np.arange(self.B)[slice(None) if rows is None else rows]
+        except OverflowError as error:
+            raise IndexError(str(error)) from None
         self.claim()
         try:
             for array in (self.h, self.c):
                 if array is not None:
-                    array[:, slice(None) if rows is None else rows] = 0
-        except OverflowError as error:
-            raise IndexError(str(error)) from None
+                    array[:, picked] = 0
         finally:
             self.release()
 

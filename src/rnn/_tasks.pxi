@@ -12,6 +12,7 @@
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
+    void PyErr_SetString(object, const char*) noexcept
     void* PyErr_Occurred() noexcept
     unsigned long PyThread_get_thread_ident() noexcept nogil
 
@@ -19,6 +20,7 @@ cdef extern from "section.hpp" namespace "fastrnn" nogil:
     cppclass TaskState "fastrnn::Job":
         TaskState() noexcept
         void begin()
+        void lead()
         cbool cancel()
         cbool is_cancelled()
         int64_t take(int64_t)
@@ -28,6 +30,8 @@ cdef extern from "section.hpp" namespace "fastrnn" nogil:
         void close()
         cbool all_left(int64_t)
         void end()
+    TaskState* current_job "fastrnn::Job::current"()
+    void set_current_job "fastrnn::Job::set_current"(TaskState*)
     cppclass Tickets:
         Tickets() noexcept
         void give(int64_t)
@@ -42,14 +46,19 @@ cdef extern from "section.hpp" namespace "fastrnn" nogil:
 cdef extern from * nogil:
     """
     static bool has_come(const fastrnn::Job* job, int64_t n, int64_t patience) {
-      return fastrnn::has_come_to(n, patience, [=] { return job->come(); });
+      return fastrnn::comes_to(n, patience, [=] { return job->come(); });
     }
     static bool has_come(const fastrnn::Crew* crew, int64_t n, int64_t patience) {
-      return fastrnn::has_come_to(n, patience, [=] { return fastrnn::have_come(__atomic_load_n(&crew->call, __ATOMIC_RELAXED)); });
+      const auto come = [=] { return fastrnn::have_come(__atomic_load_n(&crew->call, __ATOMIC_RELAXED)); };
+      return fastrnn::comes_to(n, patience, come);
+    }
+    static bool has_come(const fastrnn::Tally* tally, int64_t n, int64_t patience) {
+      return fastrnn::comes_to(n, patience, [=] { return __atomic_load_n(&tally->n, __ATOMIC_ACQUIRE); });
     }
     """
     cbool has_come(TaskState*, int64_t, int64_t)
     cbool has_come(CrewState*, int64_t, int64_t)
+    cbool has_come(Tally*, int64_t, int64_t)
 
 cdef enum:
     NO_MEMORY = -1  # what a run returns that ended early
@@ -81,13 +90,29 @@ cdef int finished(int code, str purpose) except -1:
 # ---------------------------------------------------------------- signals
 
 cdef unsigned long main_thread = threading.main_thread().ident
+cdef int64_t forks = 0  # how many lie between this process and the one that has imported the module
 
 
 cdef cbool hear_signals() noexcept nogil:
+    """Whether a handler has raised an error. What the handlers call is no part of the job that is under way."""
     if PyThread_get_thread_ident() != main_thread:
         return False
+    cdef TaskState* job = current_job()
+    cdef cbool raised
+    set_current_job(NULL)
     with gil:
-        return PyErr_CheckSignals() != 0
+        raised = handlers_raise()
+    set_current_job(job)
+    return raised
+
+
+cdef bint handlers_raise() noexcept:
+    cdef int64_t before = forks
+    if PyErr_CheckSignals() != 0:
+        return True
+    if forks != before:
+        PyErr_SetString(RuntimeError, "a call cannot go on in a child that its signal handler has forked")
+    return forks != before
 
 hear = hear_signals
 
@@ -129,18 +154,33 @@ def gather_helpers(bint on):
 
 def after_fork():
     """In a child, which has none of its parent's threads"""
-    global pool, pool_lock, main_thread
+    global pool, pool_lock, main_thread, forks
     pool, pool_lock, main_thread = None, threading.Lock(), PyThread_get_thread_ident()
+    forks += 1
 
 
 def submit(work, int64_t count):
     """Have so many threads of the pool call `work`, when they have time."""
+    given, new = [work] * count, None
+    try:
+        while not handed_over(given, new):
+            new = Pool(thread_count - 1)
+    finally:
+        if new is not None and new is not pool:  # another thread has come first
+            new.close()
+
+
+cdef bint handed_over(list given, Pool new) except -1:
+    """Give to the pool that there is, or else to the new one, if that is one. Nothing is made while the lock is held: the
+    garbage collector might call anything then, also what would wait for the lock."""
     global pool
     pool_lock.acquire()
     try:
         if pool is None:
-            pool = Pool(thread_count - 1)
-        pool.give(work, count)
+            pool = new
+        if pool is not None:
+            pool.give(given)
+        return pool is not None
     finally:
         pool_lock.release()
 
@@ -162,22 +202,32 @@ cdef class Pool:
                 self.size += 1
         except (MemoryError, RuntimeError):
             pass
-        add(&self.ready, self.size + 1)
-        self.warm_up()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            add(&self.ready, self.size + 1)
+            self.warm_up()
 
-    def give(self, work, int64_t count):
-        """Have so many of them call `work`."""
-        self.given.extend([work] * count)
-        self.tickets.give(count)
+    cdef int give(self, list given) except -1:
+        """Have as many of them call each of these."""
+        if self.size:
+            self.given.extend(given)
+            self.tickets.give(len(given))
+        return 0
 
     def close(self):
         """Threads end when they have done what they were given."""
-        self.give(None, self.size)
+        self.give([None] * self.size)
 
     def join(self):
         """Returns when they have ended."""
-        with nogil:
-            wait_for(&self.ended, self.size)
+        cdef bint ended = False
+        while not ended:
+            with nogil:
+                ended = has_come(&self.ended, self.size, PAUSE)
+            if not ended:
+                raise_signals()
 
     @property
     def alive(self):
@@ -249,22 +299,18 @@ cdef class Job:
 
     cdef TaskState state
     cdef list tasks, results
-    cdef object error
+    cdef object error, failure  # of the leader; the first one of a helper
+    cdef int64_t forks          # when it was made
 
     def __init__(self, list tasks):
-        self.tasks, self.results = tasks, [None] * len(tasks)
+        self.tasks, self.results, self.forks = tasks, [None] * len(tasks), forks
+        self.state.begin()
 
     cdef int work(self) except -1:
         cdef int64_t n = len(self.tasks), i = self.state.take(n)
         while i >= 0:
             self.results[i] = self.tasks[i]()
             i = self.state.take(n)
-        return 0
-
-    cdef int fail(self, error) except -1:
-        """Have all leave. What a signal's handler raised is more to the caller than an error of a helper."""
-        if self.state.cancel() or not isinstance(error, (Cancelled, Exception)):
-            self.error = error
         return 0
 
     def help(self):
@@ -274,37 +320,49 @@ cdef class Job:
         try:
             self.work()
         except BaseException as error:
-            self.fail(error)
-        self.state.leave()
+            if self.state.cancel():
+                self.failure = error
+        finally:
+            self.state.leave()
 
     cdef list lead(self, int64_t helpers):
         """What the caller does: it takes its part, and then waits for the helpers."""
-        cdef bint all_left = False
-        self.state.begin()
+        self.state.lead()
         try:
             if gathers:
                 with nogil:
                     has_come(&self.state, helpers, GATHERING)
             self.work()
         except BaseException as error:
-            self.fail(error)
-        self.state.close()
-        while not all_left:
+            self.state.cancel()
+            self.error = error
+        finally:
+            self.state.close()
+            self.wait()
+            self.state.end()
+        results, self.tasks, self.results = self.results, [], []  # a helper that comes late still holds the job
+        error, failure, self.error, self.failure = self.error, self.failure, None, None
+        if failure is not None and (error is None or isinstance(error, Cancelled)):
+            error = failure
+        if error is not None:
+            raise error
+        if self.state.is_cancelled():  # the job that this one is part of
+            raise Cancelled
+        return results
+
+    cdef int wait(self) except -1:
+        """Until no helper is left; in a child that was forked meanwhile, there are none."""
+        cdef bint all_left = False
+        while not all_left and self.forks == forks:
             with nogil:
                 all_left = self.state.all_left(PAUSE)
             if not all_left and not self.state.is_cancelled():
                 try:
                     raise_signals()
                 except BaseException as error:
-                    self.fail(error)
-        self.state.end()
-        results, self.tasks, self.results = self.results, [], []  # a helper that comes late still holds the job
-        error, self.error = self.error, None
-        if error is not None:
-            raise error
-        if self.state.is_cancelled():  # the job that this one is part of
-            raise Cancelled
-        return results
+                    self.state.cancel()
+                    self.error = error
+        return 0
 
 
 # ---------------------------------------------------------------- several threads on one walk

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import _core
 from .module import checked_arrays
 from .optimizer import Optimizer
 from .storage import load_arrays, load_json, reason, require_shallow, save_arrays
@@ -121,11 +123,15 @@ def read_checkpoint(
         raise unfit(path, error) from None
 
     def apply() -> None:
-        optimizer.load_state_dict(kept)
-        for name, array in own_parameters.items():
-            array[...] = parameters[name]
-        for generator, state in zip(own, states, strict=True):
-            generator.bit_generator.state = state
+        pairs = [(array, parameters[name]) for name, array in own_parameters.items()]
+        bits = [(generator.bit_generator, state) for generator, state in zip(own, states, strict=True)]
+        _core.in_turn(  # no interrupt comes between
+            [
+                *optimizer._loading(kept),
+                partial(_core.copy_all, pairs),
+                *(partial(setattr, generator, "state", state) for generator, state in bits),
+            ]
+        )
 
     return Checkpoint(_below("arrays.", named), info, int(kept["steps"]), apply)
 

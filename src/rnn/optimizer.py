@@ -115,10 +115,12 @@ class Optimizer:
 
         Raises KeyError, TypeError or ValueError where the names, dtypes or shapes are others; nothing is changed then.
         """
-        checked = self._checked_state(mapping)
+        _core.in_turn(self._loading(self._checked_state(mapping)))  # no interrupt comes between
+
+    def _loading(self, checked: Mapping[str, np.ndarray]) -> list[Callable[[], Any]]:
+        """What puts a state in place that was checked: compiled functions."""
         pairs = [(array, checked[name]) for name, array in self._named_state().items()]
-        # no interrupt comes between
-        _core.in_turn([partial(setattr, self, "steps", int(checked["steps"])), partial(_core.copy_all, pairs)])
+        return [partial(setattr, self, "steps", int(checked["steps"])), partial(_core.copy_all, pairs)]
 
     def _checked_state(self, mapping: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The arrays of `mapping`, if they are a state of this optimiser; raises as `load_state_dict` does."""

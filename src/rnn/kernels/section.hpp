@@ -25,7 +25,7 @@ inline FloatMode float_mode() {
   asm volatile("mrs %0, fpcr" : "=r"(mode));
   return mode;
 }
-inline void set_float_mode(FloatMode mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+inline void set_float_mode(FloatMode mode) { asm volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
 #else
 using FloatMode = int;
 constexpr FloatMode kFlushDenormals = 0;
@@ -39,17 +39,19 @@ using HearSignals = bool (*)();
 
 class Section {
   static constexpr int64_t kWork = 1 << 22;    // multiply-adds between two looks at the clock, 40 microseconds or more
-  static constexpr int64_t kPause = 40000000;  // nanoseconds before signals are heard, and again
+  static constexpr int64_t kPause = 40000000;  // nanoseconds between two times that signals are heard
+
+  // Of the thread, whose sections may all be short: work that is left between them, and when signals are heard again
+  static inline thread_local int64_t left_over_ = 0, next_ = 0;
 
   FloatMode mode_ = 0;  // of the caller
-  int64_t budget_ = kWork, next_ = 0;
-  bool flushes_ = false, left_ = false;
+  int64_t budget_ = 0;
+  bool begun_ = false, flushes_ = false, left_ = false;
 
   bool look() {
     budget_ = kWork;
     if (Job::current() && Job::current()->is_cancelled()) return true;
     const int64_t now = nanoseconds();
-    if (next_ == 0) next_ = now + kPause;
     if (now < next_) return false;
     set_float_mode(mode_);  // for the handlers
     const bool raised = hear_signals();
@@ -64,11 +66,13 @@ class Section {
   Section() noexcept {}
   ~Section() {
     if (flushes_) set_float_mode(mode_);
+    if (begun_) left_over_ = budget_;
   }
   Section(const Section&) = delete;
   Section& operator=(const Section&) = delete;
 
   void begin() {
+    budget_ = left_over_, begun_ = true;
     mode_ = float_mode(), flushes_ = (mode_ & kFlushDenormals) != kFlushDenormals;
     if (flushes_) set_float_mode(mode_ | kFlushDenormals);  // to set it takes some ten cycles
   }

@@ -40,8 +40,9 @@ class Job {
   static Job* current() { return current_; }
   static void set_current(Job* job) { current_ = job; }
 
-  // The leader: before any helper is asked to come
-  void begin() { outer_ = current_, current_ = this; }
+  // The leader: before any helper is asked to come; and then, when it takes its own part
+  void begin() { outer_ = current_; }
+  void lead() { current_ = this; }
 
   // Tasks that have begun are left as soon as they look, others do not begin.  Returns whether this is the first time.
   bool cancel() { return __atomic_exchange_n(&cancelled_, 1, __ATOMIC_ACQ_REL) == 0; }
@@ -129,11 +130,14 @@ class Tickets {
   }
 };
 
-// Whether `count()` came to n, in so many nanoseconds at most
-template <class Count> bool has_come_to(int64_t n, int64_t patience, Count count) {
-  for (const int64_t until = nanoseconds() + patience; nanoseconds() < until; sched_yield())
-    if (count() >= n) return true;
-  return false;
+// Whether `count()` comes to n, in so many nanoseconds at most
+template <class Count> bool comes_to(int64_t n, int64_t patience, Count count) {
+  const auto done = [&] { return count() >= n; };
+  if (wait_briefly(done)) return true;
+  const timespec nap = {0, 100000};
+  for (const int64_t until = nanoseconds() + patience; nanoseconds() < until; nanosleep(&nap, nullptr))
+    if (done()) return true;
+  return done();
 }
 
 }  // namespace fastrnn
