@@ -12,7 +12,7 @@ environment tsan
 run() {
     # Addresses that are drawn from too wide a range are none that the sanitizer can map: setarch -R.
     time LD_PRELOAD=$(gcc -print-file-name=libtsan.so) FASTRNN_NUM_THREADS=2 \
-        TSAN_OPTIONS="suppressions=$PWD/stress/tsan.supp history_size=5" setarch -R .venv/bin/python "$@"
+        TSAN_OPTIONS="suppressions=$PWD/stress/tsan.supp history_size=5 die_after_fork=0" setarch -R .venv/bin/python "$@"
 }
 
 if [ $# -gt 0 ]; then
