@@ -12,5 +12,6 @@ environment sanitize
 [ $# -gt 0 ] || set -- -m pytest --durations=20 --ignore=tests/test_packaging.py --ignore=tests/test_native.py
 
 # What Python itself never frees is no leak of ours, and a test asks for more memory than there is.
-time LD_PRELOAD=$(gcc -print-file-name=libasan.so) UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+# libstdc++: the run time has to find what throws exceptions before other packages bring it.
+time LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)" UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 .venv/bin/python "$@"
