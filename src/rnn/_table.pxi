@@ -87,7 +87,6 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
     struct CrewState "fastrnn::Crew":
         int64_t call
         int places
-    int have_come(int64_t)
     struct Share:
         int index
     void help(CrewState*)
