@@ -45,8 +45,10 @@ def _run_case(rng: np.random.Generator, cases: Cases) -> None:
     fastrnn.set_num_threads(1)
     if rng.random() < 0.3:
         layer, calls = _normed_streams(rng)
+        repeats = 40  # these have given wrong numbers once in a while
     else:
         layer = _random_layer(rng)
+        repeats = 3
         calls = _calls_of(layer, rng)
     expected = {name: call() for name, call in calls.items()}
     _core.gather_helpers(True)
@@ -61,7 +63,7 @@ def _run_case(rng: np.random.Generator, cases: Cases) -> None:
 
     def repeat(seed: int) -> None:
         own = np.random.default_rng(seed)
-        for _ in range(3):
+        for _ in range(repeats):
             name = own.choice(list(calls))
             try:
                 _require_same(calls[name](), expected[name], f"{name} beside others of {what}")
