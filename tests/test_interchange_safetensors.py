@@ -112,7 +112,8 @@ def test_sizes_that_the_arrays_do_not_have_take_no_memory(path, monkeypatch, cla
     options = {"input_size": 3, "hidden_size": 4} | claim
     save_arrays(path, LAYERS[0].params, {"fastrnn.layer": header(options=options)})
     refuse_memory(monkeypatch)
-    with pytest.raises(ValueError, match=r"(expected weight_ih_l0 of shape|missing \['weight_ih_l1'\])"):
+    message = r"expected (num_layers|input_size) <|expected weight_ih_l0 of shape|missing \['weight_ih_l1'\]"
+    with pytest.raises(ValueError, match=message):
         load_safetensors(path)
 
 
@@ -145,7 +146,7 @@ def test_metadata_far_longer_than_options_can_be_is_not_parsed(path):
     ("options", "message"),
     [
         ({"clip": 10**400}, "expected a finite clip >= 0, got 1000"),
-        ({"nonlinearity": ["elu", 10**400]}, "expected parameters of elu that a float can hold"),
+        ({"nonlinearity": ["elu", 10**400]}, "expected finite parameters of elu"),
         ({"dtype": "(2,f4"}, "float32 or float64"),
         ({"dtype": ["float32"]}, "float32 or float64"),
         ({"merge": {}}, "merge"),
