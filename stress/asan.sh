@@ -9,7 +9,7 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 environment sanitize
-[ $# -gt 0 ] || set -- -m pytest --durations=20 --ignore=tests/test_packaging.py --ignore=tests/test_native.py
+[ $# -gt 0 ] || set -- "${TESTS[@]}" --ignore=tests/test_packaging.py --ignore=tests/test_native.py
 
 # What Python itself never frees is no leak of ours, and a test asks for more memory than there is.
 # libstdc++: the run time has to find what throws exceptions before other packages bring it.

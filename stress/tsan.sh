@@ -12,13 +12,13 @@ environment tsan
 run() {
     # Addresses that are drawn from too wide a range are none that the sanitizer can map: setarch -R.
     time LD_PRELOAD=$(gcc -print-file-name=libtsan.so) FASTRNN_NUM_THREADS=2 \
-        TSAN_OPTIONS="suppressions=$PWD/stress/tsan.supp history_size=5 die_after_fork=0" setarch -R .venv/bin/python "$@"
+        TSAN_OPTIONS="suppressions=$PWD/stress/tsan.supp history_size=5 die_after_fork=0 allocator_may_return_null=1" setarch -R .venv/bin/python "$@"
 }
 
 if [ $# -gt 0 ]; then
     run "$@"
 else
-    run -m pytest --durations=20 tests/test_threads.py tests/test_interrupts.py tests/test_denormals.py \
+    run "${TESTS[@]}" tests/test_threads.py tests/test_interrupts.py tests/test_denormals.py \
         tests/test_stream.py tests/test_segments.py tests/test_memory.py
     run -m stress.threads --seconds 120
 fi

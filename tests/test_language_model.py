@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -659,3 +660,10 @@ def test_layer_and_head_are_those_of_the_library(proverb):
     assert isinstance(proverb.layer, RNN)
     assert isinstance(proverb.head, Linear)
     assert proverb.layer.input_size == proverb.head.out_features == len(proverb.vocabulary)
+
+
+def test_a_bar_that_is_not_shown_takes_no_lock_of_other_processes(monkeypatch):
+    """tqdm shares one with them: where a process was killed that held it, a training would wait for ever."""
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    for progress in (False, True):  # the tests' stderr is no terminal
+        LanguageModel("rnn", 4, rng=0).fit("to be or not " * 20, steps=2, batch_size=2, seq_len=4, progress=progress)

@@ -337,7 +337,25 @@ def _late_interrupt() -> Iterator[threading.Event]:
 
 
 def _progress_bar(steps: int, done: int, progress: bool) -> Any:
+    if not progress or sys.stderr is None or not sys.stderr.isatty():
+        return _NoBar()
     from tqdm import tqdm
 
-    shown = progress and sys.stderr is not None and sys.stderr.isatty()
-    return tqdm(total=steps, initial=done, unit="step", disable=not shown)
+    return tqdm(total=steps, initial=done, unit="step")
+
+
+class _NoBar:
+    """In place of a bar that is not shown. One of tqdm's would still take a lock that it shares with forked processes:
+    where such a process was killed at the wrong moment, for ever."""
+
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def set_postfix_str(self, text: str, refresh: bool) -> None:
+        pass
+
+    def update(self) -> None:
+        pass

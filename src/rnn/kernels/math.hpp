@@ -72,10 +72,11 @@ template <class T> FASTRNN_INLINE Reduced<T> reduce(Vec<T> x) {
   return {r2 * polynomial<T>(C::q, r, r2) + r, (Bits<T>)shifted};
 }
 
-// 2^n for normal 2^n
+// 2^n for normal 2^n; any number for other n
 template <class T> FASTRNN_INLINE Vec<T> power_of_two(Bits<T> n) {
+  using Wrapping = typename VecOf<T>::wrapping;
   constexpr int bits = ExpConstants<T>::kMantissa;
-  return (Vec<T>)((n << bits) + (Bits<T>)splat(T(1)));
+  return (Vec<T>)(((Wrapping)n << bits) + (Wrapping)splat(T(1)));
 }
 
 template <class T> FASTRNN_INLINE Vec<T> exp(Vec<T> x) {

@@ -22,6 +22,7 @@ template <class T> struct VecOf;
 template <> struct VecOf<float> {
   typedef float type __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
   typedef int32_t bits __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+  typedef uint32_t wrapping __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
   typedef uint8_t bytes __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 4)));
   typedef uint16_t halves __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 2)));
   typedef int32_t words __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
@@ -29,6 +30,7 @@ template <> struct VecOf<float> {
 template <> struct VecOf<double> {
   typedef double type __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
   typedef int64_t bits __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+  typedef uint64_t wrapping __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
   typedef uint8_t bytes __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 8)));
   typedef uint16_t halves __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 4)));
   typedef int32_t words __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 2)));
