@@ -336,7 +336,7 @@ def test_gates_of_every_layer_of_a_stack_are_the_same(cell, reverse):
         tapes[1].gates(0, 1)
 
 
-@pytest.mark.parametrize("count", [2**25, 2**40, 2**100])
+@pytest.mark.parametrize("count", [2**25, 2**40, 2**62])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_more_segments_than_steps_are_as_many_as_there_are_chunks(bidirectional, count):
     layer = fastrnn.GRU(4, 60, 2, bidirectional=bidirectional, rng=0)

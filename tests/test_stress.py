@@ -1,6 +1,7 @@
 """Each campaign of stress/ for a few seconds. Longer runs are by hand: see docs/reliability.md."""
 
 import importlib
+import mmap
 import shutil
 import signal
 import sys
@@ -25,13 +26,18 @@ def test_a_campaign_finds_nothing(name):
     cases = Cases(seed=1, seconds=CAMPAIGNS[name])
     importlib.import_module(f"stress.{name}").run(cases)
     assert cases.failures == []
-    assert cases.seen["cases"] > 1
+    assert cases.seen["cases"]
 
 
 def test_a_leak_is_seen_and_what_is_given_back_is_none():
     """Of what the campaign `memory` measures with."""
     kept = []
-    leaking = memory.growths(lambda: kept.append(bytes(10_000)), 1000)
+
+    def leak():
+        kept.append(mmap.mmap(-1, 1 << 14))  # new to the process, whatever other tests have given back
+        kept[-1].write(bytes(1 << 14))
+
+    leaking = memory.growths(leak, 1000)
     assert len(leaking) == 3
     assert all(grown > memory.BOUND for grown in leaking)
     assert len(memory.growths(lambda: bytes(10_000), 1000)) == 1
