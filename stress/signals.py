@@ -37,6 +37,7 @@ TEXT = "to be or not to be, that is the question; " * 200
 
 def run(cases: Cases) -> None:
     """Interrupt calls, and the command line, at random moments."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background inherits as ignored
     worst = 0.0
     for number, rng in cases:
         if number % 10 == 9:
@@ -61,6 +62,8 @@ def run(cases: Cases) -> None:
                 cases.seen["interrupts of calls" if kind == "interrupts" else "calls left in their midst"] += int(text)
         if child.returncode:
             cases.fail(number, f"the child ended with {child.returncode}: {child.stderr[-3000:]}")
+    if cases.seen["interrupts of calls"] > 100 and not cases.seen["calls left in their midst"]:
+        cases.fail(0, "no interrupt came")
     if worst:
         print(f"the latest was left {worst:.3f} s after the signal")
 
