@@ -86,6 +86,27 @@ def instruction_set():
     return kernels.name.decode()
 
 
+cdef extern from *:
+    """
+    #if defined(__clang__)
+    #define FASTRNN_COMPILER "Clang " __clang_version__
+    #else
+    #define FASTRNN_COMPILER "GCC " __VERSION__
+    #endif
+    #if defined(NDEBUG)
+    static const char* const compiler_name = FASTRNN_COMPILER;
+    #else
+    static const char* const compiler_name = FASTRNN_COMPILER ", with assertions";
+    #endif
+    """
+    const char* compiler_name
+
+
+def compiler():
+    """Name and version of the compiler that made this build, and whether assertions are compiled."""
+    return compiler_name.decode().strip()
+
+
 def blas_info():
     """Version and kernel of the vendored OpenBLAS, as it says itself."""
     return f"{scipy_openblas_get_config().decode().strip()}, kernels for {scipy_openblas_get_corename().decode()}"
