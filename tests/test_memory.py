@@ -241,17 +241,17 @@ def run_python(code, **environment):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_forked_while_threads_take_memory_goes_on():
     run_python("""if True:
-        import os, threading, warnings
+        import copy, os, threading, warnings
         warnings.simplefilter("ignore")
         import numpy as np, fastrnn
         from fastrnn import _core
         fastrnn.set_num_threads(1)
         layer, x = fastrnn.LSTM(8, 64, rng=0), np.ones((4, 24, 8), np.float32)
         expected, end = layer(x)[0].copy(), []
-        def work():
+        def work(own):  # gradients of one layer are for one thread at a time
             while not end:
-                layer.backward(layer.forward(x)[2], None)
-        workers = [threading.Thread(target=work) for _ in range(2)]
+                own.backward(own.forward(x)[2], None)
+        workers = [threading.Thread(target=work, args=(copy.deepcopy(layer),)) for _ in range(2)]
         for worker in workers: worker.start()
         for _ in range(50):
             child = os.fork()
