@@ -85,8 +85,10 @@ class BuildExt(build_ext):
 
 core = Extension(
     "fastrnn._core",
-    sources=[f"{PACKAGE}/_core.pyx", *sorted(glob(f"{PACKAGE}/kernels/*.cpp"))],
-    depends=sorted(glob(f"{PACKAGE}/*.px[di]") + glob(f"{PACKAGE}/kernels/*.[hi]*")),
+    sources=[f"{PACKAGE}/_core.pyx", *sorted(glob(f"{PACKAGE}/kernels/*/*.cpp"))],
+    depends=sorted(
+        glob(f"{PACKAGE}/**/*.px[di]", recursive=True) + glob(f"{PACKAGE}/kernels/**/*.[hi]*", recursive=True)
+    ),
     language="c++",
     include_dirs=[f"{PACKAGE}/kernels", scipy_openblas32.get_include_dir(), numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     machine.limit_threads(options.threads)  # before anything imports NumPy
     settings = Settings(options.cell, options.hidden, options.steps, batch_size=32, seq_len=64, lr=2e-3)
 
-    from fastrnn.corpus import builtin_text
+    from fastrnn.text.corpus import builtin_text
 
     text = builtin_text()
     trainers, versions = _load(options.contenders, options.threads)

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     machine.limit_threads(1)  # before anything imports NumPy
     import fastrnn
-    from fastrnn.corpus import builtin_text
+    from fastrnn.text.corpus import builtin_text
 
     text = builtin_text()
     held_out = text[-(len(text) // 10) :]

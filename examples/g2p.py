@@ -23,7 +23,7 @@ from unittest import mock
 
 import fastrnn
 import numpy as np
-from fastrnn.corpus import builtin_text
+from fastrnn.text.corpus import builtin_text
 
 NAMES = {"weight_ih_l0": "w_ih", "weight_hh_l0": "w_hh", "bias_ih_l0": "b_ih", "bias_hh_l0": "b_hh"}
 

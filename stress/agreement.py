@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from fastrnn import reference
-from fastrnn.noise import Noise
+from fastrnn.reference import DropoutMasks
 
 from .layers import as_tuple
 
@@ -117,8 +117,8 @@ def training_of_reference(layer: Any, call: Any, tape: Any, dy: Any, dstate: Any
     other, cast, same = stand_in(layer, precision), precision.cast, Precision(precision.dtype).cast
     y, state, walked = reference.forward(
         other, cast(call.x), cast(call.state), **call.keywords,
-        dropout_masks=[same(mask) for mask in tape.masks[:-1]] if layer.dropout else None,
-        noise=[[Noise(*(same(mask) for mask in each)) for each in directions] for directions in tape.noise],
+        dropout_masks=[same(mask) for mask in tape.between[:-1]] if layer.dropout else None,
+        noise=[[DropoutMasks(*(same(mask) for mask in each)) for each in directions] for directions in tape.masks],
     )  # fmt: skip
     dy = np.zeros(y.shape, precision.dtype) if dy is None else cast(dy)
     dx, dinitial, grads = reference.backward(other, walked, dy, cast(dstate))

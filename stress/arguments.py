@@ -230,7 +230,7 @@ def heads(judge: Judge) -> None:
     targets, mask = rng.integers(0, 3, (2, 5)), np.ones((2, 5), bool)
 
     def watch() -> Any:
-        return head._flat_params.tobytes(), head._flat_grads.tobytes()
+        return head.flat_params.tobytes(), head.flat_grads.tobytes()
 
     loss, fused, how = fastrnn.softmax_cross_entropy, head.cross_entropy, {"undo": head.zero_grad, "watch": watch}
     places = [

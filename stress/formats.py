@@ -17,8 +17,8 @@ import fastrnn
 import numpy as np
 from fastrnn import cli, training
 from fastrnn.interchange import from_onnx, load_safetensors, save_safetensors, to_onnx
-from fastrnn.language_model import LanguageModel
 from fastrnn.optim import SGD, Adam, AdamW, RMSprop
+from fastrnn.text.language_model import LanguageModel
 from fastrnn.training import load_checkpoint, save_checkpoint
 
 from .mutations import Rng, mutated, mutated_safetensors
@@ -126,7 +126,7 @@ class Checkpoints(Format):
     def state(self, index: int) -> Any:
         optimizer, generators = self.targets[index]
         states = [str(generator.bit_generator.state) for generator in [optimizer.modules[0]._rng, *generators]]
-        flats = [module._flat_params.tobytes() for module in optimizer.modules]
+        flats = [module.flat_params.tobytes() for module in optimizer.modules]
         return states, flats, {name: array.tobytes() for name, array in optimizer.state_dict().items()}
 
     def use(self, loaded: Any, index: int) -> None:
@@ -176,7 +176,7 @@ class Trainings(Format):
 
     def state(self, index: int) -> Any:
         model = self.models[index]
-        weights = [] if model.layer is None else [model.layer._flat_params.tobytes(), model.head._flat_params.tobytes()]
+        weights = [] if model.layer is None else [model.layer.flat_params.tobytes(), model.head.flat_params.tobytes()]
         return model.vocabulary, weights, str(model._rng.bit_generator.state)
 
     def use(self, loaded: Any, index: int) -> None:

@@ -225,7 +225,7 @@ def stream_places(
     call = random_call(rng, layer, T=T, B=B, one_hot=False, unbatched=False, ragged=False, reset=False)
     x, active = np.ascontiguousarray(call.x), rng.random(call.x.shape[:2]) < 0.7
     x_t, active_t = (array[:, 0].copy() if layer.batch_first else array[0] for array in (x, active))
-    width = layer._output_size
+    width = layer.spec.output_size
     y, y_t = (np.zeros((*array.shape[:-1], width), layer.dtype) for array in (x, x_t))
 
     def run(*arguments: Any, **keywords: Any) -> tuple[Any, ...]:
@@ -252,7 +252,7 @@ def stream_places(
 
 def overlaps(judge: Judge, stream: Any, B: int, back: Callable[[], None], watch: Callable[[], Any]) -> None:
     """out in the memory of x or of the mask: right or refused."""
-    layer, rng, width = judge.layer, judge.rng, judge.layer._output_size
+    layer, rng, width = judge.layer, judge.rng, judge.layer.spec.output_size
     axes = (B, 3) if layer.batch_first else (3, B)
     values, active = rng.standard_normal((*axes, layer.input_size)).astype(layer.dtype), rng.random(axes) < 0.5
     memory, shift = np.zeros(values.size + 3 * B * width + 8, layer.dtype), int(rng.integers(0, 8))

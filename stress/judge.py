@@ -147,7 +147,7 @@ class Judge:
 
     def _watched(self) -> tuple[Any, ...]:
         layer = self.layer
-        return layer._flat_params.tobytes(), layer._flat_grads.tobytes(), repr(layer._rng.bit_generator.state)
+        return layer.flat_params.tobytes(), layer.flat_grads.tobytes(), repr(layer._rng.bit_generator.state)
 
 
 def shown(value: Any) -> str:

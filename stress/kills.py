@@ -27,11 +27,11 @@ from unittest import mock
 
 import fastrnn
 import numpy as np
-from fastrnn import storage
 from fastrnn.interchange import load_safetensors, save_safetensors
-from fastrnn.language_model import LanguageModel
 from fastrnn.optim import Adam
+from fastrnn.text.language_model import LanguageModel
 from fastrnn.training import History, load_checkpoint, save_checkpoint
+from fastrnn.util import storage
 
 from .campaign import Cases, main
 
@@ -66,7 +66,7 @@ class Layer:
         self.path, self.layer = path, fastrnn.LSTM(16, 64, rng=0)
 
     def save(self, value: int) -> None:
-        self.layer._flat_params.fill(value)
+        self.layer.flat_params.fill(value)
         save_safetensors(self.path, self.layer)
 
     def read(self) -> int:
@@ -82,7 +82,7 @@ class Model:
 
     def save(self, value: int) -> None:
         for module in (self.model.layer, self.model.head):
-            module._flat_params.fill(value)
+            module.flat_params.fill(value)
         self.model.save(self.path)
 
     def read(self) -> int:
@@ -98,7 +98,7 @@ class Checkpoint:
         self.adam = Adam([self.head])
 
     def save(self, value: int) -> None:
-        self.head._flat_params.fill(value)
+        self.head.flat_params.fill(value)
         self.adam.steps = value
         save_checkpoint(self.path, self.adam, arrays={"h": np.full(1000, value)}, info=value)
 

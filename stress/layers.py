@@ -8,7 +8,7 @@ from typing import Any
 
 import fastrnn
 import numpy as np
-from fastrnn.activations import ACTIVATIONS
+from fastrnn.nn.activations import ACTIVATIONS
 
 KINDS: tuple[Any, ...] = (fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM)
 FLOATS = ("float32", "float64")

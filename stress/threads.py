@@ -36,12 +36,12 @@ def run(cases: Cases) -> None:
             except AssertionError as error:
                 cases.fail(number, str(error))
     finally:
-        _core.gather_helpers(False)
+        _core.gather_workers(False)
         fastrnn.set_num_threads(before)
 
 
 def _run_case(rng: np.random.Generator, cases: Cases) -> None:
-    _core.gather_helpers(False)
+    _core.gather_workers(False)
     fastrnn.set_num_threads(1)
     if rng.random() < 0.3:
         layer, calls = _normed_streams(rng)
@@ -51,7 +51,7 @@ def _run_case(rng: np.random.Generator, cases: Cases) -> None:
         repeats = 3
         calls = _calls_of(layer, rng)
     expected = {name: call() for name, call in calls.items()}
-    _core.gather_helpers(True)
+    _core.gather_workers(True)
     fastrnn.set_num_threads(int(rng.integers(2, 5)))
     what = f"{type(layer).__name__}({options_of(layer)})"
 

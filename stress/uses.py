@@ -37,7 +37,7 @@ def input_of(rng: np.random.Generator, layer: Any, T: int, B: int) -> np.ndarray
 
 
 def of_layer(layer: Any) -> Callable[[], bytes]:
-    return lambda: layer._flat_params.tobytes()
+    return lambda: layer.flat_params.tobytes()
 
 
 def bits(found: Any) -> Any:
@@ -72,7 +72,7 @@ def trained(layer: Any, x: np.ndarray, **keywords: Any) -> Use:
         layer._rng.bit_generator.state = state
         layer.zero_grad()
         y, final, tape = layer.forward(x, **keywords)
-        return bits([y, final, *layer.backward(tape, np.ones(y.shape, y.dtype)), layer._flat_grads])
+        return bits([y, final, *layer.backward(tape, np.ones(y.shape, y.dtype)), layer.flat_grads])
 
     return Use(run, of_layer(layer))
 
@@ -198,8 +198,8 @@ def clipping(rng: np.random.Generator) -> Use:
     layer = layer_of(rng)
 
     def run() -> Any:
-        layer._flat_grads.fill(0.25)
-        return bits([optim.clip_grad_norm([layer], 0.5), layer._flat_grads])
+        layer.flat_grads.fill(0.25)
+        return bits([optim.clip_grad_norm([layer], 0.5), layer.flat_grads])
 
     return Use(run, of_layer(layer))
 
@@ -212,7 +212,7 @@ def output_layer(rng: np.random.Generator) -> Use:
         head.zero_grad()
         o, tape = head.forward(h)
         loss, do = fastrnn.softmax_cross_entropy(o, targets)
-        return bits([loss, head.backward(tape, do), head.cross_entropy(h, targets), head._flat_grads])
+        return bits([loss, head.backward(tape, do), head.cross_entropy(h, targets), head.flat_grads])
 
     return Use(run, of_layer(head))
 
@@ -224,7 +224,7 @@ def padding(rng: np.random.Generator) -> Use:
 
 def layer_made(rng: np.random.Generator) -> Use:
     kind = pick(rng, KINDS)
-    return Use(lambda: bits(kind(5, 30, 2, bidirectional=True, rng=3)._flat_params))
+    return Use(lambda: bits(kind(5, 30, 2, bidirectional=True, rng=3).flat_params))
 
 
 def layer_copied(rng: np.random.Generator) -> Use:
@@ -233,7 +233,7 @@ def layer_copied(rng: np.random.Generator) -> Use:
 
     def run() -> Any:
         other.load_state_dict(layer.state_dict())
-        return bits([copy.deepcopy(layer)._flat_params, pickle.loads(pickle.dumps(layer))._flat_params])
+        return bits([copy.deepcopy(layer).flat_params, pickle.loads(pickle.dumps(layer)).flat_params])
 
     return Use(run, of_layer(layer))
 
@@ -277,7 +277,7 @@ def files(rng: np.random.Generator) -> Use:
         loaded = interchange.load_safetensors(path)
         training.save_checkpoint(path, adam)
         training.load_checkpoint(path, adam)
-        return bits(loaded._flat_params)
+        return bits(loaded.flat_params)
 
     return Use(run, of_layer(layer))
 

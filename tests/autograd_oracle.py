@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-from fastrnn.noise import Noise
+from fastrnn.reference import DropoutMasks
 
 from problems import as_pair, output_width, state_width
 
@@ -72,11 +72,11 @@ def noise_of_row(torch, layer, noise, b):
         return SimpleNamespace(
             x=tensor(n_b["x"], 1.0), weight_hh=tensor(n_b["weight_hh"], 1.0), h=tensor(n_b["h"], 1.0),
             keeps=[(lambda t, keeps=keeps, p=p: tensor(keeps if keeps is None else keeps[t], p))
-                   for keeps, p in zip((n_b["keeps_h"], n_b["keeps_c"]), kept, strict=True)],
+                   for keeps, p in zip((n_b["zoneout_h"], n_b["zoneout_c"]), kept, strict=True)],
         )  # fmt: skip
 
     directions = 2 if layer.bidirectional else 1
-    return [[of(n) for n in noises] for noises in noise or [[Noise()] * directions] * layer.num_layers]
+    return [[of(n) for n in noises] for noises in noise or [[DropoutMasks()] * directions] * layer.num_layers]
 
 
 def run_row(torch, layer, params, x, start, reset, masks, noise):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from fastrnn import reference
-from fastrnn.noise import Noise
+from fastrnn.reference import DropoutMasks
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 DEFAULTS = {
@@ -74,7 +74,7 @@ def random_state(layer, rng, *batch):
     return (h, rng.standard_normal((rows, *batch, layer.hidden_size)).astype(layer.dtype)) if is_lstm(layer) else h
 
 
-def random_noise(layer, k, rng):
+def random_masks(layer, k, rng):
     """What a layer drops, drawn by other means: of layer k, for each direction."""
     P = state_width(layer)
 
@@ -86,12 +86,12 @@ def random_noise(layer, k, rng):
 
     x = dropped(layer.input_dropout, B, layer.input_size if k == 0 else output_width(layer))
     return [
-        Noise(
+        DropoutMasks(
             x=x,
             weight_hh=dropped(layer.weight_dropout, GATES[layer.cell] * H, P),
             h=dropped(layer.recurrent_dropout, B, P),
-            keeps_h=kept(layer.zoneout, T, B, P),
-            keeps_c=kept(getattr(layer, "zoneout_cell", 0.0), T, B, H),
+            zoneout_h=kept(layer.zoneout, T, B, P),
+            zoneout_c=kept(getattr(layer, "zoneout_cell", 0.0), T, B, H),
         )
         for _ in range(2 if layer.bidirectional else 1)
     ]
@@ -121,7 +121,7 @@ def problem(cell, options, how=()):
         shape = (T, B, output_width(layer))
         call["dropout_masks"] = [(rng.random(shape) < 0.5) / 0.5 for _ in range(layer.num_layers - 1)]
     if "noise" in how:
-        call["noise"] = [random_noise(layer, k, rng) for k in range(layer.num_layers)]
+        call["noise"] = [random_masks(layer, k, rng) for k in range(layer.num_layers)]
     state, dstate = random_state(layer, rng, *batch), random_state(layer, rng, *batch)
     dy = rng.standard_normal((*axes, output_width(layer)))
     return SimpleNamespace(layer=layer, x=x, state=state, call=call, dy=dy, dstate=dstate)

@@ -13,10 +13,10 @@ import threading
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import storage, training
-from fastrnn.language_model import LanguageModel
 from fastrnn.optim import SGD, Adam, AdamW, Cosine, RMSprop, StepDecay
-from fastrnn.training import Trainer, load_checkpoint, save_checkpoint
+from fastrnn.text.language_model import LanguageModel
+from fastrnn.training import Trainer, load_checkpoint, save_checkpoint, trainer
+from fastrnn.util import storage
 
 PROVERB = "a rolling stone gathers no moss. "
 TEXT = np.random.default_rng(9).integers(0, 6, 900)
@@ -33,7 +33,7 @@ def make_trainer(checkpoint=None, cell=fastrnn.LSTM, **changed):
 def outcome(trainer):
     """All that a training leaves behind, but for the time that it took."""
     history = {name: value for name, value in vars(trainer.history).items() if name not in ("seconds", "interrupted")}
-    flats = [module._flat_params.tobytes() for module in trainer.modules] + [best.tobytes() for best in trainer.best]
+    flats = [module.flat_params.tobytes() for module in trainer.modules] + [best.tobytes() for best in trainer.best]
     state = {name: array.tobytes() for name, array in trainer.adam.state_dict().items()}
     return history, flats, state, trainer.layer._rng.bit_generator.state
 
@@ -78,14 +78,15 @@ def test_training_goes_on_in_another_process(tmp_path):
     expected = straight.fit(text, **options)
     code = """
 import json, os, signal, sys
-from fastrnn import LanguageModel, training
+from fastrnn import LanguageModel
+from fastrnn.training import trainer
 text, path, options = json.loads(sys.argv[1])
-write = training.Trainer._write_checkpoint
+write = trainer.Trainer._write_checkpoint
 def write_and_die(trainer):
     write(trainer)
     if trainer.history.steps >= 12:
         os.kill(os.getpid(), signal.SIGKILL)
-training.Trainer._write_checkpoint = write_and_die
+trainer.Trainer._write_checkpoint = write_and_die
 LanguageModel("lstm", 8, 2, rng=0).fit(text, checkpoint=path, **options)
 """
     arguments = json.dumps([text, str(path), options])
@@ -96,7 +97,7 @@ LanguageModel("lstm", 8, 2, rng=0).fit(text, checkpoint=path, **options)
     assert history.train_bits == expected.train_bits
     assert history.held_out == expected.held_out
     for mine, theirs in ((model.layer, straight.layer), (model.head, straight.head)):
-        assert mine._flat_params.tobytes() == theirs._flat_params.tobytes()
+        assert mine.flat_params.tobytes() == theirs.flat_params.tobytes()
 
 
 def test_kill_while_a_checkpoint_is_written_leaves_the_one_before(monkeypatch, tmp_path):
@@ -133,8 +134,8 @@ def test_finished_training_has_nothing_more_to_do(tmp_path):
 
 
 def test_training_that_takes_long_writes_a_checkpoint_between_evaluations(monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    monkeypatch.setattr(training, "EVALUATIONS", 1)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(trainer, "EVALUATIONS", 1)
     seen = []
     write = Trainer._write_checkpoint
     monkeypatch.setattr(Trainer, "_write_checkpoint", lambda self: (seen.append(self.history.steps), write(self)))
@@ -282,11 +283,11 @@ def test_checkpoint_that_does_not_fit_changes_nothing(tmp_path, make, options, m
     path = tmp_path / "checkpoint"
     save_checkpoint(path, make_optimizer())
     optimizer = make()
-    before = [module._flat_params.copy() for module in optimizer.modules]
+    before = [module.flat_params.copy() for module in optimizer.modules]
     with pytest.raises(ValueError, match=f"not a checkpoint of this training: .*{message}"):
         load_checkpoint(path, optimizer, **options)
     for module, flat in zip(optimizer.modules, before, strict=True):
-        np.testing.assert_array_equal(module._flat_params, flat)
+        np.testing.assert_array_equal(module.flat_params, flat)
 
 
 def edited_checkpoint(path, edit):
@@ -335,10 +336,10 @@ def test_state_that_a_generator_cannot_be_in_is_refused_and_changes_nothing(tmp_
     save_checkpoint(path, Adam([fastrnn.GRU(3, 4, rng=np.random.Generator(bits(0)))]))
     edited_checkpoint(path, edit)
     layer = fastrnn.GRU(3, 4, rng=np.random.Generator(bits(1)))
-    before, state = layer._flat_params.copy(), str(layer._rng.bit_generator.state)
+    before, state = layer.flat_params.copy(), str(layer._rng.bit_generator.state)
     with pytest.raises(ValueError, match="is not a checkpoint of this training"):
         load_checkpoint(path, Adam([layer]))
-    np.testing.assert_array_equal(layer._flat_params, before)
+    np.testing.assert_array_equal(layer.flat_params, before)
     assert str(layer._rng.bit_generator.state) == state
 
 
@@ -478,7 +479,7 @@ def test_own_loop_goes_on_to_the_same_bits(tmp_path, kind, options, bits):
             layer.zero_grad()
             layer.backward(tape, np.asarray(y))
             optimizer.step(max_norm=1.0)
-        return layer._flat_params.tobytes()
+        return layer.flat_params.tobytes()
 
     assert train(8, stop=5) == train(8)
 

@@ -16,8 +16,8 @@ def test_bits_are_the_stored_ones(instructions, threads, restore_threads):
     if instructions not in KNOWN:
         pytest.skip(f"no checksums are stored for {instructions} by {build()}; python tests/checksums.py stores them")
     fastrnn.set_num_threads(threads)
-    _core.gather_helpers(threads > 1)
+    _core.gather_workers(threads > 1)
     try:
         assert checksums() == KNOWN[instructions]
     finally:
-        _core.gather_helpers(False)
+        _core.gather_workers(False)

@@ -10,8 +10,8 @@ import sys
 
 import numpy as np
 import pytest
-from fastrnn.corpus import builtin_text
-from fastrnn.language_model import LanguageModel
+from fastrnn.text.corpus import builtin_text
+from fastrnn.text.language_model import LanguageModel
 
 if os.name == "posix":
     import termios

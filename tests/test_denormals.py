@@ -82,7 +82,7 @@ def test_the_moments_of_an_optimiser_become_zero():
 def test_denormals_are_no_exception_to_the_same_bits_on_any_number_of_threads(cell, restore_threads):
     layer, x, state = decaying(cell, H=200)
     results = []
-    _core.gather_helpers(True)
+    _core.gather_workers(True)
     try:
         for count in (1, 2, 3):
             fastrnn.set_num_threads(count)
@@ -93,7 +93,7 @@ def test_denormals_are_no_exception_to_the_same_bits_on_any_number_of_threads(ce
             dx, dstate = layer.backward(tape, dy)
             results.append([y, *as_tuple(final), dx, *as_tuple(dstate), *(g.copy() for g in layer.grads.values())])
     finally:
-        _core.gather_helpers(False)
+        _core.gather_workers(False)
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(a, b)

@@ -3,8 +3,8 @@
 import sys
 
 import pytest
-from fastrnn import storage
-from fastrnn.history import History
+from fastrnn.training.history import History
+from fastrnn.util import storage
 
 
 @pytest.fixture

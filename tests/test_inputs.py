@@ -12,8 +12,9 @@ import tracemalloc
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _core, inputs, threads
-from fastrnn.inputs import walkable
+from fastrnn import _core
+from fastrnn.engine import tuning
+from fastrnn.engine.inputs import kernel_ready
 
 T, B, I, H = 6, 4, 3, 5
 KINDS = {
@@ -186,7 +187,7 @@ def test_broadcast_arrays_are_read_like_their_copies(kind, axes):
 def test_what_the_kernels_walk_is_aligned():
     # x86 forgives unaligned reads, other machines do not
     for name, lay_out in LAYOUTS.items():
-        array = walkable(lay_out(np.zeros((T, B, I))))
+        array = kernel_ready(lay_out(np.zeros((T, B, I))))
         assert array.flags.aligned, name
         assert array.strides[2] == array.itemsize, name
         assert not any(stride % array.itemsize for stride in array.strides), name
@@ -194,7 +195,7 @@ def test_what_the_kernels_walk_is_aligned():
 
 def test_an_array_that_can_be_walked_is_not_copied():
     x = np.zeros((B, T, I)).swapaxes(0, 1)[::-1, ::2]
-    assert walkable(x) is x
+    assert kernel_ready(x) is x
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
@@ -202,51 +203,51 @@ def test_an_array_that_can_be_walked_is_not_copied():
 def test_walks_deal_out_a_ragged_batch_by_falling_length(T, B, parts):
     lengths = np.random.default_rng(T + B).integers(0, T + 1, B)
     order = np.argsort(-lengths, kind="stable")
-    for part, walk in enumerate(_core.walks(T, B, lengths, parts)):
-        np.testing.assert_array_equal(walk.members, order[part::parts])
-        np.testing.assert_array_equal(walk.lengths, lengths[walk.members])
-        active = (walk.lengths[:, None] > np.arange(T)).sum(axis=0)
-        np.testing.assert_array_equal(walk.first_row(np.arange(T + 1)), [0, *np.cumsum(active)])
+    for part, shard in enumerate(_core.shards(T, B, lengths, parts)):
+        np.testing.assert_array_equal(shard.sorted_indices, order[part::parts])
+        np.testing.assert_array_equal(shard.lengths, lengths[shard.sorted_indices])
+        active = (shard.lengths[:, None] > np.arange(T)).sum(axis=0)
+        np.testing.assert_array_equal(shard.first_row(np.arange(T + 1)), [0, *np.cumsum(active)])
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 @pytest.mark.parametrize(("T", "B"), [(0, 4), (1, 1), (7, 0), (7, 5), (5, 40)])
 def test_walks_deal_out_a_regular_batch_in_blocks_of_much_the_same_size(T, B, parts):
     for lengths in (None, np.full(B, T)):
-        walks = _core.walks(T, B, lengths, parts)
-        np.testing.assert_array_equal(np.concatenate([walk.members for walk in walks]), np.arange(B))
-        assert {walk.n for walk in walks} <= {B // parts, -(-B // parts)}
+        walks = _core.shards(T, B, lengths, parts)
+        np.testing.assert_array_equal(np.concatenate([shard.sorted_indices for shard in walks]), np.arange(B))
+        assert {shard.n for shard in walks} <= {B // parts, -(-B // parts)}
         assert walks[0].n == -(-B // parts)
-        for walk in walks:
-            np.testing.assert_array_equal(walk.lengths, T)
-            np.testing.assert_array_equal(walk.first_row(np.arange(T + 1)), np.arange(T + 1) * walk.n)
+        for shard in walks:
+            np.testing.assert_array_equal(shard.lengths, T)
+            np.testing.assert_array_equal(shard.first_row(np.arange(T + 1)), np.arange(T + 1) * shard.n)
 
 
 @pytest.mark.parametrize("lengths", [None, [7, 7, 7, 7, 7], [7, 2, 7, 0, 3], [2, 1, 5, 0, 5]])
 def test_a_walk_knows_step_and_sequence_of_each_packed_row(lengths):
     T, B = 7, 5
     lengths = None if lengths is None else np.array(lengths)
-    (walk,) = _core.walks(T, B, lengths, 1)
-    assert walk.is_ragged == (walk.lengths.min() < T)
-    steps, places = np.nonzero(walk.lengths > np.arange(T)[:, None])  # in packed order
-    np.testing.assert_array_equal(walk.step_of(np.arange(len(steps))), steps)
+    (shard,) = _core.shards(T, B, lengths, 1)
+    assert shard.is_ragged == (shard.lengths.min() < T)
+    steps, places = np.nonzero(shard.lengths > np.arange(T)[:, None])  # in packed order
+    np.testing.assert_array_equal(shard.step_of(np.arange(len(steps))), steps)
     for backwards in (False, True):
-        times = walk.lengths[places] - 1 - steps if backwards else steps
+        times = shard.lengths[places] - 1 - steps if backwards else steps
         for first, end in ((0, len(steps)), (3, 9), (4, 4)):
-            ours = walk.where(first, end, backwards)
-            np.testing.assert_array_equal(ours, (times[first:end], walk.members[places[first:end]]))
+            ours = shard.where(first, end, backwards)
+            np.testing.assert_array_equal(ours, (times[first:end], shard.sorted_indices[places[first:end]]))
     window = np.arange(T * B * 2).reshape(T, B, 2)
-    np.testing.assert_array_equal(walk.packed(window[2:], 2, 5), window[steps, places][(steps >= 2) & (steps < 5)])
+    np.testing.assert_array_equal(shard.packed(window[2:], 2, 5), window[steps, places][(steps >= 2) & (steps < 5)])
 
 
 def test_a_walk_of_full_length_keeps_nothing_for_each_step():
     for lengths in (None, np.array([10**6, 10**6])):
         tracemalloc.start()
-        (walk,) = _core.walks(10**6, 2, lengths, 1)
+        (shard,) = _core.shards(10**6, 2, lengths, 1)
         kept = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         assert kept < 10_000
-        assert walk.first_row(10**6) == 2 * 10**6
+        assert shard.first_row(10**6) == 2 * 10**6
 
 
 @every_kind
@@ -332,8 +333,8 @@ def test_indices_are_one_hot_rows_however_many_there_are(kind, steps):
 @pytest.mark.parametrize("how", ["full", "ragged, reset", "both ways, stacked"])
 @every_kind
 def test_indices_of_which_a_call_meets_few_are_one_hot_rows(monkeypatch, kind, how, parts, dtype):
-    monkeypatch.setattr(inputs, "WORTH_NUMBERING", 0)
-    monkeypatch.setattr(threads, "WORTH_CUTTING", 0 if parts > 1 else 1 << 23)
+    monkeypatch.setattr(tuning, "WORTH_COMPACTING", 0)
+    monkeypatch.setattr(tuning, "WORTH_CUTTING", 0 if parts > 1 else 1 << 23)
     options = {"num_layers": 2, "bidirectional": True} if how == "both ways, stacked" else {}
     cls, own = KINDS[kind]
     layer = cls(203, H, dtype=dtype, rng=1, **own, **options)
@@ -637,8 +638,21 @@ BAD_PAIRS = {
     "h unprojected": ((HIDDEN, HIDDEN), ValueError, "state h of shape (1, 4, 2)", "(1, 4, 5)"),
     "c projected": ((PROJECTED, PROJECTED), ValueError, "state c of shape (1, 4, 5)", "(1, 4, 2)"),
     "float32 c": ((PROJECTED, HIDDEN.astype("f4")), TypeError, "state c of dtype float64", "float32"),
-    "no c": ((PROJECTED, None), TypeError, "state c of dtype float64", "object"),
+    "text for c": ((PROJECTED, "zeros"), TypeError, "state c of dtype float64", "<U5"),
 }
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_none_in_the_place_of_one_of_a_pair_is_zeros(place):
+    layer = make("lstm projected")
+    pair = [PROJECTED, HIDDEN]
+    with_none, with_zeros = list(pair), list(pair)
+    with_none[place], with_zeros[place] = None, np.zeros_like(pair[place])
+    np.testing.assert_array_equal(layer(X, with_none)[0], layer(X, tuple(with_zeros))[0])
+    tape = layer.forward(X)[2]
+    dx, zeros_dx = (layer.backward(tape, dstate=tuple(pair))[0] for pair in (with_none, with_zeros))
+    np.testing.assert_array_equal(dx, zeros_dx)
+    assert np.abs(dx).max() > 0
 
 
 @pytest.mark.parametrize(("state", "error", "expected", "came"), BAD_PAIRS.values(), ids=BAD_PAIRS)

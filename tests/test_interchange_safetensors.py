@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fastrnn import _core
 from fastrnn.interchange import load_safetensors, save_safetensors
-from fastrnn.storage import save_arrays
+from fastrnn.util.storage import save_arrays
 
 LAYERS = [
     fastrnn.RNN(3, 4, rng=0),

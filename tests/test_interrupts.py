@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _core, threads
+from fastrnn import _core
+from fastrnn.engine import parallel
 from fastrnn.training import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
@@ -235,7 +236,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_of_an_optimiser_is_made_whole_or_not_at_all(name, count, restore_threads, monkeypatch, no_coverage):
-    monkeypatch.setattr("fastrnn.optimizer.UPDATED", 64)  # several tasks
+    monkeypatch.setattr("fastrnn.engine.tuning.UPDATED", 64)  # several tasks
     fastrnn.set_num_threads(count)
     modules = [fastrnn.GRU(3, 8, rng=0), fastrnn.Linear(8, 5, rng=0)]
     optimizer = OPTIMIZERS[name](modules)
@@ -292,12 +293,12 @@ def test_an_interrupt_while_threads_are_started_leaves_none_behind(restore_threa
     def start():
         fastrnn.set_num_threads(1)
         fastrnn.set_num_threads(3)
-        threads.run(tasks)
+        parallel.run(tasks)
 
     start()
     for _ in interrupts_at_each_place(start):
         start()
-        assert threads.run([lambda: 1, lambda: 2]) == [1, 2]
+        assert parallel.run([lambda: 1, lambda: 2]) == [1, 2]
 
 
 @pytest.mark.parametrize("options", [{}, {"checkpoint": 10**6}], ids=str)
@@ -322,7 +323,7 @@ def test_a_task_that_fails_has_the_others_leave(options, restore_threads):
             raise
 
     with pytest.raises(MemoryError, match="none left"):
-        threads.run([go_on, fail])
+        parallel.run([go_on, fail])
     assert left == [True]
     assert _core.num_threads() == 2
 
@@ -343,7 +344,7 @@ def test_what_a_handler_calls_is_no_part_of_the_call_that_it_interrupts(restore_
         raise MemoryError("none left")
 
     with alarm(handle, 0.05), pytest.raises(MemoryError, match="none left"):
-        threads.run([lambda: layer(x), fail])
+        parallel.run([lambda: layer(x), fail])
     np.testing.assert_array_equal(found[0], expected)
 
 
@@ -420,7 +421,7 @@ def test_the_garbage_collector_may_call_while_work_is_given_to_threads(restore_t
     def collect(phase, info):
         if phase == "start" and len(called) < 50:
             called.append(True)
-            threads.run([lambda: None] * 2)
+            parallel.run([lambda: None] * 2)
 
     threshold = gc.get_threshold()
     gc.callbacks.append(collect)
@@ -428,7 +429,7 @@ def test_the_garbage_collector_may_call_while_work_is_given_to_threads(restore_t
     try:
         for count in (3, 1, 2, 3):
             fastrnn.set_num_threads(count)
-            assert threads.run([lambda: 1, lambda: 2]) == [1, 2]
+            assert parallel.run([lambda: 1, lambda: 2]) == [1, 2]
     finally:
         gc.set_threshold(*threshold)
         gc.callbacks.remove(collect)
@@ -445,5 +446,5 @@ def test_calls_go_on_by_themselves_where_no_thread_can_be_started(restore_thread
     monkeypatch.setattr("_thread.start_new_thread", fail)
     fastrnn.set_num_threads(3)
     assert_same([layer(x)[0], layer(x[:, :1])[0]], expected)
-    assert threads.run([lambda: 1, lambda: 2]) == [1, 2]
+    assert parallel.run([lambda: 1, lambda: 2]) == [1, 2]
     fastrnn.set_num_threads(1)

@@ -10,11 +10,13 @@ import sys
 
 import numpy as np
 import pytest
-from fastrnn import _core, storage, training
-from fastrnn.language_model import LanguageModel
-from fastrnn.layers import RNN
-from fastrnn.linear import Linear
+from fastrnn import _core
+from fastrnn.nn.layers import RNN
+from fastrnn.nn.linear import Linear
 from fastrnn.optim import Adam, StepDecay, WarmUp
+from fastrnn.text.language_model import LanguageModel
+from fastrnn.training import trainer
+from fastrnn.util import storage
 
 PROVERB = "a rolling stone gathers no moss. "
 
@@ -37,7 +39,7 @@ def fit_small(model, **options):
 
 
 def weights(model):
-    return np.concatenate([model.layer._flat_params, model.head._flat_params])
+    return np.concatenate([model.layer.flat_params, model.head.flat_params])
 
 
 # How the text is read
@@ -45,7 +47,7 @@ def weights(model):
 
 @pytest.mark.parametrize(("length", "streams"), [(2, 1), (13, 4), (17, 4), (100, 7)])
 def test_streams_are_contiguous_pieces_of_the_text_in_order(length, streams):
-    grid = training.cut_streams(np.arange(length), streams)
+    grid = trainer.cut_streams(np.arange(length), streams)
     assert grid.shape == ((length - 1) // streams + 1, streams)
     np.testing.assert_array_equal(np.diff(grid, axis=0), 1)
     np.testing.assert_array_equal(grid[0, 1:], grid[-1, :-1])
@@ -55,10 +57,10 @@ def test_streams_are_contiguous_pieces_of_the_text_in_order(length, streams):
 
 @pytest.mark.parametrize("seq_len", [1, 3, 4, 8, 12])
 def test_batches_follow_each_other_and_cover_the_text_in_two_passes(seq_len):
-    grid = training.cut_streams(np.arange(37), 3)  # 12 inputs a stream
+    grid = trainer.cut_streams(np.arange(37), 3)  # 12 inputs a stream
     per_pass = 12 // seq_len
     seen, expected_next = set(), None
-    for number, (x, targets, anew) in enumerate(itertools.islice(training.batches(grid, seq_len), 2 * per_pass)):
+    for number, (x, targets, anew) in enumerate(itertools.islice(trainer.batches(grid, seq_len), 2 * per_pass)):
         assert x.shape == targets.shape == (seq_len, 3)
         np.testing.assert_array_equal(targets, x + 1)
         assert anew == (number % per_pass == 0)
@@ -74,8 +76,8 @@ def test_state_is_carried_from_batch_to_batch_and_reset_when_the_text_begins_ane
     history = fit_small(model, steps=8, batch_size=2, seq_len=16, lr=0.0, validation=0.0)  # 148 inputs: 9 batches of 16
     fit_small(model, steps=1, lr=0.0)  # no step changes the weights
     ids = np.array([model.vocabulary.index(character) for character in PROVERB * 10])
-    grid = training.cut_streams(ids, 2)[: 8 * 16 + 1]
-    whole = training.bits_per_character(model.layer, model.head, grid)
+    grid = trainer.cut_streams(ids, 2)[: 8 * 16 + 1]
+    whole = trainer.bits_per_character(model.layer, model.head, grid)
     assert np.mean(history.train_bits) == pytest.approx(whole, rel=1e-5)
     again = fit_small(model, steps=22, batch_size=2, seq_len=16, lr=0.0, validation=0.0)
     assert again.train_bits[:8] == history.train_bits
@@ -89,14 +91,14 @@ def test_bits_per_character_are_the_mean_over_one_uncut_reading(proverb, monkeyp
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -np.mean(log_p[np.arange(len(ids) - 1), ids[1:]]) / math.log(2)
     assert proverb.bits_per_character(text) == pytest.approx(expected, rel=1e-5)
-    monkeypatch.setattr(training, "POSITIONS", 7)
+    monkeypatch.setattr(trainer, "POSITIONS", 7)
     assert proverb.bits_per_character(text) == pytest.approx(expected, rel=1e-5)
 
 
 def test_held_out_bits_of_several_streams_are_nearly_those_of_one(proverb):
     text = PROVERB * 130 + "moss" * 100  # 4,690 characters: four streams
     ids = np.array([proverb.vocabulary.index(character) for character in text])
-    several = training.held_out_bits(proverb.layer, proverb.head, ids)
+    several = trainer.held_out_bits(proverb.layer, proverb.head, ids)
     assert several == pytest.approx(proverb.bits_per_character(text), abs=0.02)
 
 
@@ -173,8 +175,8 @@ def test_another_seed_gives_other_weights_to_layer_and_head():
     first, other = small_model(), LanguageModel("rnn", hidden_size=8, rng=1)
     for model in (first, other):
         fit_small(model, steps=1, lr=0.0)
-    assert first.layer._flat_params.tobytes() != other.layer._flat_params.tobytes()
-    assert first.head._flat_params.tobytes() != other.head._flat_params.tobytes()
+    assert first.layer.flat_params.tobytes() != other.layer.flat_params.tobytes()
+    assert first.head.flat_params.tobytes() != other.head.flat_params.tobytes()
 
 
 def scripted_held_out(monkeypatch, bits):
@@ -182,10 +184,10 @@ def scripted_held_out(monkeypatch, bits):
     snapshots, remaining = [], iter(bits)
 
     def evaluate(layer, head, ids):
-        snapshots.append(np.concatenate([layer._flat_params, head._flat_params]))
+        snapshots.append(np.concatenate([layer.flat_params, head.flat_params]))
         return next(remaining)
 
-    monkeypatch.setattr(training, "held_out_bits", evaluate)
+    monkeypatch.setattr(trainer, "held_out_bits", evaluate)
     return snapshots
 
 
@@ -209,15 +211,15 @@ def test_without_validation_the_last_weights_are_kept():
 
 
 def test_long_held_out_text_is_evaluated_in_part_and_at_the_end_as_a_whole(monkeypatch):
-    monkeypatch.setattr(training, "EVALUATED_CHARACTERS", 20)
+    monkeypatch.setattr(trainer, "EVALUATED_CHARACTERS", 20)
     lengths = []
-    real = training.held_out_bits
+    real = trainer.held_out_bits
 
     def spy(layer, head, ids):
         lengths.append(len(ids))
         return real(layer, head, ids)
 
-    monkeypatch.setattr(training, "held_out_bits", spy)
+    monkeypatch.setattr(trainer, "held_out_bits", spy)
     history = fit_small(small_model())
     assert lengths == [20] * 10 + [33]
     assert history.held_out_bits not in [bits for _, bits in history.held_out]
@@ -247,13 +249,13 @@ def test_interrupt_ends_training_with_the_best_weights(monkeypatch, call):
     assert history.held_out[-1][0] == call - 1
     assert history.held_out_bits == min(bits for _, bits in history.held_out)
     held_out = np.array([model.vocabulary.index(character) for character in (PROVERB * 10)[-33:]])
-    assert training.held_out_bits(model.layer, model.head, held_out) == history.held_out_bits
+    assert trainer.held_out_bits(model.layer, model.head, held_out) == history.held_out_bits
 
 
 def diverge_at(monkeypatch, what, call):
     """Let the loss or the gradient's norm come out as nan in that call, counted from 1."""
     owner, name = {
-        "the loss": (training.Linear, "cross_entropy"),
+        "the loss": (trainer.Linear, "cross_entropy"),
         "the norm of the gradient": (Adam, "step"),
     }[what]
     real, calls = getattr(owner, name), itertools.count(1)

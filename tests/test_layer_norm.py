@@ -11,6 +11,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn import interchange, reference
+from fastrnn.engine import tuning
 
 from test_layers import agree, as_tuple, assert_same_as_reference, case
 from test_segments import assert_same_bits
@@ -121,7 +122,7 @@ def test_a_layer_is_what_the_reference_is_in_every_instruction_set(cell, dtype, 
 def test_it_is_right_in_batches_that_are_cut_and_over_many_chunks_of_input_products(cell):
     rng = np.random.default_rng(4)
     layer = layer_of(cell, 64, 64, dtype="float64", rng=rng)
-    assert layer._parts(60, 70) > 1
+    assert tuning.shard_count(layer.spec.step_work, 60, 70) > 1
     assert_same_as_reference(layer, *case(layer, rng, T=60, B=70, ragged=True), rng, TOLERANCE)
     assert_same_as_reference(layer, *case(layer, rng, T=900, B=1), rng, TOLERANCE)
 
@@ -135,7 +136,7 @@ def test_noise_goes_with_it(cell, stack):
     x, state, keywords = case(layer, rng, T=9, B=5, ragged=True)
     x = x.swapaxes(0, 1) if layer.batch_first else x
     y, _, tape = layer.forward(x, state, **keywords)
-    y_ref, _, tape_ref = reference.forward(layer, x, state, noise=tape.noise, **keywords)
+    y_ref, _, tape_ref = reference.forward(layer, x, state, noise=tape.masks, **keywords)
     dy = rng.normal(size=y.shape)
     dx, _ = layer.backward(tape, dy)
     dx_ref, _, grads = reference.backward(layer, tape_ref, dy)

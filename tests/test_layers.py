@@ -4,7 +4,7 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn import _core, reference
-from fastrnn.noise import NO_NOISE
+from fastrnn.engine.dropout import NO_MASKS
 
 CELLS = {
     "rnn tanh": (fastrnn.RNN, {}),
@@ -47,8 +47,8 @@ def case(layer, rng, T=7, B=5, ragged=False, reset=False, one_hot=False):
     x = rng.normal(size=(T, B, layer.input_size)).astype(layer.dtype)
     if one_hot:
         x = rng.integers(0, layer.input_size, (T, B))
-    widths = [layer._output_size] + ([layer.hidden_size] if layer.cell == "lstm" else [])
-    shapes = [(layer.num_layers * layer._directions, B, width) for width in widths]
+    widths = [layer.spec.output_size] + ([layer.hidden_size] if layer.cell == "lstm" else [])
+    shapes = [(layer.num_layers * layer.spec.num_directions, B, width) for width in widths]
     state = [rng.normal(size=shape).astype(layer.dtype) for shape in shapes]
     keywords = {}
     if ragged:
@@ -168,7 +168,7 @@ def test_short_calls_are_what_the_reference_is(cell, num_layers, batch_first, dt
     kind, options = CELLS[cell]
     rng = np.random.default_rng(2)
     layer = kind(5, 13, num_layers, **options, batch_first=batch_first, dtype=dtype, rng=rng)
-    assert layer._short_calls is not None
+    assert layer._small_batch is not None
     for T, B in ((1, 1), (1, 4), (4, 1), (2, 2), (3, 1), (5, 3), (1, 16), (16, 1), (2, 9)):
         x, state, _ = case(layer, rng, T=T, B=B)
         if batch_first:
@@ -250,16 +250,16 @@ def test_initial_state_may_lie_any_distance_from_y():
     layer = fastrnn.RNN(3, 4, rng=0)
     x = np.random.default_rng(1).standard_normal((2, 1, 3), dtype=np.float32)
     y, h0 = far[-64:-56].reshape(2, 1, 4), np.full((1, 1, 4), 0.5, np.float32)
-    (walk,) = _core.walks(2, 1, None, 1)
-    scan = _core.Scan(
-        layer._kernel_index, False, layer._weights[0], layer._options, walk, 0, False,
-        x, y, (h0,), (np.empty_like(h0),), None, NO_NOISE,
+    (shard,) = _core.shards(2, 1, None, 1)
+    layer_pass = _core.LayerPass(
+        layer.spec.cell.number, False, layer.weights[0], layer.spec.kernel_options, shard, 0, False,
+        x, y, (h0,), (np.empty_like(h0),), None, NO_MASKS,
     )  # fmt: skip
-    assert abs(scan.h0.ctypes.data - y.ctypes.data) > 2**33
-    scan.keep()
-    scan.forward()
+    assert abs(layer_pass.h0.ctypes.data - y.ctypes.data) > 2**33
+    layer_pass.save()
+    layer_pass.forward()
     dy, dh = np.ones((2, 1, 4), np.float32), np.zeros((1, 1, 4), np.float32)
-    scan.backward(dy, None, (dh,), (dh,), layer._gradients[0])
+    layer_pass.backward(dy, None, (dh,), (dh,), layer.gradients[0])
 
     same = fastrnn.RNN(3, 4, rng=0)
     _, _, tape = same.forward(x, h0)

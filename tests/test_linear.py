@@ -5,9 +5,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from fastrnn import linear
-from fastrnn.linear import Linear
-from fastrnn.losses import softmax_cross_entropy
+from fastrnn.engine import tuning
+from fastrnn.nn.linear import Linear
+from fastrnn.nn.losses import softmax_cross_entropy
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def test_strided_and_read_only_arrays_give_the_same_result(rng):
 @pytest.mark.parametrize("make_rng", [lambda: 3, lambda: np.random.default_rng(3)])
 def test_same_rng_gives_the_same_bits(make_rng):
     first, second = Linear(5, 3, rng=make_rng()), Linear(5, 3, rng=make_rng())
-    assert first._flat_params.tobytes() == second._flat_params.tobytes()
-    assert first._flat_params.tobytes() != Linear(5, 3, rng=4)._flat_params.tobytes()
+    assert first.flat_params.tobytes() == second.flat_params.tobytes()
+    assert first.flat_params.tobytes() != Linear(5, 3, rng=4).flat_params.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ def test_wrong_output_gradient_is_refused_and_changes_nothing(do, error):
     head = Linear(5, 3, rng=0)
     _, tape = head.forward(np.ones((4, 5), np.float32))
     head.backward(tape, np.ones((4, 3), np.float32))
-    before = head._flat_grads.tobytes()
+    before = head.flat_grads.tobytes()
     with pytest.raises(error, match="expected do"):
         head.backward(tape, do)
-    assert head._flat_grads.tobytes() == before
+    assert head.flat_grads.tobytes() == before
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,8 @@ def one_after_the_other(head, h, targets, mask):
 @pytest.fixture(params=["one block", "blocks of 3 rows"])
 def blocks(request, monkeypatch):
     if request.param == "blocks of 3 rows":
-        monkeypatch.setattr(linear, "LOGITS_AT_ONCE", 1)
-        monkeypatch.setattr(linear, "LEAST_ROWS_AT_ONCE", 3)
+        monkeypatch.setattr(tuning, "LOGITS_AT_ONCE", 1)
+        monkeypatch.setattr(tuning, "LEAST_ROWS_AT_ONCE", 3)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -273,9 +273,9 @@ def test_cross_entropy_without_gradients_is_the_same_loss_and_leaves_them_as_the
     head = Linear(5, 3, rng=0)
     h, targets = rng.normal(size=(4, 2, 5)).astype(np.float32), rng.integers(0, 3, (4, 2))
     loss, _ = head.cross_entropy(h, targets)
-    before = head._flat_grads.tobytes()
+    before = head.flat_grads.tobytes()
     assert head.cross_entropy(h, targets, gradients=False) == (loss, None)
-    assert head._flat_grads.tobytes() == before
+    assert head.flat_grads.tobytes() == before
 
 
 def test_cross_entropy_does_not_look_at_targets_that_the_mask_leaves_out(rng, blocks):
@@ -345,7 +345,7 @@ HIDDEN, TARGETS, MASK = np.zeros((4, 5), np.float32), np.zeros(4, int), np.ones(
 def test_wrong_arguments_of_cross_entropy_are_refused_and_change_nothing(h, targets, mask, error, message):
     head = Linear(5, 3, rng=0)
     head.cross_entropy(HIDDEN + 1, TARGETS)
-    before = head._flat_grads.tobytes()
+    before = head.flat_grads.tobytes()
     with pytest.raises(error, match=message):
         head.cross_entropy(h, targets, mask=mask)
-    assert head._flat_grads.tobytes() == before
+    assert head.flat_grads.tobytes() == before

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from fastrnn.losses import softmax_cross_entropy
+from fastrnn.nn.losses import softmax_cross_entropy
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""exp, tanh and sigmoid of the kernels: the error bounds that kernels/math.hpp states, for every instruction set."""
+"""exp, tanh and sigmoid of the kernels: the error bounds that math.hpp states, for every instruction set."""
 
 from __future__ import annotations
 

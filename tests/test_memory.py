@@ -15,7 +15,7 @@ import pytest
 from fastrnn import _core
 
 MiB = 1 << 20
-MOST_KEPT = 256 * MiB
+MOST_POOLED = 256 * MiB
 
 
 def array(size, value=None, zero=False):
@@ -130,8 +130,8 @@ def test_no_more_than_a_bound_is_kept():
     newest = address(arrays[-1])
     while arrays:
         del arrays[0]
-        assert _core.memory_kept()[0] <= MOST_KEPT
-    assert _core.memory_kept()[0] > MOST_KEPT - 50 * MiB
+        assert _core.memory_kept()[0] <= MOST_POOLED
+    assert _core.memory_kept()[0] > MOST_POOLED - 50 * MiB
     again = [array(40 * MiB) for _ in range(9)]
     assert address(again[0]) == newest  # which may be in cache still
     assert oldest not in [address(made) for made in again[:5]]
@@ -140,7 +140,7 @@ def test_no_more_than_a_bound_is_kept():
 def test_one_block_of_more_than_the_bound_is_given_back_and_leaves_the_others():
     array(MiB)
     before = _core.memory_kept()[0]
-    array(MOST_KEPT + MiB)
+    array(MOST_POOLED + MiB)
     assert _core.memory_kept()[0] == before > 0
 
 
@@ -206,7 +206,7 @@ def test_garbage_cycles_let_their_arrays_go():
         node = Node()
         node.itself, node.array = node, array(MiB, 1)
     gc.collect()
-    assert _core.memory_kept()[0] <= MOST_KEPT
+    assert _core.memory_kept()[0] <= MOST_POOLED
 
 
 def test_threads_that_make_and_let_go_at_once_never_share_memory():

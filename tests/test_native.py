@@ -39,7 +39,7 @@ def build(tmp_path_factory):
         if compiler not in built:
             needs(compiler)
             folder = tmp_path_factory.mktemp(compiler)
-            sources = [ROOT / "tests" / "native" / "check_kernels.cpp", *sorted(KERNELS.glob("*.cpp"))]
+            sources = [ROOT / "tests" / "native" / "check_kernels.cpp", *sorted(KERNELS.glob("*/*.cpp"))]
             objects = [folder / f"{source.stem}.o" for source in sources]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 compiling = [
@@ -56,7 +56,7 @@ def build(tmp_path_factory):
 
 
 WRONG = """
-#include "assert.hpp"
+#include "runtime/assert.hpp"
 int main(int count, char**) { FASTRNN_ASSERT(count == 2); }
 """
 

@@ -4,7 +4,8 @@ import fastrnn
 import numpy as np
 import pytest
 from fastrnn import interchange, reference
-from fastrnn.noise import StepMask, _mixed
+from fastrnn.engine import forward_pass, tuning
+from fastrnn.engine.dropout import StepMask, _mixed
 
 from test_segments import assert_same_bits, segments
 from test_stream import STEPS, in_pieces, with_stored_weights
@@ -61,7 +62,7 @@ def agree(name, ours, theirs, tolerance):
 
 def call(layer, rng, T, B):
     """x, state, and lengths and reset mask."""
-    shapes = [(layer.num_layers * layer._directions, B, width) for width in layer._state_widths]
+    shapes = [(layer.num_layers * layer.spec.num_directions, B, width) for _, width in layer.spec.states]
     state = tuple(rng.normal(size=shape).astype(layer.dtype) for shape in shapes)
     lengths = rng.integers(0, T + 1, B)
     lengths[0] = T
@@ -74,7 +75,7 @@ def assert_trains_as_the_reference(layer, x, state, keywords, rng):
     tolerance = TOLERANCE[layer.dtype.name]
     y, final, tape = layer.forward(x, state, **keywords)
     y_ref, final_ref, tape_ref = reference.forward(
-        layer, x, state, **keywords, dropout_masks=tape.masks[:-1] if layer.dropout else None, noise=tape.noise
+        layer, x, state, **keywords, dropout_masks=tape.between[:-1] if layer.dropout else None, noise=tape.masks
     )
     dy = rng.normal(size=y.shape).astype(layer.dtype)
     dfinal = tuple(rng.normal(size=s.shape).astype(layer.dtype) for s in as_tuple(final))
@@ -104,7 +105,7 @@ def test_training_with_all_noise_is_what_the_reference_is(cell, instructions):
 def test_noise_is_right_in_batches_that_are_cut_and_over_many_chunks_of_steps(cell):
     rng = np.random.default_rng(4)
     layer = layer_of(cell, 5, 64, dtype="float64", rng=rng)
-    assert layer._parts(60, 70) > 1
+    assert tuning.shard_count(layer.spec.step_work, 60, 70) > 1
     assert_trains_as_the_reference(layer, *call(layer, rng, 60, 70), rng)
 
 
@@ -170,10 +171,10 @@ def test_layers_that_drop_are_not_run_at_once_but_those_of_inference_are(kind):
     x = rng.standard_normal((500, 3, 64), dtype=np.float32)
     for name, p in (*DROPOUTS.items(), ("zoneout", 0.25)):
         layer = kind(64, 64, 3, **{name: p}, rng=rng)
-        assert not layer.forward(x)[2].at_once
+        assert not layer.forward(x)[2].is_pipelined
         tape = assert_same_bits(layer, x, None, {}, checkpoint=5)
         assert kind is fastrnn.RNN or min(segments(tape)) > 1
-        assert layer._at_once(tape.batch, training=False)
+        assert forward_pass.is_pipelined(layer.spec, tape.batch, False)
         agree(name, layer(x)[0], reference.forward(layer, x)[0], TOLERANCE["float32"])
 
 
@@ -242,7 +243,7 @@ def test_a_tape_may_be_walked_twice():
 def test_dropped_weights_get_no_gradient_and_what_was_there_stays(kind):
     layer = kind(6, 40, weight_dropout=0.3, rng=0)
     y, _, tape = layer.forward(np.random.default_rng(1).standard_normal((9, 5, 6), dtype=np.float32))
-    mask = tape.noise[0][0].weight_hh
+    mask = tape.masks[0][0].weight_hh
     assert 0.25 < (mask == 0).mean() < 0.35
     np.testing.assert_allclose(mask[mask > 0], 1 / 0.7, rtol=1e-6)
     layer.grads["weight_hh_l0"][...] = 2
@@ -258,7 +259,7 @@ def test_a_dropped_input_gets_no_gradient_at_any_step(kind):
     before = x.copy()
     y, _, tape = layer.forward(x)
     dx, _ = layer.backward(tape, np.ones_like(y))
-    dropped = tape.noise[0][0].x == 0
+    dropped = tape.masks[0][0].x == 0
     assert 0.3 < dropped.mean() < 0.5
     np.testing.assert_array_equal((dx == 0).all(axis=1), dropped)
     np.testing.assert_array_equal((dx == 0).any(axis=1), dropped)
@@ -285,7 +286,7 @@ def test_without_any_of_the_state_each_step_is_a_first_one_but_for_what_is_no_pr
 def test_units_in_zoneout_keep_their_value_to_the_bit(kind):
     layer = kind(6, 40, zoneout=0.3, rng=0)
     y, _, tape = layer.forward(np.random.default_rng(1).standard_normal((50, 5, 6), dtype=np.float32))
-    kept = tape.noise[0][0].keeps_h.astype(bool)
+    kept = tape.masks[0][0].zoneout_h.astype(bool)
     assert 0.27 < kept.mean() < 0.33
     before = np.concatenate([np.zeros_like(y[:1]), y[:-1]])
     np.testing.assert_array_equal(y[kept], before[kept])
@@ -295,7 +296,7 @@ def test_units_in_zoneout_keep_their_value_to_the_bit(kind):
 def test_cells_in_zoneout_keep_their_value_and_h_sees_the_new_one():
     layer = fastrnn.LSTM(6, 40, zoneout_cell=0.3, dtype="float64", rng=0)
     y, _, tape = layer.forward(np.random.default_rng(1).standard_normal((50, 5, 6)))
-    gates, kept = tape.gates(), tape.noise[0][0].keeps_c.astype(bool)
+    gates, kept = tape.gates(), tape.masks[0][0].zoneout_c.astype(bool)
     before = np.concatenate([np.zeros_like(y[:1]), gates["c"][:-1]])
     np.testing.assert_array_equal(gates["c"][kept], before[kept])
     new = gates["f"] * before + gates["i"] * gates["g"]
@@ -307,7 +308,7 @@ def test_cells_in_zoneout_keep_their_value_and_h_sees_the_new_one():
 def test_all_units_in_zoneout_keep_the_initial_state_in_training_and_in_inference(kind):
     layer = kind(6, 8, zoneout=1, **({"zoneout_cell": 1} if kind is fastrnn.LSTM else {}), rng=0)
     x = np.random.default_rng(1).standard_normal((9, 5, 6), dtype=np.float32)
-    state = tuple(np.full((1, 5, 8), value, np.float32) for value in (0.5, 0.25)[: len(layer._state_widths)])
+    state = tuple(np.full((1, 5, 8), value, np.float32) for value in (0.5, 0.25)[: len(layer.spec.states)])
     given = state if len(state) == 2 else state[0]
     y, final, tape = layer.forward(x, given)
     for each, end in ((y, final), layer(x, given)):

@@ -38,12 +38,12 @@ def test_nothing_is_found_where_all_is_finite(cell):
 def test_gate_that_is_first_is_named(cell):
     layer = make(cell, num_layers=2)
     _, tape = passed(layer)
-    (scan,) = tape.scans[1]
+    (layer_pass,) = tape.layer_passes[1]
     for column, name in reversed(list(enumerate(GATES[cell]))):
         for step, row in ((20, 4), (17, 3)):
-            scan.tape[step * B + row, column * H + 2] = NAN
+            layer_pass.saved[step * B + row, column * H + 2] = NAN
             assert first_nonfinite(tape) == NonFinite(f"gate {name}", 1, "forward", step, row)
-        scan.tape[:] = 0
+        layer_pass.saved[:] = 0
 
 
 @pytest.mark.parametrize("checkpoint", [None, 3])
@@ -136,7 +136,7 @@ ALONE = {
 @pytest.mark.parametrize("case", ALONE)
 def test_only_gate_whose_gradient_overflows_is_named(case):
     layer, biases, state, gradient, what = ALONE[case]
-    layer._flat_params[...] = 0
+    layer.flat_params[...] = 0
     rows = {name: row for row, name in enumerate("rzn" if layer.cell == "gru" else "ifgo")}
     for name, value in biases.items():
         if name == "W_hn":
@@ -200,7 +200,7 @@ def test_gradient_of_a_stack_is_searched_layer_by_layer(checkpoint):
     layer = identity_stack()
     layer.params["weight_hh_l0"][0, 0] = layer.params["weight_hh_l1"][1, 1] = 10
     y, _, tape = layer.forward(np.zeros((6000, 1, 60), np.float32), checkpoint=checkpoint)
-    assert tape.stacked == (checkpoint is not None)
+    assert tape.is_stacked == (checkpoint is not None)
     dy = np.zeros_like(y)
     dy[5900, 0, 0] = 1
     found = NonFinite("the gradient of the pre-activation", 0, "forward", 5900 - 39, 0)

@@ -8,9 +8,10 @@ import pickle
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import optimizer as optimizer_module
-from fastrnn.linear import Linear
+from fastrnn.engine import tuning
+from fastrnn.nn.linear import Linear
 from fastrnn.optim import SGD, Adam, AdamW, Cosine, RMSprop, StepDecay, WarmUp, clip_grad_norm
+from fastrnn.optim import base as optimizer_module
 
 
 @pytest.fixture
@@ -141,10 +142,10 @@ def test_padding_between_parameters_stays_zero(rng, kind, options):
         fill_gradients(modules, rng)
         optimizer.step()
     for module in modules:
-        for flat in (module._flat_params, *(flats[modules.index(module)] for flats in optimizer._state.values())):
-            named = module._named(np.ones_like(flat))
+        for flat in (module.flat_params, *(flats[modules.index(module)] for flats in optimizer._state.values())):
+            named = module.named(np.ones_like(flat))
             padding = np.ones_like(flat)
-            for name, where in module._slices.items():
+            for name, where in module.param_ranges.items():
                 padding[where][: named[name].size] = 0
             assert padding.sum() > 0
             assert not (flat * padding).any()
@@ -157,13 +158,13 @@ def test_centered_rmsprop_stands_gradients_without_variance(rng, dtype):
     optimizer = RMSprop(modules, lr=1e-6, alpha=0.5, centered=True)
     for _ in range(100):
         optimizer.step()
-        assert all(np.isfinite(module._flat_params).all() for module in modules)
+        assert all(np.isfinite(module.flat_params).all() for module in modules)
 
 
 @every_kind
 def test_any_number_of_threads_gives_the_same_bits(rng, kind, options, monkeypatch):
-    monkeypatch.setattr(optimizer_module, "UPDATED", 1 << 10)
-    monkeypatch.setattr(optimizer_module, "SUMMED", 1 << 11)
+    monkeypatch.setattr(tuning, "UPDATED", 1 << 10)
+    monkeypatch.setattr(tuning, "SUMMED", 1 << 11)
     count, results = fastrnn.get_num_threads(), []
     try:
         for threads in (1, 2, 5):
@@ -174,7 +175,7 @@ def test_any_number_of_threads_gives_the_same_bits(rng, kind, options, monkeypat
             for _ in range(3):
                 fill_gradients(modules, generator)
                 norm = optimizer.step(max_norm=0.5)
-            results.append((norm, *(module._flat_params.tobytes() for module in modules)))
+            results.append((norm, *(module.flat_params.tobytes() for module in modules)))
     finally:
         fastrnn.set_num_threads(count)
     assert results[0] == results[1] == results[2]
@@ -183,9 +184,9 @@ def test_any_number_of_threads_gives_the_same_bits(rng, kind, options, monkeypat
 @pytest.mark.parametrize("size", [1, 16, 100, 131 * 97, 1 << 30])
 def test_tasks_hold_every_element_once(size):
     modules = make_modules()
-    ranges = [(index, slice(0, module._flat_params.size), 0) for index, module in enumerate(modules)]
+    ranges = [(index, slice(0, module.flat_params.size), 0) for index, module in enumerate(modules)]
     tasks = optimizer_module._cut(ranges, size)
-    counts = [np.zeros(module._flat_params.size, int) for module in modules]
+    counts = [np.zeros(module.flat_params.size, int) for module in modules]
     for task in tasks:
         assert sum(where.stop - where.start for _, where, _ in task) <= size
         for index, where, _ in task:
@@ -211,18 +212,18 @@ def test_step_with_max_norm_is_clipping_then_a_step(rng, kind, options, max_norm
         other.step()
     tolerance = {"float32": 1e-5, "float64": 1e-13}[dtype]
     for mine, theirs in zip(fused, apart, strict=True):
-        np.testing.assert_allclose(mine._flat_params, theirs._flat_params, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(mine.flat_params, theirs.flat_params, rtol=tolerance, atol=tolerance)
 
 
 def test_scale_makes_the_sum_of_gradients_their_mean(rng):
     modules, others = make_modules(), make_modules()
     fill_gradients(modules, rng)
     for module, other in zip(modules, others, strict=True):
-        other._flat_grads[...] = 4 * module._flat_grads
+        other.flat_grads[...] = 4 * module.flat_grads
     norm = SGD(modules, lr=0.1).step(max_norm=1.0)
     assert SGD(others, lr=0.1).step(max_norm=1.0, scale=1 / 4) == pytest.approx(norm, rel=1e-14)
     for module, other in zip(modules, others, strict=True):
-        np.testing.assert_allclose(module._flat_params, other._flat_params, rtol=1e-13)
+        np.testing.assert_allclose(module.flat_params, other.flat_params, rtol=1e-13)
 
 
 @pytest.mark.parametrize("wild", [math.nan, math.inf])
@@ -233,9 +234,9 @@ def test_norm_that_is_not_finite_is_returned_and_nothing_changes(rng, kind, opti
     optimizer = kind(modules, **options)
     optimizer.step()
     modules[1].grads["bias"][1] = wild
-    before = [module._flat_params.copy() for module in modules] + list(optimizer.state_dict().values())
+    before = [module.flat_params.copy() for module in modules] + list(optimizer.state_dict().values())
     assert not math.isfinite(optimizer.step(max_norm=1.0))
-    after = [module._flat_params for module in modules] + list(optimizer.state_dict().values())
+    after = [module.flat_params for module in modules] + list(optimizer.state_dict().values())
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -267,7 +268,7 @@ def test_the_last_group_to_give_an_option_decides_it(rng):
     SGD(modules, groups={"*": {"lr": 0.3, "weight_decay": 0.1}, "?.*": {"lr": 0.2}}).step()
     SGD(plain, lr=0.2, weight_decay=0.1).step()
     for mine, theirs in zip(modules, plain, strict=True):
-        np.testing.assert_array_equal(mine._flat_params, theirs._flat_params)
+        np.testing.assert_array_equal(mine.flat_params, theirs.flat_params)
 
 
 def test_a_buffer_that_only_a_group_needs_is_there(rng):
@@ -397,7 +398,7 @@ def test_state_dict_carries_an_optimizer_over_to_the_bit(kind, options):
             fill_gradients(modules, np.random.default_rng(step))
             optimizer.step(max_norm=5.0)
     for mine, theirs in zip(straight, stopped, strict=True):
-        assert mine._flat_params.tobytes() == theirs._flat_params.tobytes()
+        assert mine.flat_params.tobytes() == theirs.flat_params.tobytes()
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
@@ -408,11 +409,11 @@ def test_a_copy_of_modules_and_optimizer_goes_on_alike(rng, duplicate):
     optimizer.step()
     twins, twin = duplicate((modules, optimizer))
     for mine, theirs in zip(modules, twins, strict=True):
-        theirs._flat_grads[...] = mine._flat_grads  # which a copy leaves out
+        theirs.flat_grads[...] = mine.flat_grads  # which a copy leaves out
     optimizer.step()
     twin.step()
     for mine, theirs in zip(modules, twins, strict=True):
-        np.testing.assert_array_equal(mine._flat_params, theirs._flat_params)
+        np.testing.assert_array_equal(mine.flat_params, theirs.flat_params)
 
 
 def test_tiny_norms_are_clipped_by_the_documented_factor():
@@ -487,10 +488,10 @@ def test_first_step_of_adam_moves_every_parameter_by_lr_against_its_gradient(rng
 def test_adam_reads_gradients_and_leaves_them_unchanged(rng):
     modules = make_modules()
     fill_gradients(modules, rng)
-    before = [module._flat_grads.copy() for module in modules]
+    before = [module.flat_grads.copy() for module in modules]
     Adam(modules).step()
     for module, gradients in zip(modules, before, strict=True):
-        np.testing.assert_array_equal(module._flat_grads, gradients)
+        np.testing.assert_array_equal(module.flat_grads, gradients)
 
 
 def test_lr_can_be_assigned(rng):
@@ -552,10 +553,10 @@ def test_wrong_modules_are_refused(use):
 def test_wrong_step_is_refused_before_anything_changes(rng, lr, step, message):
     modules = make_modules()
     fill_gradients(modules, rng)
-    before, adam = modules[0]._flat_params.copy(), Adam(modules, lr=lr)
+    before, adam = modules[0].flat_params.copy(), Adam(modules, lr=lr)
     with pytest.raises(ValueError, match=message):
         adam.step(**step)
-    np.testing.assert_array_equal(modules[0]._flat_params, before)
+    np.testing.assert_array_equal(modules[0].flat_params, before)
     assert adam.steps == 0
 
 
@@ -589,10 +590,10 @@ def test_norm_that_is_not_finite_is_returned_and_leaves_the_gradients(rng, wild)
     modules = make_modules("float32")
     fill_gradients(modules, rng)
     modules[1].grads["bias"][1] = wild
-    before = [module._flat_grads.copy() for module in modules]
+    before = [module.flat_grads.copy() for module in modules]
     assert not math.isfinite(clip_grad_norm(modules, 1.0))
     for module, gradients in zip(modules, before, strict=True):
-        np.testing.assert_array_equal(module._flat_grads, gradients)
+        np.testing.assert_array_equal(module.flat_grads, gradients)
 
 
 @pytest.mark.parametrize("max_norm", [0, -1.0, math.nan])

@@ -12,7 +12,8 @@ from pathlib import Path
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _core, threads
+from fastrnn import _core
+from fastrnn.engine import parallel
 
 from test_layers import CELLS, STACKS, as_tuple, case
 
@@ -43,7 +44,7 @@ def assert_same_bits(layer, x, state, keywords, **how):
 
 
 def segments(tape):
-    return [0 if column is None else len(column.begin) - 1 for layer in tape.columns for column in layer]
+    return [0 if column is None else len(column.begin) - 1 for layer in tape.stacks for column in layer]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -116,7 +117,7 @@ def test_stacks_walked_in_segments_give_the_same_bits(cell, stack, dtype):
     for B, num_layers, count in ((FEW_ROWS, 2, 1000), (MANY_ROWS, 3, 3)):
         layer = kind(5, 60, num_layers, **options, **own, dtype=dtype, rng=rng)
         tape = assert_same_bits(layer, *stack_case(layer, rng, B, **variant), checkpoint=count)
-        assert tape.stacked
+        assert tape.is_stacked
         assert min(segments(tape)) > 1
 
 
@@ -167,7 +168,7 @@ def test_segments_give_the_same_bits_in_every_instruction_set(cell, instructions
 
 def held_memory(layer, x, dy, **how):
     """Bytes that a forward and a backward pass take at most, without y and dx."""
-    threads.run([lambda: None] * 2)  # else the first pass on several threads makes them
+    parallel.run([lambda: None] * 2)  # else the first pass on several threads makes them
     tracemalloc.start()
     y, _, tape = layer.forward(x, **how)
     dx, _ = layer.backward(tape, dy)
@@ -210,13 +211,13 @@ def test_resident_memory_of_the_smallest_tapes_is_a_twentieth_with_all_scratch(c
 def test_segments_are_a_chunk_each_where_a_chunk_has_more_than_the_root_of_all_steps(T):
     layer = fastrnn.RNN(1, 64, nonlinearity="softsign", rng=0)  # 256 KiB of gradients are 1,024 rows
     tape = layer.forward(np.ones((T, 1, 1), np.float32), checkpoint="auto")[2]
-    np.testing.assert_array_equal(tape.columns[0][0].begin, [*range(0, T, 1024), T])
+    np.testing.assert_array_equal(tape.stacks[0][0].begin, [*range(0, T, 1024), T])
 
 
 def test_segments_differ_by_a_chunk_at_most():
     layer = fastrnn.RNN(1, 64, nonlinearity="softsign", rng=0)
     tape = layer.forward(np.ones((30 * 1024, 1, 1), np.float32), checkpoint=7)[2]
-    assert set(np.diff(tape.columns[0][0].begin)) == {4 * 1024, 5 * 1024}
+    assert set(np.diff(tape.stacks[0][0].begin)) == {4 * 1024, 5 * 1024}
 
 
 @pytest.mark.parametrize("noise", [{}, {"dropout": 0.3, "zoneout": 0.1, **DROPOUTS}], ids=["plain", "noise"])
@@ -233,7 +234,7 @@ def test_memory_of_long_sequences_through_a_stack_is_a_twentieth(cell, noise):
 def test_vanilla_rnn_needs_no_tape_in_any_case():
     layer = fastrnn.RNN(8, 16, rng=0)
     *_, tape = layer.forward(np.ones((50, 2, 8), np.float32))
-    assert tape.scans[0][0].tape.nbytes == 0
+    assert tape.layer_passes[0][0].saved.nbytes == 0
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
@@ -250,7 +251,7 @@ def test_memory_limit_is_kept(cell, share):
 def test_memory_limit_is_that_of_all_layers_directions_and_walks_together():
     layer = fastrnn.LSTM(64, 64, 2, bidirectional=True, rng=0)
     tape = layer.forward(np.ones((500, 40, 64), np.float32), memory_limit=10**7)[2]
-    columns = [column for layer in tape.columns for column in layer]
+    columns = [column for layer in tape.stacks for column in layer]
     assert len(columns) > 4
     assert sum(column.memory(len(column.begin) - 1) for column in columns) <= 10**7
 
@@ -399,8 +400,8 @@ def test_threads_do_not_change_the_bits_of_stacks_in_segments(cell, B, ragged, r
     for n in (1, 2):
         fastrnn.set_num_threads(n)
         tape = assert_same_bits(layer, *arguments, checkpoint=4)
-        assert tape.stacked
-        assert (len(tape.scans[0]) > 1) == (B == 64)
+        assert tape.is_stacked
+        assert (len(tape.layer_passes[0]) > 1) == (B == 64)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
@@ -423,8 +424,8 @@ def test_segments_work_at_the_same_time_unless_there_is_zoneout(dropped, restore
     """What the test before this one finds only when threads meet."""
     fastrnn.set_num_threads(2)
     layer = fastrnn.LSTM(8, 64, 2, **dropped, rng=0)
-    run, at_once = threads.run, []
-    monkeypatch.setattr(threads, "run", lambda tasks: at_once.append(len(tasks)) or run(tasks))
+    run, at_once = parallel.run, []
+    monkeypatch.setattr(parallel, "run", lambda tasks: at_once.append(len(tasks)) or run(tasks))
     assert_same_bits(layer, np.ones((1500, 2, 8), np.float32), None, {}, checkpoint=5)
     assert max(at_once) == (1 if "zoneout" in dropped else 2)
 
@@ -437,4 +438,4 @@ def test_threads_do_not_change_the_bits_of_segments(cell, restore_threads):
     for n in (1, 2):
         fastrnn.set_num_threads(n)
         tape = assert_same_bits(layer, x, None, {}, checkpoint=3)
-    assert len(tape.scans[0]) > 2
+    assert len(tape.layer_passes[0]) > 2

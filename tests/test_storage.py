@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from fastrnn import storage
+from fastrnn.util import storage
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, modes and links of POSIX")
 
@@ -71,7 +71,7 @@ def test_write_that_breaks_off_half_way_leaves_the_old_file(tmp_path):
     path.write_bytes(b"old")
     code = """
 import resource, sys
-from fastrnn.storage import write_atomically
+from fastrnn.util.storage import write_atomically
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
 try:
     write_atomically(sys.argv[1], bytes(2**21))
@@ -89,7 +89,7 @@ def test_kill_in_the_middle_leaves_the_old_file(tmp_path):
     path.write_bytes(b"old")
     code = """
 import os, signal, sys
-from fastrnn import storage
+from fastrnn.util import storage
 storage.os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
 storage.write_atomically(sys.argv[1], bytes(2**21))
 """
@@ -105,7 +105,7 @@ def test_kill_at_any_time_leaves_a_whole_file(tmp_path):
     path = tmp_path / "model"
     code = """
 import sys, numpy as np
-from fastrnn.storage import save_arrays
+from fastrnn.util.storage import save_arrays
 while True:
     for value in (1, 2):
         save_arrays(sys.argv[1], {"a": np.full(2**18, value)}, {})

@@ -56,7 +56,7 @@ def arrays(draw):
 @hypothesis.given(array=arrays())
 def test_any_array_is_refused_or_taken_and_changes_nothing(name, array):
     given = np.array(array)
-    before = [LAYER._flat_params.tobytes(), *(state.tobytes() for state in STREAM.state)]
+    before = [LAYER.flat_params.tobytes(), *(state.tobytes() for state in STREAM.state)]
     try:
         with np.errstate(all="ignore"):
             CALLS[name](array)
@@ -65,6 +65,6 @@ def test_any_array_is_refused_or_taken_and_changes_nothing(name, array):
         refused = True
     LAYER.zero_grad()
     if refused:
-        assert before == [LAYER._flat_params.tobytes(), *(state.tobytes() for state in STREAM.state)]
+        assert before == [LAYER.flat_params.tobytes(), *(state.tobytes() for state in STREAM.state)]
     assert np.array(array).tobytes() == given.tobytes()
-    assert LAYER._flat_params.tobytes() == before[0]
+    assert LAYER.flat_params.tobytes() == before[0]

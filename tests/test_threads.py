@@ -13,7 +13,8 @@ from functools import partial
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _core, threads
+from fastrnn import _core
+from fastrnn.engine import parallel, tuning
 
 
 def assert_same_bits(results):
@@ -93,7 +94,7 @@ def test_layers_of_a_stack_that_run_at_once_do_what_each_does_alone(cell, option
         dx, _ = layer.backward(tape, dx)
     expected = [below, *([] if one_hot else [dx]), *(g for layer in layers for g in layer.grads.values())]
 
-    assert stack.forward(x, lengths=lengths)[2].at_once
+    assert stack.forward(x, lengths=lengths)[2].is_pipelined
     for count in (1, 2, 3):
         fastrnn.set_num_threads(count)
         for _ in range(3):
@@ -124,9 +125,9 @@ SHARED = {
 @pytest.fixture
 def gathered():
     """Each job and each crew begins when all its helpers have come, whatever else the machine does."""
-    _core.gather_helpers(True)
+    _core.gather_workers(True)
     yield
-    _core.gather_helpers(False)
+    _core.gather_workers(False)
 
 
 def all_passes(layer, x, **options):
@@ -148,7 +149,7 @@ def as_tuple(state):
 def test_threads_that_share_the_steps_of_a_row_give_the_same_bits(name, dtype, restore_threads, gathered):
     layer = SHARED[name](dtype)
     x = np.random.default_rng(1).normal(size=(43, 1, 40)).astype(dtype)
-    assert layer.forward(x)[2].scans[0][0].threads >= 3
+    assert layer.forward(x)[2].layer_passes[0][0].threads >= 3
     results = []
     for count in (1, 2, 3):
         fastrnn.set_num_threads(count)
@@ -197,7 +198,7 @@ def test_steps_that_cannot_be_shared_are_not_by_layers_and_streams_alike(cell, o
     for count in (1, 2, 3):
         fastrnn.set_num_threads(count)
         stream = layer.stream()
-        assert stream.threads == stream.copy().threads == layer.forward(x)[2].scans[0][0].threads == 1
+        assert stream.threads == stream.copy().threads == layer.forward(x)[2].layer_passes[0][0].threads == 1
         results.append([layer(x)[0], stream.run(x), *as_tuple(stream.state)])
     assert_same_bits(results)
 
@@ -274,7 +275,7 @@ def test_an_error_in_a_walk_sends_its_helpers_away(restore_threads):
         raise MemoryError("none left")
 
     with pytest.raises(MemoryError, match="none left"):
-        _core.share(fail, 3, threads.WORTH_CUTTING)
+        _core.share(fail, 3, tuning.WORTH_CUTTING)
     wait_for_all(2)
 
 
@@ -362,7 +363,7 @@ def test_an_error_in_a_task_reaches_the_caller(restore_threads):
     for count in (1, 3):
         fastrnn.set_num_threads(count)
         with pytest.raises(MemoryError, match="none left"):
-            threads.run([lambda: 1, fail, lambda: 2])
+            parallel.run([lambda: 1, fail, lambda: 2])
 
 
 def test_an_error_in_a_helper_reaches_the_caller_and_the_helper_goes_on(restore_threads):
@@ -376,7 +377,7 @@ def test_an_error_in_a_helper_reaches_the_caller_and_the_helper_goes_on(restore_
 
     for _ in range(3):
         with pytest.raises(MemoryError, match="none left"):
-            threads.run([fail_elsewhere, fail_elsewhere])
+            parallel.run([fail_elsewhere, fail_elsewhere])
         wait_for_all(1)
 
 
@@ -394,7 +395,7 @@ def test_a_call_ends_when_all_its_tasks_have(restore_threads):
         ended.append(True)
 
     with pytest.raises(KeyboardInterrupt):
-        threads.run([fail, go_on])
+        parallel.run([fail, go_on])
     assert ended == [True]
 
 
@@ -403,7 +404,7 @@ def test_the_number_of_threads_may_change_while_calls_are_under_way(restore_thre
 
     def call():
         for _ in range(100):
-            done.append(threads.run([partial(pow, 2, n) for n in range(5)]) == [1, 2, 4, 8, 16])
+            done.append(parallel.run([partial(pow, 2, n) for n in range(5)]) == [1, 2, 4, 8, 16])
 
     callers = [threading.Thread(target=call) for _ in range(3)]
     for caller in callers:
@@ -437,11 +438,11 @@ def test_threads_that_have_nothing_to_do_take_no_time(restore_threads):
 def test_the_interpreter_ends_with_threads_that_wait_for_work(end):
     code = f"""
 import sys, threading, fastrnn
-from fastrnn import threads
+from fastrnn.engine import parallel
 fastrnn.set_num_threads(3)
 def work():
     for _ in range(50):
-        assert threads.run([lambda: 1] * 4) == [1] * 4
+        assert parallel.run([lambda: 1] * 4) == [1] * 4
 work()
 {end}
 """
@@ -460,7 +461,7 @@ def test_tasks_are_let_go_when_they_are_done_though_the_pool_is_busy(restore_thr
     busy, array = threading.Event(), np.ones(3)
     gone = weakref.ref(array)
     _core.submit(busy.wait, 1)
-    threads.run([partial(np.sum, array), partial(np.sum, array)])
+    parallel.run([partial(np.sum, array), partial(np.sum, array)])
     del array
     try:
         assert gone() is None

@@ -210,7 +210,7 @@ def test_every_option_gives_what_autograd_gives(case):
     noisy = p.call.pop("noise", None) is not None
     y, state, tape = layer.forward(p.x, p.state, **p.call)
     if noisy:  # the layer drew its own
-        p.call["noise"] = tape.noise
+        p.call["noise"] = tape.masks
     theirs = run_autograd(torch, p)
     dx, dstate = layer.backward(tape, p.dy, p.dstate)
     assert_near(y, theirs.y, 1e-12, "y")

@@ -281,8 +281,8 @@ def test_a_reset_starts_a_sequence_anew(kind):
 def test_the_same_rng_gives_the_same_parameters(kind):
     assert_equal(make(kind, rng=3).state_dict(), make(kind, rng=np.random.default_rng(3)).state_dict())
     for other in (4, None):
-        assert not np.array_equal(make(kind, rng=3)._flat_params, make(kind, rng=other)._flat_params)
-    assert not np.array_equal(make(kind, rng=None)._flat_params, make(kind, rng=None)._flat_params)
+        assert not np.array_equal(make(kind, rng=3).flat_params, make(kind, rng=other).flat_params)
+    assert not np.array_equal(make(kind, rng=None).flat_params, make(kind, rng=None).flat_params)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -396,7 +396,7 @@ def test_a_copy_is_the_same_layer_and_stands_alone(kind, dtype, duplicate):
 @every_kind
 def test_a_pickled_layer_is_little_larger_than_its_parameters(kind):
     layer = KINDS[kind][0](64, 64, rng=1)
-    assert len(pickle.dumps(layer)) < layer._flat_params.nbytes + 4096
+    assert len(pickle.dumps(layer)) < layer.flat_params.nbytes + 4096
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda params: pickle.loads(pickle.dumps(params))],

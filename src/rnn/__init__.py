@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from . import optim as optim
 from . import training as training
-from ._core import Stream as Stream
-from .init import initialize as initialize
-from .language_model import LanguageModel as LanguageModel
-from .layers import GRU as GRU
-from .layers import LSTM as LSTM
-from .layers import RNN as RNN
-from .linear import Linear as Linear
-from .losses import softmax_cross_entropy as softmax_cross_entropy
-from .sequences import pad_sequence as pad_sequence
-from .sequences import unpad_sequence as unpad_sequence
-from .threads import get_num_threads as get_num_threads
-from .threads import set_num_threads as set_num_threads
+from .engine.parallel import get_num_threads as get_num_threads
+from .engine.parallel import set_num_threads as set_num_threads
+from .nn.init import initialize as initialize
+from .nn.layers import GRU as GRU
+from .nn.layers import LSTM as LSTM
+from .nn.layers import RNN as RNN
+from .nn.linear import Linear as Linear
+from .nn.losses import softmax_cross_entropy as softmax_cross_entropy
+from .nn.sequences import pad_sequence as pad_sequence
+from .nn.sequences import unpad_sequence as unpad_sequence
+from .nn.streaming import Stream as Stream
+from .text.language_model import LanguageModel as LanguageModel
 
 if TYPE_CHECKING:
     from . import interchange as interchange

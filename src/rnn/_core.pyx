@@ -2,25 +2,25 @@
 # cython: freethreading_compatible=True
 """The loops over time steps, and the products around them.
 
-    forward.py     makes one Scan for each layer and direction of a call, once inputs.py has checked the arguments
-      _walk.pxi    Walk: the sequences that one thread walks, by falling length
-      _scan.pxi    Scan: one walk through one layer in one direction: addresses of its arrays, and its two passes
-        _forward.pxi    for s in steps:            cell.forward(s)        [x . W_ih in advance for few rows]
-        _backward.pxi   for s in reversed steps:   cell.backward(s)
+    forward.py     makes one LayerPass for each layer and direction of a call, once inputs.py has checked the arguments
+      core/packed_batch.pxi    PackedBatch: the sequences that one thread shards, by falling length
+      core/layer_pass.pxi    LayerPass: one walk through one layer in one direction: addresses of its arrays, and its two passes
+        core/forward.pxi    for s in steps:            cell.forward(s)        [x . W_ih in advance for few rows]
+        core/backward.pxi   for s in reversed steps:   cell.backward(s)
                         after each chunk of steps: weight gradients and dx
-        _pass.pxi       the same two, some steps at a time, for the segments of segments.py
-          kernels/      what happens inside one step, for each cell and instruction set (_table.pxi)
-    _memory.pxi    where large arrays and scratch lie, again and again
-    _tasks.pxi     several threads, and what Ctrl-C does to them
-    _short.pxi     ShortCalls: inference of a few rows, without a Scan
-    _stream.pxi    Stream: layers that keep their state and packed weights: time outside, layers inside
+        core/segment_pass.pxi       the same two, some steps at a time, for the segments of segments.py
+          kernels/      what happens inside one step, for each cell and instruction set (core/table.pxi)
+    core/memory.pxi    where large arrays and scratch lie, again and again
+    core/tasks.pxi     several threads, and what Ctrl-C does to them
+    core/small_batch.pxi     SmallBatchInference: inference of a few rows, without a LayerPass
+    core/stream.pxi    Stream: layers that keep their state and packed weights: time outside, layers inside
 
 The .pxi files are parts of this one, in the order of their includes.
 
 (A) A cell is data to the loops: a row of function pointers and counts (kernels/table.hpp). No cell is named here.
 (B) Everything is decided and allocated before the loops; inside them is no Python, and the GIL is released.
 (C) The gradients of the pre-activations live for one chunk of steps, which fits the second-level cache; what goes to
-    memory is the tape, dx and the weight gradients. The rows of the step after the chunk lie behind it, since the
+    memory is the saved activations, dx and the weight gradients. The rows of the step after the chunk lie behind it, since the
     recurrence reads them.
 (D) OpenBLAS runs on one thread: ours are the ones that split the work.
 (E) One cut of the steps into chunks serves the gradients of backward and, each in pieces, the input products of forward,
@@ -44,13 +44,14 @@ cimport numpy as cnp
 import _thread
 import os
 import threading
+from typing import NamedTuple
 
 import numpy as np
 
 cnp.import_array()
 
-include "_table.pxi"
-include "_tasks.pxi"
+include "core/table.pxi"
+include "core/tasks.pxi"
 
 
 # ---------------------------------------------------------------- the instruction set, chosen once
@@ -156,9 +157,9 @@ except ValueError as error:
 
 cdef enum:
     CHUNK = 256 << 10  # bytes of pre-activation gradients that are worked on at a time
-    PIECE = 64  # rows whose input products are made at a time, see piece_end
+    PROJECTED_ROWS = 64  # rows whose input products are made at a time, see block_end
     UNPACKED_ROWS = 16  # a call of so few rows does not pay for packed weights
-    MAX_SHORT_LAYERS = 4
+    MAX_SMALL_BATCH_LAYERS = 4
     SHARED_WORK = 1 << 16  # multiply-adds of a step for each of the threads that share it
 
 
@@ -173,7 +174,7 @@ cdef void* address(object array, bint writable=False) except? NULL:
     return p
 
 
-include "_memory.pxi"
+include "core/memory.pxi"
 
 
 cdef int64_t chunk_rows(const Sequence[real]* q) noexcept nogil:
@@ -207,13 +208,14 @@ cdef int64_t chunk_start(const Sequence[real]* q, long s1) noexcept nogil:
 
 # ---------------------------------------------------------------- the loops
 
-include "_walk.pxi"
-include "_forward.pxi"
-include "_backward.pxi"
-include "_scan.pxi"
-include "_pass.pxi"
-include "_short.pxi"
-include "_stream.pxi"
+include "core/packed_batch.pxi"
+include "core/forward.pxi"
+include "core/backward.pxi"
+include "core/layer_pass.pxi"
+include "core/segment_pass.pxi"
+include "core/small_batch.pxi"
+include "core/stream.pxi"
+include "core/sampler.pxi"
 
 
 # ---------------------------------------------------------------- around the layers
@@ -232,7 +234,7 @@ def softmax_cross_entropy(const real[:, ::1] logits, const int64_t[::1] targets,
     return loss
 
 
-# The optimisers: one step over flat arrays, in place, see kernels/elementwise.hpp; a buffer may be None
+# The optimisers: one step over flat arrays, in place, see kernels/math/elementwise.hpp; a buffer may be None
 
 def sgd(real[::1] param, const real[::1] grad, object buffer,
         double scale, double l2, double lr, double momentum, double damping, bint nesterov):

@@ -18,10 +18,10 @@ import fastrnn
 import numpy as np
 
 from . import _core
-from .corpus import builtin_text
-from .history import require_matplotlib
-from .language_model import LanguageModel
+from .text.corpus import builtin_text
+from .text.language_model import LanguageModel
 from .training import DivergedError, History
+from .training.history import require_matplotlib
 
 MODEL_FILE = "fastrnn-model.safetensors"
 INTERRUPTED = 130  # exit code

@@ -3,17 +3,17 @@
 // What they are compared with is the same source with vectors of one double, that is, scalars: other panels, other
 // tiles, no instruction in common.  That the equations themselves are right is what the Python tests show.
 //
-//   cells      every row of the table, float and double: y, tape, dgates, the gradients of the initial states, of the
+//   cells      every row of the table, float and double: y, saved activations, dgates, the gradients of the initial states, of the
 //              peepholes and of the norms; batches of 1 to 9 rows, ragged, with resets; sizes that fill no vector,
 //              panel or tile; weights packed or not, input products made in advance, one-hot inputs, projections
 //   compressed the cells in float with weights in bfloat16 and int8, against scalars in float with the same
-//   crews      the same to the bit, with resets and all, where threads share the steps
+//   teams      the same to the bit, with resets and all, where threads share the steps
 //   rows       softmax with cross-entropy, optimisers, sums
 //   functions  exp, tanh and sigmoid against the C library: the bounds in ULP that math.hpp states
 //
 // Build and run, from the root of the project (another architecture: its compiler, -static, and qemu-user):
 //
-//   g++ -std=c++17 -O3 -pthread -I src/rnn/kernels tests/native/check_kernels.cpp src/rnn/kernels/*.cpp -o check_kernels
+//   g++ -std=c++17 -O3 -pthread -I src/rnn/kernels tests/native/check_kernels.cpp src/rnn/kernels/*/*.cpp -o check_kernels
 //   ./check_kernels             every table that this machine can run
 //   ./check_kernels avx512      this one, whatever the machine says
 //   ./check_kernels --few       a third of the batches, for an emulator
@@ -31,14 +31,11 @@
 #define FASTRNN_ISA scalar
 #define FASTRNN_VECTOR_BYTES 8
 #define FASTRNN_REGISTERS 16
-#include "isa.inl"
+#include "isa/isa.inl"
 
 using namespace fastrnn;
 template <class T> using Array = std::vector<T>;
 
-const char* const kNames[] = {"rnn tanh", "rnn relu", "rnn general", "gru", "gru general", "gru reset before",
-                              "gru reset before, general", "lstm", "lstm general", "rnn tanh, layer norm",
-                              "rnn relu, layer norm", "gru, layer norm", "lstm, layer norm"};
 constexpr long kSteps = 4;
 bool failed = false;
 long batch_step = 1;  // from a batch to the next
@@ -68,20 +65,22 @@ template <class T> constexpr double kTolerance = sizeof(T) == 4 ? 2e-5 : 2e-14; 
 
 // By how much more a cell's rounding may show: a norm magnifies it, over the one to four numbers of H = 1 by up to
 // 1 / sqrt(eps) = 316
-double magnified(int kind, long H) { return kind < kRnnTanhNormed ? 1 : H > 1 ? 5 : 50; }
+double magnified(bool is_normed, long H) { return !is_normed ? 1 : H > 1 ? 5 : 50; }
 
 // ---------------------------------------------------------------- cells
 
+template <class T> bool can_project(const CellKernels<T>& cell) { return cell.has_c && !cell.is_normed; }
+
 // One layer over one batch, row b of which runs for kSteps, or fewer, steps
 struct Layer {
-  enum Input { kStepByStep, kUnpacked, kInAdvance, kOneHot, kInputs } input;
+  enum Input { kStepByStep, kUnpacked, kProjected, kOneHot, kInputs } input;
   long G, B, I, H, P;
   double scale = 1.5 / std::sqrt(double(H));
   Array<double> w_ih = draw(G * H * I, scale), w_hh = draw(G * H * P, scale), b_ih = draw(G * H), b_hh = draw(G * H),
                 w_hr = draw(P * H, scale), w_p = draw(3 * H), x = draw(kSteps * B * I), h0 = draw(B * P),
                 c0 = draw(B * H), dy = draw(kSteps * B * P), dh = draw(B * P), dc = draw(B * H),
                 gains = draw(G * H);
-  bool coupled = input == kInAdvance;
+  bool coupled = input == kProjected;
   long length(long b) const { return kSteps - b * kSteps / (B + 1); }
 };
 
@@ -95,19 +94,19 @@ template <class T, class Pack> Array<T> packed(Sequence<T>& q, Pack pack) {
 }
 
 // The accumulators of all rows, as they are made in advance
-template <class T> Array<T> start_all(const Sequence<T>& q, const CellKernels<T>& cell) {
+template <class T> Array<T> project_all(const Sequence<T>& q, const CellKernels<T>& cell) {
   Array<const T*> x;
   for (long s = 0; s < kSteps; ++s)
     for (long b = 0; b < q.active(s); ++b) x.push_back(q.x.at(s, b));
-  Array<T> started(x.size() * cell.start_width(q.H));
-  cell.start_rows(q, x.size(), x.data(), started.data());
-  return started;
+  Array<T> input_projection(x.size() * cell.projection_width(q.H));
+  cell.project_inputs(q, x.size(), x.data(), input_projection.data());
+  return input_projection;
 }
 
 // All that forward and backward of a layer write
 template <class T>
-Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Crew* crew = nullptr,
-                    Storage storage = kFull, bool dots = false) {
+Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nullptr,
+                    Storage storage = kFull, bool has_vnni = false) {
   const long B = m.B, I = m.I, H = m.H, P = m.P, width = m.G * H;
   Array<int64_t> start{0}, x_at, y_at, ids, each_row;
   Array<uint8_t> reset;
@@ -117,25 +116,25 @@ Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Crew* 
     for (long b = 0; b < B; ++b) start.back() += s < m.length(b), reset.push_back((3 * s + 5 * b) % 7 == 1);
     for (long b = 0; b < B; ++b) ids.push_back((7 * s + b) % I);
   }
-  const bool norms = kind >= kRnnTanhNormed;
-  const long rows = start.back(), tape_width = (cell.tape_width + (P != H)) * H + norms * kNormStatistics;
+  const bool norms = cell.is_normed;
+  const long rows = start.back(), saved_width = (cell.saved_width + (P != H)) * H + norms * kNormStatistics;
   const Array<T> w_ih = as<T>(m.w_ih), w_hh = as<T>(m.w_hh), b_ih = as<T>(m.b_ih), b_hh = as<T>(m.b_hh),
                  w_hr = as<T>(m.w_hr), w_p = as<T>(m.w_p), x = as<T>(m.x), h0 = as<T>(m.h0), c0 = as<T>(m.c0),
                  dy = as<T>(m.dy), gains = as<T>(m.gains), zeros(H > P ? H : P);
-  Array<T> y(kSteps * B * P), c(rows * H), tape(rows * tape_width), dgates(rows * cell.dgates_width * H),
+  Array<T> y(kSteps * B * P), c(rows * H), saved(rows * saved_width), dgates(rows * cell.dgates_width * H),
       dprojected(rows * P), dh = as<T>(m.dh), dc = as<T>(m.dc), dpeephole(3 * H), x_fixed(B * fixed_size(I)),
       h_fixed(B * fixed_size(P)), dgains(2 * width + 2 * H), sums(cell.dgates_width * H);
 
   Sequence<T> q{};
   q.T_ = kSteps, q.B = B, q.I = I, q.H = H, q.P = P, q.start = start.data();
-  q.tape_width = tape_width, q.dgates_width = cell.dgates_width * H;
+  q.saved_width = saved_width, q.dgates_width = cell.dgates_width * H;
   q.x = {x.data(), x_at.data(), B * I}, q.y = {y.data(), y_at.data(), B * P}, q.dy = {dy.data(), y_at.data(), B * P};
   const Rows<const int64_t> indices{m.input == Layer::kOneHot ? ids.data() : nullptr, each_row.data(), B};
   if (storage == kFull) q.ids = indices;  // a stream packs W_ih without knowing of indices
-  q.packs = m.input != Layer::kUnpacked;
-  q.storage = storage, q.dots = dots, q.x_fixed = x_fixed.data(), q.h_fixed = h_fixed.data();
+  q.prepacked = m.input != Layer::kUnpacked;
+  q.storage = storage, q.has_vnni = has_vnni, q.x_fixed = x_fixed.data(), q.h_fixed = h_fixed.data();
   q.reset = {reset.data(), each_row.data(), B};
-  q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.tape = tape.data();
+  q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.saved = saved.data();
   q.weights = {w_ih.data(), w_hh.data(), b_ih.data(), b_hh.data(), P == H ? nullptr : w_hr.data(), nullptr};
   if (norms) {
     T* d = dgains.data();
@@ -143,9 +142,9 @@ Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Crew* 
     q.dnorms = {d, d + width, d + 2 * width, d + 2 * width + H};
   }
   q.clip = q.grad_clip = std::numeric_limits<T>::infinity();
-  if (kind == kRnnGeneral || kind == kGruGeneral || kind == kGruBeforeGeneral || kind == kLstmGeneral) {
-    q.activation[0] = {scalar::kSigmoid, 0, 0}, q.activation[1] = {scalar::kSoftplus, 0, 0};
-    q.activation[2] = {scalar::kScaledTanh, 1.7, 0.7};
+  if (cell.is_general) {
+    q.activation[0] = {kSigmoid, 0, 0}, q.activation[1] = {kSoftplus, 0, 0};
+    q.activation[2] = {kScaledTanh, 1.7, 0.7};
     q.clip = T(1.5), q.weights.peephole = w_p.data(), q.coupled = m.coupled;
   }
   q.dh = dh.data(), q.dc = dc.data(), q.dgates = dgates.data(), q.dprojected = dprojected.data();
@@ -153,14 +152,14 @@ Array<Array<T>> run(const CellKernels<T>& cell, int kind, const Layer& m, Crew* 
   {
     const Array<T> memory = packed(q, cell.pack_forward);
     q.ids = indices;
-    const Array<T> started = m.input == Layer::kInAdvance ? start_all(q, cell) : Array<T>();
-    if (!started.empty()) q.started = started.data();
-    for (long s = 0; s < kSteps; ++s) step_together(crew, q, cell.forward, s);
+    const Array<T> input_projection = m.input == Layer::kProjected ? project_all(q, cell) : Array<T>();
+    if (!input_projection.empty()) q.input_projection = input_projection.data();
+    for (long s = 0; s < kSteps; ++s) run_step(team, q, cell.forward, s);
   }
   const Array<T> memory = packed(q, cell.pack_backward);
-  for (long s = kSteps - 1; s >= 0; --s) step_together(crew, q, cell.backward, s);
+  for (long s = kSteps - 1; s >= 0; --s) run_step(team, q, cell.backward, s);
   cell.backward(q, -1);
-  return {y, tape, c, dgates, dprojected, dh, dc, dpeephole, dgains, sums};
+  return {y, saved, c, dgates, dprojected, dh, dc, dpeephole, dgains, sums};
 }
 
 // The largest difference, relative where values exceed 1; infinite where only one is NaN
@@ -174,23 +173,23 @@ template <class T> double difference(const Array<T>& ours, const Array<double>& 
 }
 
 template <class T> void check_cells(const Kernels<T>& kernels) {
-  for (int kind = 0; kind < kCellKinds; ++kind) {
-    const CellKernels<T>& cell = *kernels.cell(kind);
+  for (int row = 0; row < kCells; ++row) {
+    const CellKernels<T>& cell = *kernels.cell(row);
     double worst = 0;
     for (long H : {1, 5, 16, 33, 70})
       for (long B = 1; B <= 9; B += batch_step)
         for (int input = 0; input < Layer::kInputs; ++input)
           for (long P : {H, (H + 1) / 2}) {
-            if (P != H && ((kind != kLstm && kind != kLstmGeneral) || H == 1)) continue;
+            if (P != H && (!can_project(cell) || H == 1)) continue;
             const Layer layer{Layer::Input(input), cell.gates, B, H / 2 + 3, H, P};
-            const auto ours = run(cell, kind, layer);
+            const auto ours = run(cell, layer);
             Layer plain = layer;
-            if (input == Layer::kInAdvance) plain.input = Layer::kStepByStep;
-            const auto theirs = run(*scalar::table.f64.cell(kind), kind, plain);
+            if (input == Layer::kProjected) plain.input = Layer::kStepByStep;
+            const auto theirs = run(*scalar::table.f64.cell(row), plain);
             for (size_t i = 0; i < ours.size(); ++i)
-              worst = std::fmax(worst, difference(ours[i], theirs[i]) / magnified(kind, H));
+              worst = std::fmax(worst, difference(ours[i], theirs[i]) / magnified(cell.is_normed, H));
           }
-    expect(worst <= kTolerance<T>, kNames[kind], worst);
+    expect(worst <= kTolerance<T>, cell.names.row, worst);
   }
 }
 
@@ -198,71 +197,72 @@ template <class T> void check_cells(const Kernels<T>& kernels) {
 void check_compressed(const KernelTable& table) {
   for (Storage storage : {kBfloat16, kInt8}) {
     double worst = 0;
-    for (int kind = 0; kind < kCellKinds; ++kind)
+    for (int row = 0; row < kCells; ++row)
       for (long H : {1, 5, 16, 33, 70})
         for (long B = 1; B <= 9; B += batch_step)
           for (auto input : {Layer::kStepByStep, Layer::kOneHot}) {
-            const Layer layer{input, table.f32.cell(kind)->gates, B, H / 2 + 3, H, H};
-            const auto ours = run(*table.f32.cell(kind), kind, layer, nullptr, storage, table.dots);
-            const auto theirs = run(*scalar::table.f32.cell(kind), kind, layer, nullptr, storage);
+            const CellKernels<float>& cell = *table.f32.cell(row);
+            const Layer layer{input, cell.gates, B, H / 2 + 3, H, H};
+            const auto ours = run(cell, layer, nullptr, storage, table.has_vnni);
+            const auto theirs = run(*scalar::table.f32.cell(row), layer, nullptr, storage);
             for (size_t i = 0; i < ours.size(); ++i)
               worst = std::fmax(worst, difference(ours[i], Array<double>(theirs[i].begin(), theirs[i].end())) /
-                                           magnified(kind, H));
+                                           magnified(cell.is_normed, H));
           }
     expect(worst <= kTolerance<float>, storage == kInt8 ? "int8" : "bfloat16", worst);
   }
 }
 
-// ---------------------------------------------------------------- crews
+// ---------------------------------------------------------------- teams
 
-// work(crew), with helpers who are there from the start or come in its course
-template <class Work> auto with_helpers(int helpers, bool from_the_start, Work work) {
-  Crew crew{};
-  crew.places = helpers;
+// work(team), with workers who are there from the start or come in its course
+template <class Work> auto with_workers(int workers, bool from_the_start, Work work) {
+  Team team{};
+  team.places = workers;
   Array<std::thread> threads;
-  for (int i = 0; i < helpers + 1; ++i) threads.emplace_back(help, &crew);  // one too many
-  if (from_the_start) wait([&] { return have_come(__atomic_load_n(&crew.call, __ATOMIC_RELAXED)) == helpers; });
-  const auto result = work(&crew);
-  dismiss(&crew);
+  for (int i = 0; i < workers + 1; ++i) threads.emplace_back(serve, &team);  // one too many
+  if (from_the_start) wait([&] { return joined(__atomic_load_n(&team.call, __ATOMIC_RELAXED)) == workers; });
+  const auto result = work(&team);
+  shut_down(&team);
   for (std::thread& each : threads) each.join();
   return result;
 }
 
-template <class T> void check_crews(const Kernels<T>& kernels) {
+template <class T> void check_teams(const Kernels<T>& kernels) {
   long wrong = 0;
-  for (int kind = 0; kind < kRnnTanhNormed; ++kind)  // with norms, steps are not shared
+  for (const CellKernels<T>& cell : kernels.cells)
     for (long H : {5, 70, 200})
       for (int input = 0; input < Layer::kInputs; ++input)
         for (long P : {H, (H + 1) / 2}) {
-          if (P != H && kind < kLstm) continue;
-          const Layer layer{Layer::Input(input), kernels.cell(kind)->gates, 3, H / 2 + 3, H, P};
-          const auto alone = run(*kernels.cell(kind), kind, layer);
-          for (int helpers = 1; helpers < 4; ++helpers)
+          if (cell.is_normed || (P != H && !can_project(cell))) continue;  // with norms, steps are not shared
+          const Layer layer{Layer::Input(input), cell.gates, 3, H / 2 + 3, H, P};
+          const auto alone = run(cell, layer);
+          for (int workers = 1; workers < 4; ++workers)
             for (bool from_the_start : {true, false})
-              wrong += alone != with_helpers(helpers, from_the_start, [&](Crew* crew) {
-                return run(*kernels.cell(kind), kind, layer, crew);
+              wrong += alone != with_workers(workers, from_the_start, [&](Team* team) {
+                return run(cell, layer, team);
               });
         }
   expect(wrong == 0, "steps shared by threads", double(wrong));
 }
 
-// A helper that keeps the leader waiting is sent away, and crews rest
+// A worker that keeps the master waiting is sent away, and teams rest
 void check_patience() {
   struct Job {
     long calls = 0, shared = 0;
-    static void make(Job* const* job, Share* share) {
+    static void make(Job* const* job, WorkShare* share) {
       if (share && share->index > 0) return std::this_thread::sleep_for(std::chrono::nanoseconds(2 * kPatience));
       ++(*job)->calls, (*job)->shared += share != nullptr;
     }
   } job;
-  const bool rested = Rest::now();
-  with_helpers(1, true, [&](Crew* crew) {
-    for (int i = 0; i < 3; ++i) together<Job*>(crew, Job::make, &job);
+  const bool rested = Backoff::now();
+  with_workers(1, true, [&](Team* team) {
+    for (int i = 0; i < 3; ++i) run_shared<Job*>(team, Job::make, &job);
     return 0;
   });
-  expect(!rested && Rest::now() && job.calls == 3 && job.shared == 1, "who keeps others waiting is sent away", 0);
-  Rest::after(5 * kPatience, kPatience / 2);
-  expect(!Rest::after(0, kPatience / 2) && Rest::after(0, kPatience), "unless their work pays for it", 0);
+  expect(!rested && Backoff::now() && job.calls == 3 && job.shared == 1, "who keeps others waiting is sent away", 0);
+  Backoff::after(5 * kPatience, kPatience / 2);
+  expect(!Backoff::after(0, kPatience / 2) && Backoff::after(0, kPatience), "unless their work pays for it", 0);
 }
 
 // ---------------------------------------------------------------- rows
@@ -380,24 +380,24 @@ int main(int count, char** names) {
     if (std::strcmp(names[i], "--few")) tables.push_back(names[i]);
     else batch_step = 3;
   const auto is_wanted = [&](const KernelSet* set) {
-    bool wanted = tables.empty() && set->runs;
-    for (const char* name : tables) wanted |= !std::strcmp(name, set->table->name);
-    return wanted;
+    bool prefetch = tables.empty() && set->runs;
+    for (const char* name : tables) prefetch |= !std::strcmp(name, set->table->name);
+    return prefetch;
   };
   for (const KernelSet* set = kernel_sets(); set->table; ++set) {
-    const bool wanted = is_wanted(set);
-    std::printf("%s%s\n", set->table->name, wanted ? "" : ": not run");
-    if (!wanted) continue;
+    const bool prefetch = is_wanted(set);
+    std::printf("%s%s\n", set->table->name, prefetch ? "" : ": not run");
+    if (!prefetch) continue;
     std::puts(" float"), check_cells(set->table->f32), check_compressed(*set->table), check_rows(set->table->f32);
     check_functions<float, double>(set->table->f32);
     std::puts(" double"), check_cells(set->table->f64), check_rows(set->table->f64);
     check_functions<double, long double>(set->table->f64);
     std::fflush(stdout);
   }
-  std::puts("crews");
+  std::puts("teams");
   check_patience();
   for (const KernelSet* set = kernel_sets(); set->table; ++set)
-    if (is_wanted(set)) check_crews(set->table->f32), check_crews(set->table->f64);
+    if (is_wanted(set)) check_teams(set->table->f32), check_teams(set->table->f64);
   std::puts(failed ? "FAILED" : "passed");
   return failed;
 }

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..activations import Activation, activation_code
-from ..layers import GRU, LSTM, RNN
-from ..recurrent import Recurrent
+from ..nn.activations import Activation, activation_code
+from ..nn.layers import GRU, LSTM, RNN
+from ..nn.recurrent import Recurrent
 
 # What a layer drops in training, and what of it shows in inference
 ZONEOUT = {"zoneout": 0, "zoneout_cell": 0}

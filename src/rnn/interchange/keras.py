@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..activations import Activation
+from ..nn.activations import Activation
 from .common import NOISE, activations_of, build, checked_layer, refuse_unless, reorder, same_activation, suffixes
 
 if TYPE_CHECKING:

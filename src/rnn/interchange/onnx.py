@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..activations import ACTIVATIONS, Activation, activation_code
-from ..module import checked_array
-from ..storage import reason
+from ..nn.activations import ACTIVATIONS, Activation, activation_code
+from ..util.checks import checked_array
+from ..util.storage import reason
 from .common import ZONEOUT, activations_of, build, checked_layer, refuse_unless, reorder, same_activation, suffixes
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from ..storage import load_arrays, load_json, reason, save_arrays, shortened
+from ..util.storage import load_arrays, load_json, reason, save_arrays, shortened
 from .common import LAYERS, build, checked_layer, options_of
 
 _FORMAT = "fastrnn.layer"  # the one key in the metadata

@@ -7,11 +7,11 @@
 //
 //   Rows    the caller's arrays: row (s, b) lies at base + offset[b] + s * step.  Offset and step hold all of batch
 //           order, sorting, time order and strides; nothing is copied or transposed.
-//   packed  our own arrays (tape, dgates): row (s, b) is row first(s) + b, with first(s) = n(0) + ... + n(s-1).
+//   packed  our own arrays (saved activations, dgates): row (s, b) is row first(s) + b, with first(s) = n(0) + ... + n(s-1).
 #pragma once
 
-#include "assert.hpp"
-#include "crew.hpp"
+#include "runtime/assert.hpp"
+#include "runtime/team.hpp"
 
 #include <cstdint>
 
@@ -27,9 +27,16 @@ template <class T> struct Rows {
   }
 };
 
+enum ActivationKind {
+  kTanh, kRelu, kSigmoid, kAffine, kLeakyRelu, kThresholdedRelu, kScaledTanh, kHardSigmoid, kElu, kSoftsign, kSoftplus,
+  kIdentity
+};
+constexpr const char* kActivationNames =
+    "tanh relu sigmoid affine leaky_relu thresholded_relu scaled_tanh hard_sigmoid elu softsign softplus identity";
+
 // An activation of the general cells: which, and its two parameters (ONNX's alpha and beta)
 struct Activation {
-  int kind;  // index into ACTIVATIONS of activations.py
+  int kind;
   double alpha, beta;
 };
 
@@ -49,7 +56,7 @@ template <class T> struct Norms {
   T *gain_ih, *gain_hh;  // (G*H,)
   T *gain_c, *bias_c;    // (H,)
 };
-constexpr long kNormStatistics = 16;  // numbers at the end of a row of the tape, of a layer that has them
+constexpr long kNormStatistics = 16;  // numbers at the end of a row of the saved activations, of a layer that has them
 
 // Which units keep their old value at a step: nonzero in `keeps`, (n,) a row, or, where its base is null, a share p of
 // each unit.  p = 0: none
@@ -58,10 +65,10 @@ template <class T> struct Zoneout {
   Rows<const uint8_t> keeps;
 };
 
-// How a stream holds W_ih and W_hh: as they are or, those of float32, in fewer bytes, see narrow.hpp and integer.hpp
+// How a stream holds W_ih and W_hh: as they are or, those of float32, in fewer bytes, see bf16.hpp and int8.hpp
 enum Storage { kFull, kBfloat16, kInt8 };
 
-// Words that a row of K values takes in fixed point, see integer.hpp
+// Words that a row of K values takes in fixed point, see int8.hpp
 constexpr long fixed_size(long K) { return 16 + (K + 15) / 16 * 12; }
 
 template <class T> struct Sequence {
@@ -73,20 +80,20 @@ template <class T> struct Sequence {
   Rows<const T> x;          // (I,) a row; base null if absent
   Rows<const int64_t> ids;  // one index a row; base null if absent
   const T* table;           // for ids: (n, G*H), columns of W_ih, a row an index; null: they are picked from W_ih
-  const T* started;         // packed rows (panels, A, units) from step `started_from` on: accumulators that hold
+  const T* input_projection;         // packed rows (panels, A, units) from step `projection_from` on: accumulators that hold
                             // bias + x . W_ih, made in advance; null: x . W_ih is made step by step
-  long started_from;
+  long projection_from;
   const T* h0;                // (B, P) initial state
-  const T* c0;                // (B, H) cell state before step `kept_from`, at first the initial one
+  const T* c0;                // (B, H) cell state before step `saved_from`, at first the initial one
   Rows<const uint8_t> reset;  // nonzero: the state is zeroed before this step; base null if absent
   const T* zeros;             // (max(H, P),)
 
-  // noise, see noise.hpp
+  // noise, see dropout.hpp
   const T* h_mask;  // (B, P) h(t-1) is multiplied by it where it enters a product; null: it is not
   T* h_masked;      // (B, P) scratch: h(t-1) so multiplied
   Zoneout<T> zoneout_h, zoneout_c;
   T* c_saved;       // (B, H) scratch: c(t-1)
-  T* dh_kept;       // (B, P) scratch: the part of dh that h(t-1) gets by zoneout
+  T* dh_zoneout;       // (B, P) scratch: the part of dh that h(t-1) gets by zoneout
 
   // the cell
   Weights<T> weights;
@@ -100,14 +107,14 @@ template <class T> struct Sequence {
   Rows<T> y;         // (P,) a row: h of every step
   T* c;              // (H,) cell state, a row each step (packed) or, in inference, in place (B, H)
   bool c_in_place;
-  T* tape;           // packed rows (tape_width,), what backward needs; null in inference
-  long kept_from;    // the first step whose c and tape are kept: not 0 where forward runs again for a segment of steps
-  T* scratch;        // (B, tape_width) in its place in inference, for cells with two products a step
-  long tape_width;
+  T* saved;           // packed rows (saved_width,), what backward needs; null in inference
+  long saved_from;    // the first step whose c and saved activations are kept: not 0 where forward runs again for a segment of steps
+  T* scratch;        // (B, saved_width) in its place in inference, for cells with two products a step
+  long saved_width;
 
   // backward
   Rows<const T> dy;       // (P,) a row; base null if zero
-  Rows<T> dx;             // (I,) a row; base null if not wanted
+  Rows<T> dx;             // (I,) a row; base null if not prefetch
   T* dh;                  // (B, P) gradient of the state: in, of the final one; out, of the initial one
   T* dc;                  // (B, H)
   T* dgates;              // packed rows from step `dgates_from` on: gradients of the pre-activations
@@ -118,17 +125,17 @@ template <class T> struct Sequence {
   T* sums;                // (dgates_width,) of dgates over all rows; a cell with norms adds to it those of a_h and a_x
 
   // packed weights, see each cell; a call of few rows reads W_ih and W_hh as they are
-  bool packs;
+  bool prepacked;
   Storage storage;  // of w_input and w_state
-  bool dots;        // int8 is multiplied in whole numbers: the machine has an instruction for it
-  bool from_last;   // forward takes the panels from the last to the first
+  bool has_vnni;        // int8 is multiplied in whole numbers: the machine has an instruction for it
+  bool reverse_panels;   // forward takes the panels from the last to the first
   const T *w_input, *w_state, *w_second, *bias;
   T *x_fixed, *h_fixed;  // (B, fixed_size(I)), (B, fixed_size(P)) scratch: x(t), h(t-1) in fixed point; null unless int8
 
-  Share* share;  // of a step that several threads make, see crew.hpp; null: all of it
+  WorkShare* share;  // of a step that several threads make, see team.hpp; null: all of it
 
   bool one_hot() const { return ids.base; }
-  bool has_x_product() const { return !started && !ids.base; }  // x . W_ih is made step by step
+  bool has_x_product() const { return !input_projection && !ids.base; }  // x . W_ih is made step by step
   long first(long s) const {  // packed row of step s; of step T: how many there are
     FASTRNN_ASSERT(s >= 0 && s <= T_);
     return start ? start[s] : s * B;
@@ -151,27 +158,27 @@ template <class T> struct Sequence {
     FASTRNN_ASSERT(s > 0 || h0);
     return s == 0 ? h0 + b * P : y.at(s - 1, b);
   }
-  bool is_noisy() const { return h_mask || zoneout_h.p > 0 || zoneout_c.p > 0; }
+  bool has_dropout() const { return h_mask || zoneout_h.p > 0 || zoneout_c.p > 0; }
   // Whether threads may share its steps, those of calls and of streams alike: what is done for whole rows, outside of
-  // sweeps, is not for several (noise, norms, numbers in fixed point)
-  bool can_share() const { return !is_noisy() && !norms.gain_hh && storage != kInt8; }
+  // for_each_tile, is not for several (noise, norms, numbers in fixed point)
+  bool can_share() const { return !has_dropout() && !norms.gain_hh && storage != kInt8; }
   const T* h_in_product(long s, long b) const { return h_mask ? h_masked + b * P : h_before(s, b); }
-  long kept(long s, long b) const {
-    FASTRNN_ASSERT(s >= kept_from);
-    return packed(s, b) - first(kept_from);
+  long saved_row(long s, long b) const {
+    FASTRNN_ASSERT(s >= saved_from);
+    return packed(s, b) - first(saved_from);
   }
   T* c_at(long s, long b) const {
     FASTRNN_ASSERT(c && b >= 0 && b < active(s));
-    return c + (c_in_place ? b : kept(s, b)) * H;
+    return c + (c_in_place ? b : saved_row(s, b)) * H;
   }
   const T* c_before(long s, long b) const {
     if (is_reset(s, b)) return zeros;
-    FASTRNN_ASSERT(s != kept_from || c0);
-    return s == kept_from ? c0 + b * H : c_at(s - 1, b);
+    FASTRNN_ASSERT(s != saved_from || c0);
+    return s == saved_from ? c0 + b * H : c_at(s - 1, b);
   }
-  T* tape_at(long s, long b) const {
-    FASTRNN_ASSERT((tape || scratch || !tape_width) && b >= 0 && b < active(s));
-    return tape ? tape + kept(s, b) * tape_width : scratch + b * tape_width;
+  T* saved_at(long s, long b) const {
+    FASTRNN_ASSERT((saved || scratch || !saved_width) && b >= 0 && b < active(s));
+    return saved ? saved + saved_row(s, b) * saved_width : scratch + b * saved_width;
   }
   T* dgates_at(long s, long b) const {
     FASTRNN_ASSERT(dgates && s >= dgates_from);
@@ -193,15 +200,15 @@ template <class T> void times(long n, const T* a, const T* m, T* out) {
   for (long i = 0; i < n; ++i) out[i] = a[i] * m[i];
 }
 
-// Addresses of the rows of steps [s0, s1), in packed order; null where q has none.  `from_tape` is a column of the tape.
+// Addresses of the rows of steps [s0, s1), in packed order; null where q has none.  `from_saved` is a column of the saved activations.
 template <class T>
-void list_rows(const Sequence<T>& q, long s0, long s1, long from_tape, const T** x, const T** h_before, const T** tape,
+void list_rows(const Sequence<T>& q, long s0, long s1, long from_saved, const T** x, const T** h_before, const T** saved,
                T** dx) {
   for (long s = s0; s < s1; ++s)
     for (long b = 0; b < q.active(s); ++b) {
       if (q.x.base) *x++ = q.x.at(s, b);
       *h_before++ = q.h_before(s, b);
-      if (q.tape_width) *tape++ = q.tape_at(s, b) + from_tape;
+      if (q.saved_width) *saved++ = q.saved_at(s, b) + from_saved;
       if (q.dx.base) *dx++ = q.dx.at(s, b);
     }
 }
@@ -220,7 +227,7 @@ template <class T> struct Step {
   const Sequence<T>* q;
   void (*step)(const Sequence<T>&, long);
   long s;
-  static void make(const Step* of, Share* share) {
+  static void make(const Step* of, WorkShare* share) {
     Sequence<T> own = *of->q;
     own.share = share;
     of->step(own, of->s);
@@ -228,8 +235,8 @@ template <class T> struct Step {
 };
 
 template <class T>
-void step_together(Crew* crew, const Sequence<T>& q, void (*step)(const Sequence<T>&, long), long s) {
-  if (crew) together(crew, Step<T>::make, Step<T>{&q, step, s});
+void run_step(Team* team, const Sequence<T>& q, void (*step)(const Sequence<T>&, long), long s) {
+  if (team) run_shared(team, Step<T>::make, Step<T>{&q, step, s});
   else step(q, s);
 }
 

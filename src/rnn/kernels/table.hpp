@@ -1,25 +1,33 @@
 // The table of kernels: one for each instruction set, chosen once at import.  This is all that _core.pyx sees.
 #pragma once
 
-#include "progress.hpp"
+#include "runtime/progress.hpp"
 #include "sequence.hpp"
 
 namespace fastrnn {
 
-enum CellKind { kRnnTanh, kRnnRelu, kRnnGeneral, kGru, kGruGeneral, kGruBefore, kGruBeforeGeneral, kLstm, kLstmGeneral,
-                kRnnTanhNormed, kRnnReluNormed, kGruNormed, kLstmNormed, kCellKinds };
+// What a row of the table is called, and what its columns hold.  Names are separated by spaces; Python looks rows up by
+// name, so that their order is nobody's business
+struct CellNames {
+  const char* row;
+  const char* cell;       // whose equations it computes: rnn, gru, lstm
+  const char* states;     // the first is h
+  const char* saved;      // the first columns of the saved activations, H wide each
+  const char* gradients;  // blocks of dgates, in the order in which backward makes them: a name, and its place
+};
+constexpr int kCells = 13;
 
 // A product after the backward loop: rows [gate H, (gate + gates) H) of a weight's gradient += dgates^T . source,
 // with `gates` blocks of H columns of dgates from `column` on.  The sums of those columns go to the same rows of the
 // weight's bias.
 struct GradientBlock {
   enum Weight { kIH, kHH } weight;
-  enum Source { kX, kH, kTape } source;
+  enum Source { kX, kH, kSaved } source;
   int gate, gates, column;
-  int tape_column;  // where the source is the tape: first column, in H
+  int saved_column;  // where the source is the saved activations: first column, in H
 };
 
-// The columns of dgates that reach x, in at most two runs, and the rows of W_ih that they meet
+// The columns of dgates that reach x, in at most two runs, and the rows of W_ih that they barrier
 template <class T> struct InputColumns {
   long K[2], column[2], row[2];  // K: how many, zero for a run that there is not
   const T* panels[2];
@@ -27,28 +35,30 @@ template <class T> struct InputColumns {
 constexpr long kGradientPanel = 8192;  // scratch of weight_gradient
 
 template <class T> struct CellKernels {
+  CellNames names;
+  bool is_general, is_normed;  // takes any activations and the clip; with layer normalisation
   int gates;                   // G
-  int tape_width;              // in H, of an unprojected cell
+  int saved_width;              // in H, of an unprojected cell
   int dgates_width;            // in H
   int rows_per_tile;
   int n_blocks;
   bool has_c;                  // whether the state is (h, c)
   GradientBlock blocks[3];
   void (*pack_forward)(Sequence<T>&, Arena<T>&);
-  long (*start_width)(long H);
-  void (*start_rows)(const Sequence<T>&, long rows, const T* const* x, T* started);
+  long (*projection_width)(long H);
+  void (*project_inputs)(const Sequence<T>&, long rows, const T* const* x, T* input_projection);
   void (*pack_backward)(Sequence<T>&, Arena<T>&);
   void (*forward)(const Sequence<T>&, long s);
   void (*backward)(const Sequence<T>&, long s);  // s = -1: gradients of the initial state
 };
 
 template <class T> struct Kernels {
-  CellKernels<T> cells[kCellKinds];
-  const CellKernels<T>* cell(int kind) const { return &cells[kind]; }
-  void (*weight_gradient)(const Share* share, long rows, long N, long K, const T* d, long ld, const T* const* source,
+  CellKernels<T> cells[kCells];
+  const CellKernels<T>* cell(int row) const { return &cells[row]; }
+  void (*weight_gradient)(const WorkShare* share, long rows, long N, long K, const T* d, long ld, const T* const* source,
                           T* panel, T* dw);
   long (*pack_input_gradient)(InputColumns<T>& c, long I, const T* w_ih, T* panels);
-  void (*input_gradient)(Share* share, long rows, long I, const InputColumns<T>& c, const T* dgates, long ld,
+  void (*input_gradient)(WorkShare* share, long rows, long I, const InputColumns<T>& c, const T* dgates, long ld,
                          const T* zeros, T* const* dx);
   double (*softmax_cross_entropy)(long rows, long K, const T* logits, const int64_t* targets, T scale, T* dlogits);
   void (*sgd)(long n, T scale, T l2, T lr, T momentum, T damping, bool nesterov, const T* grad, T* buffer, T* param);
@@ -65,7 +75,7 @@ template <class T> struct Kernels {
   void (*sigmoid)(long n, const T* x, T* y);
 };
 
-// What is made of a chunk of steps [s0, s1) at once, as an order to a crew; `memory` is for who makes it
+// What is made of a chunk of steps [s0, s1) at once, as an order to a team; `memory` is for who makes it
 template <class T> struct Chunk {
   const Sequence<T>* q;
   const CellKernels<T>* cell;
@@ -75,7 +85,7 @@ template <class T> struct Chunk {
 
 struct KernelTable {
   const char* name;
-  bool dots;  // Sequence::dots of its streams
+  bool has_vnni;  // Sequence::has_vnni of its streams
   Kernels<float> f32;
   Kernels<double> f64;
   const Kernels<float>& of(float) const { return f32; }

@@ -16,6 +16,7 @@ the input of all steps, one a step for the state, one after the loop for each we
 from .activations import FORMULAS as FORMULAS
 from .activations import Activation as Activation
 from .activations import sigmoid as sigmoid
+from .dropout import DropoutMasks as DropoutMasks
 from .gru import gru_backward as gru_backward
 from .gru import gru_forward as gru_forward
 from .lstm import lstm_backward as lstm_backward

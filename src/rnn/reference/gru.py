@@ -12,7 +12,7 @@ bias_hh (3H,) are those of r, z, n in turn.
 With layer normalisation (see layer_norm.py), the three products W_i. x are normalised together, and the three W_h. h,
 before their biases are added; reset_after must then be True.
 
-In training there may be noise (see `fastrnn.noise`): masks onto the W_h. and onto the h that they multiply, not the h
+In training there may be dropout (`DropoutMasks`): masks onto the W_h. and onto the h that they multiply, not the h
 that z does; and zoneout, h(t) = k(t) h(t-1) + (1 - k(t)) ((1 - z) * n + z * h).
 """
 
@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..noise import NO_NOISE, Noise
 from .activations import Activation, Spec
+from .dropout import NO_MASKS, DropoutMasks, masked
 from .layer_norm import LayerNorm
 from .steps import (
     Steps,
@@ -31,7 +31,6 @@ from .steps import (
     clipped,
     input_gradients,
     input_product,
-    masked,
     plus,
     unzoned,
     weight_gradient,
@@ -55,7 +54,7 @@ class GRUTape(NamedTuple):
     weight_ih: np.ndarray
     weight_hh: np.ndarray  # masked
     has_bias: bool
-    noise: Noise
+    noise: DropoutMasks
     norm_ih: LayerNorm
     norm_hh: LayerNorm
 
@@ -75,7 +74,7 @@ def gru_forward(
     clip: float | None = None,
     reset: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
-    noise: Noise = NO_NOISE,
+    noise: DropoutMasks = NO_MASKS,
 ) -> tuple[np.ndarray, np.ndarray, GRUTape]:
     """One layer and one direction: x (T, B, I), h0 (B, H) -> y (T, B, H), h_n (B, H), tape.
 
@@ -113,7 +112,7 @@ def gru_forward(
             m[t] = r * seen
             a[t, :, 2 * H :] += m[t] @ W_n.T + b_n
         n[...] = g(a[t, :, 2 * H :])
-        h_after[t] = zoned(noise.keeps_h, t, (1 - z) * n + z * h, h)
+        h_after[t] = zoned(noise.zoneout_h, t, (1 - z) * n + z * h, h)
         h = steps.advance(t, h_after[t], h)
     weights = (weight_ih, weight_hh, bias_ih is not None, noise, norm_ih, norm_hh)
     tape = GRUTape(x, h_before, h_seen, a, gates, m, f, g, reset_after, steps, *weights)
@@ -144,7 +143,7 @@ def gru_backward(
     for t in reversed(range(len(da))):
         h, seen, m = tape.h_before[t], tape.h_seen[t], tape.m[t]
         (a_r, a_z, a_n), (r, z, n), (da_r, da_z, da_n) = by_gate(tape.a[t]), by_gate(tape.gates[t]), by_gate(da[t])
-        dh_t, dh_kept = unzoned(noise.keeps_h, t, steps.only_running(t, dh + dy[t]))
+        dh_t, dh_zoneout = unzoned(noise.zoneout_h, t, steps.only_running(t, dh + dy[t]))
         da_n[...] = clipped(dh_t * (1 - z) * tape.g.slope(a_n, n), grad_clip)
         da_z[...] = clipped(dh_t * (h - n) * tape.f.slope(a_z, z), grad_clip)
         if reset_after:
@@ -155,7 +154,7 @@ def gru_backward(
             dm = da_n @ W_n
             da_r[...] = clipped(dm * seen * tape.f.slope(a_r, r), grad_clip)
             dh_seen = da[t, :, : 2 * H] @ W_rz + dm * r
-        dh_before = dh_t * z + masked(dh_seen, noise.h) + dh_kept
+        dh_before = dh_t * z + masked(dh_seen, noise.h) + dh_zoneout
         dh = steps.restart(t, steps.advance(t, dh_before, dh))
 
     # The sums over the steps.  W_hn meets h before the reset gate in one form, m = r * h after it in the other.

@@ -15,7 +15,7 @@ projection (Sak et al. 2014) is weight_hr (P, H).  The rows of weight_ih (4H, I)
 With layer normalisation (see layer_norm.py), the four products W_i. x are normalised together, and the four W_h. h,
 before their biases are added; and c(t) is where h(t) sees it, not where c(t+1) and p_o do.
 
-In training there may be noise (see `fastrnn.noise`): masks onto the W_h. and onto the h that they multiply; and
+In training there may be dropout (`DropoutMasks`): masks onto the W_h. and onto the h that they multiply; and
 zoneout, by which a unit of c or of h may stay as it was.  h(t) and p_o see the new c(t) even where it is not kept.
 """
 
@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..noise import NO_NOISE, Noise
 from .activations import Activation, Spec
+from .dropout import NO_MASKS, DropoutMasks, masked
 from .layer_norm import LayerNorm
 from .steps import (
     Steps,
@@ -34,7 +34,6 @@ from .steps import (
     clipped,
     input_gradients,
     input_product,
-    masked,
     plus,
     unzoned,
     weight_gradient,
@@ -61,7 +60,7 @@ class LSTMTape(NamedTuple):
     weight_peephole: np.ndarray | None
     weight_hr: np.ndarray | None
     has_bias: bool
-    noise: Noise
+    noise: DropoutMasks
     norm_ih: LayerNorm
     norm_hh: LayerNorm
     norm_c: LayerNorm
@@ -87,7 +86,7 @@ def lstm_forward(
     clip: float | None = None,
     reset: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
-    noise: Noise = NO_NOISE,
+    noise: DropoutMasks = NO_MASKS,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, LSTMTape]:
     """One layer and one direction: x (T, B, I), h0 (B, P), c0 (B, H) -> y (T, B, P), h_n (B, P), c_n (B, H), tape.
 
@@ -129,9 +128,9 @@ def lstm_forward(
         c_seen[t] = norm_c(c_after[t], t)
         q[t] = squash_out(plus(c_seen[t], bias_c))
         h_new = o * q[t] if weight_hr is None else (o * q[t]) @ weight_hr.T
-        h_after[t] = zoned(noise.keeps_h, t, h_new, h)
+        h_after[t] = zoned(noise.zoneout_h, t, h_new, h)
         h = steps.advance(t, h_after[t], h)
-        c = steps.advance(t, zoned(noise.keeps_c, t, c_after[t], c), c)
+        c = steps.advance(t, zoned(noise.zoneout_c, t, c_after[t], c), c)
     squashes = (gate, squash_in, squash_out)
     weights = (weight_ih, weight_hh, weight_peephole, weight_hr, bias_ih is not None, noise)
     norms = (norm_ih, norm_hh, norm_c)
@@ -165,8 +164,8 @@ def lstm_backward(
         c, c_seen, q = tape.c_before[t], tape.c_seen[t], tape.q[t]
         (a_i, a_f, a_g, a_o), (i, f, g, o) = by_gate(tape.a[t]), by_gate(tape.gates[t])
         da_i, da_f, da_g, da_o = by_gate(da[t])
-        dh_after[t], dh_kept = unzoned(noise.keeps_h, t, steps.only_running(t, dh + dy[t]))
-        dc_t, dc_kept = unzoned(noise.keeps_c, t, steps.only_running(t, dc))
+        dh_after[t], dh_zoneout = unzoned(noise.zoneout_h, t, steps.only_running(t, dh + dy[t]))
+        dc_t, dc_zoneout = unzoned(noise.zoneout_c, t, steps.only_running(t, dc))
         dm = dh_after[t] if weight_hr is None else dh_after[t] @ weight_hr
         da_o[...] = clipped(dm * q * gate.slope(a_o, o), grad_clip)
         dc_seen[t] = dm * o * squash_out.slope(c_seen, q)
@@ -178,10 +177,10 @@ def lstm_backward(
         da_f[...] = 0 if coupled else clipped(dc_t * c * gate.slope(a_f, f), grad_clip)
         da_g[...] = clipped(dc_t * i * squash_in.slope(a_g, g), grad_clip)
 
-        dc_before = dc_t * f + dc_kept
+        dc_before = dc_t * f + dc_zoneout
         if weight_peephole is not None:
             dc_before += weight_peephole[0] * da_i + weight_peephole[1] * da_f
-        dh_before = masked(norm_hh.backward(da[t], t) @ tape.weight_hh, noise.h) + dh_kept
+        dh_before = masked(norm_hh.backward(da[t], t) @ tape.weight_hh, noise.h) + dh_zoneout
         dh = steps.restart(t, steps.advance(t, dh_before, dh))
         dc = steps.restart(t, steps.advance(t, dc_before, dc))
 

@@ -3,7 +3,7 @@
     a(t) = b + W h(t-1) + U x(t)            (B, H)
     h(t) = f(a(t))                          f = tanh or relu, or any other activation
 
-In training there may be noise (see `fastrnn.noise`): masks onto W and onto h(t-1) in the product W h(t-1), and zoneout,
+In training there may be dropout (`DropoutMasks`): masks onto W and onto h(t-1) in the product W h(t-1), and zoneout,
 h(t) = k(t) h(t-1) + (1 - k(t)) f(a(t)).
 
 With layer normalisation (see layer_norm.py), W h(t-1) and U x(t) are normalised before they are added up.
@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..noise import NO_NOISE, Noise
 from .activations import Activation, Spec
+from .dropout import NO_MASKS, DropoutMasks, masked
 from .layer_norm import LayerNorm
 from .steps import (
     Steps,
@@ -27,7 +27,6 @@ from .steps import (
     clipped,
     input_gradients,
     input_product,
-    masked,
     plus,
     unzoned,
     weight_gradient,
@@ -47,7 +46,7 @@ class RNNTape(NamedTuple):
     weight_ih: np.ndarray
     weight_hh: np.ndarray  # masked
     has_bias: bool
-    noise: Noise
+    noise: DropoutMasks
     norm_ih: LayerNorm
     norm_hh: LayerNorm
 
@@ -66,7 +65,7 @@ def rnn_forward(
     clip: float | None = None,
     reset: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
-    noise: Noise = NO_NOISE,
+    noise: DropoutMasks = NO_MASKS,
 ) -> tuple[np.ndarray, np.ndarray, RNNTape]:
     """One layer and one direction: x (T, B, I), h0 (B, H) -> y (T, B, H), h_n (B, H), tape.
 
@@ -87,7 +86,7 @@ def rnn_forward(
         h_before[t] = masked(h, noise.h)
         a[t] += norm_hh(h_before[t] @ weight_hh.T, t)
         f_of_a[t] = f(a[t])
-        h_after[t] = zoned(noise.keeps_h, t, f_of_a[t], h)
+        h_after[t] = zoned(noise.zoneout_h, t, f_of_a[t], h)
         h = steps.advance(t, h_after[t], h)
     weights = (weight_ih, weight_hh, bias_ih is not None, noise, norm_ih, norm_hh)
     tape = RNNTape(x, h_before, a, f_of_a, f, steps, *weights)
@@ -112,9 +111,9 @@ def rnn_backward(
     da = np.empty_like(tape.a)
     dh = dh_n
     for t in reversed(range(len(da))):
-        dh_t, dh_kept = unzoned(noise.keeps_h, t, steps.only_running(t, dh + dy[t]))
+        dh_t, dh_zoneout = unzoned(noise.zoneout_h, t, steps.only_running(t, dh + dy[t]))
         da[t] = clipped(dh_t * tape.f.slope(tape.a[t], tape.h[t]), grad_clip)
-        dh_before = masked(norm_hh.backward(da[t], t) @ tape.weight_hh, noise.h) + dh_kept
+        dh_before = masked(norm_hh.backward(da[t], t) @ tape.weight_hh, noise.h) + dh_zoneout
         dh = steps.restart(t, steps.advance(t, dh_before, dh))
 
     dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, tape.norm_ih.backward(da))

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..module import checked_array
-from ..noise import Noise, masked
+from ..util.checks import checked_array
+from .dropout import DropoutMasks, masked
 from .gru import gru_backward, gru_forward
 from .lstm import lstm_backward, lstm_forward
 from .rnn import rnn_backward, rnn_forward
@@ -55,7 +55,7 @@ def forward(
     lengths: np.ndarray | None = None,
     reset: np.ndarray | None = None,
     dropout_masks: list[np.ndarray] | None = None,
-    noise: list[list[Noise]] | None = None,
+    noise: list[list[DropoutMasks]] | None = None,
 ) -> tuple[np.ndarray, State, StackTape]:
     """What `layer.forward` computes, in plain NumPy.
 
@@ -151,17 +151,17 @@ def backward(
     return None if dx is None else _user_layout(layer, dx, tape.unbatched), _user_state(initial, tape.unbatched), grads
 
 
-def _expectation(layer: Any, T: int, B: int) -> Noise:
+def _expectation(layer: Any, T: int, B: int) -> DropoutMasks:
     """Zoneout in inference: the mean of the old and the new value."""
     probabilities = (layer.zoneout, getattr(layer, "zoneout_cell", 0))
     h, c = (np.full((T, B, 1), p, layer.dtype) if p else None for p in probabilities)
-    return Noise(keeps_h=h, keeps_c=c)
+    return DropoutMasks(zoneout_h=h, zoneout_c=c)
 
 
-def _turned(noise: Noise, turned: Callable[[np.ndarray], np.ndarray]) -> Noise:
+def _turned(noise: DropoutMasks, turned: Callable[[np.ndarray], np.ndarray]) -> DropoutMasks:
     """The noise in the order in which a direction takes the steps."""
-    h, c = (None if keeps is None else turned(keeps) for keeps in (noise.keeps_h, noise.keeps_c))
-    return noise._replace(keeps_h=h, keeps_c=c)
+    h, c = (None if keeps is None else turned(keeps) for keeps in (noise.zoneout_h, noise.zoneout_c))
+    return noise._replace(zoneout_h=h, zoneout_c=c)
 
 
 def merged(outputs: list[np.ndarray], merge: str) -> np.ndarray:

@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..noise import masked as masked
-
 
 class Steps(NamedTuple):
     """Which rows of the batch are still running at each step, and which start afresh there.

@@ -1,0 +1,169 @@
+# The forward pass of one layer and direction: the loop over steps. Included by _core.pyx.
+
+# ---------------------------------------------------------------- one-hot inputs: a table of some columns of W_ih
+# Eight rows of W_ih at a time: of the other side, they are a cache line or half of one
+
+cdef void gather_columns(
+        int64_t width, int64_t I, const real* w, int64_t n, const int64_t* columns, real* table) noexcept nogil:
+    """table (n, width) := those columns of w (width, I), a row each"""
+    cdef int64_t i, j, first
+    for first in range(0, width, 8):
+        for i in range(n):
+            for j in range(first, min(first + 8, width)):
+                table[i * width + j] = w[j * I + columns[i]]
+
+
+def add_to_columns(const real[:, :] table, const int64_t[::1] columns, real[:, ::1] dw):
+    """Those columns of dw (width, I) += the rows of table (n, width), whose rows are contiguous; the other way."""
+    cdef int64_t n = table.shape[0], width = table.shape[1], I = dw.shape[1], ld, i, j, first
+    cdef const real* rows
+    cdef real* to
+    cdef Section section
+    if n and width:
+        rows, ld, to = &table[0, 0], table.strides[0] // <int64_t>sizeof(real), &dw[0, 0]
+        with nogil:
+            section.begin()
+            for first in range(0, width, 8):
+                for i in range(n):
+                    for j in range(first, min(first + 8, width)):
+                        to[j * I + columns[i]] += rows[i * ld + j]
+
+
+# ---------------------------------------------------------------- forward
+
+cdef struct ForwardMemory:
+    # of one forward pass
+    void *block
+    int64_t projected_rows   # rows of accumulators that are made in advance; 0: none
+    void *input_projection   # they, see kernels/sequence.hpp
+    void *x                  # addresses of their x
+
+
+cdef int64_t projected_rows(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
+    """Of a batch with too few rows to fill a tile, the input products of many steps at once make better use of W_ih:
+    of the steps of a block of a chunk."""
+    if q.ids.base != NULL or q.first(q.steps) <= UNPACKED_ROWS or q.B >= cell.rows_per_tile:
+        return 0
+    return min(chunk_room(q), 2 * PROJECTED_ROWS)
+
+
+cdef int64_t block_end(const Sequence[real]* q, long s, long chunk) noexcept nogil:
+    """The end of the block that begins with step s, in a chunk that ends before step `chunk`: about PROJECTED_ROWS rows; what is
+    left in the end, less than twice as many."""
+    return chunk if q.first(chunk) - q.first(s) < 2 * PROJECTED_ROWS else s + PROJECTED_ROWS // q.active(s)
+
+
+cdef void lay_out_forward(
+        Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t n_columns,
+        ForwardMemory* m) noexcept nogil:
+    cdef real* zeros = arena.take(max(q.H, q.P))
+    q.table = arena.take(n_columns * cell.gates * q.H) if q.ids.base != NULL and n_columns else NULL
+    q.input_projection = NULL
+    if m.projected_rows:
+        m.input_projection = arena.take(m.projected_rows * cell.projection_width(q.H))
+        m.x = arena.take(m.projected_rows * (<int64_t>sizeof(void*) // <int64_t>sizeof(real)))
+        q.input_projection = <real*>m.input_projection
+    if q.saved == NULL:
+        q.scratch = arena.take(q.B * q.saved_width)
+    if q.h_mask != NULL:
+        q.h_masked = arena.take(q.B * q.P)
+    if q.zoneout_c.p > 0:
+        q.c_saved = arena.take(q.B * q.H)
+    if arena.block != NULL:
+        memset(zeros, 0, max(q.H, q.P) * sizeof(real))
+        q.zeros = zeros
+    cell.pack_forward(q[0], arena[0])
+
+
+cdef int begin_forward(
+        Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
+        ForwardMemory* m) noexcept nogil:
+    """Pack the weights, make the table of one-hot inputs; -1 if there is no memory."""
+    cdef Arena[real] arena
+    arena.block = NULL
+    arena.used = 0
+    q.prepacked = q.first(q.steps) > UNPACKED_ROWS
+    m.projected_rows = projected_rows(q, cell)
+    lay_out_forward(q, cell, &arena, n_columns, m)
+    if allocate(&arena):
+        return -1
+    lay_out_forward(q, cell, &arena, n_columns, m)
+    m.block = arena.block
+    if q.table != NULL:
+        gather_columns(cell.gates * q.H, q.I, q.weights.ih, n_columns, columns, <real*>q.table)
+    return 0
+
+
+cdef int64_t step_work(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
+    """Multiply-adds of a step's products, those that are made in advance not among them."""
+    cdef int64_t inputs = 0 if q.ids.base != NULL or projected_rows(q, cell) else q.I
+    cdef int64_t weights = cell.gates * q.H * (q.P + inputs) + (q.P * q.H if q.weights.hr != NULL else 0)
+    return q.first(q.steps) // q.steps * weights if q.steps else 0
+
+
+cdef int64_t whole_step_work(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
+    """At most about so many for a step and all that is beside its products: some for each unit, and for the step."""
+    return q.B * cell.gates * q.H * ((0 if q.ids.base != NULL else q.I) + q.P + 64) + 2000
+
+
+cdef bint run_steps(
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1, Section* section,
+        TeamState* team=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
+    """Steps [s0, s1), of which the first begins a chunk. `below`: of the layer that makes x. Whether it was left."""
+    cdef long s, chunk = s0, block = s0 if m.projected_rows else s1
+    cdef int64_t work = whole_step_work(q, cell)
+    require(0 <= s0 <= s1 <= q.steps and q.y.base != NULL)
+    require(s0 == 0 or q.first(s0 - 1) // chunk_rows(q) < q.first(s0) // chunk_rows(q) or q.active(s0) == 0)
+    for s in range(s0, s1):
+        if section.left_after(work):
+            return True
+        if s == block:
+            if s == chunk:
+                chunk = chunk_end(q, s)
+            block = block_end(q, s, chunk)
+            wait_for(below, block)
+            project_block(q, cell, m, s, block, team)
+        wait_for(below, s + 1)
+        run_step(team, q[0], cell.forward, s)
+        q.reverse_panels = not q.reverse_panels  # each step begins with the weights that the last one ended with
+        publish(own, s + 1)
+    return False
+
+
+cdef void project_block(
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1,
+        TeamState* team) noexcept nogil:
+    """Accumulators = bias + W_ih x of steps [s0, s1)"""
+    cdef Chunk[real] of
+    cdef const real** x = <const real**>m.x
+    cdef long s, b
+    for s in range(s0, s1):
+        for b in range(q.active(s)):
+            x[q.first(s) - q.first(s0) + b] = q.x.at(s, b)
+    require(q.first(s1) - q.first(s0) <= m.projected_rows)
+    q.projection_from = s0
+    of.q, of.cell, of.memory, of.s0, of.s1 = q, cell, m, s0, s1
+    run_shared(team, project_share[real], of)
+
+
+cdef void project_share(const Chunk[real]* of, WorkShare* share) noexcept nogil:
+    cdef const ForwardMemory* m = <const ForwardMemory*>of.memory
+    cdef Sequence[real] own = of.q[0]
+    own.share = share
+    of.cell.project_inputs(own, own.first(of.s1) - own.first(of.s0), <const real* const*>m.x, <real*>m.input_projection)
+
+
+cdef int run_forward(
+        Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
+        TeamState* team=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
+    """y and the saved activations; in inference, only y. Returns NO_MEMORY, before anything was written, LEFT or 0.
+
+    columns (n_columns,) of W_ih: ids are places among them; null: ids are the columns themselves."""
+    cdef ForwardMemory m
+    cdef Section section
+    section.begin()
+    if begin_forward(q, cell, n_columns, columns, &m):
+        return NO_MEMORY
+    cdef bint left = run_steps(q, cell, &m, 0, q.steps, &section, team, below, own)
+    pool_free(m.block)
+    return LEFT if left else 0

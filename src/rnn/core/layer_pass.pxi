@@ -1,0 +1,278 @@
+# One walk through one layer in one direction: the arrays of a call, and its two passes. Included by _core.pyx.
+
+cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, dict options) except *:
+    """Start a sequence: all zero but for what a layer and direction has in every call."""
+    cdef int i = 0
+    memset(q, 0, sizeof(Sequence[real]))
+    w_ih, w_hh, b_ih, b_hh, w_hr, peephole, *norms = weights
+    q.weights.ih = <const real*>address(w_ih)
+    q.weights.hh = <const real*>address(w_hh)
+    q.weights.b_ih = <const real*>address(b_ih)
+    q.weights.b_hh = <const real*>address(b_hh)
+    q.weights.hr = <const real*>address(w_hr)
+    q.weights.peephole = <const real*>address(peephole)
+    set_norms(<Norms[real]*>&q.norms, norms, False)
+    q.I, q.H, q.P = w_ih.shape[1], w_ih.shape[0] // cell.gates, w_hh.shape[1]
+    q.saved_width = cell.saved_width * q.H + (q.H if w_hr is not None else 0)
+    if q.norms.gain_hh != NULL:
+        q.saved_width += NORM_STATISTICS
+    q.dgates_width = cell.dgates_width * q.H
+    for kind, alpha, beta in options["activations"]:
+        q.activation[i].kind, q.activation[i].alpha, q.activation[i].beta = kind, alpha, beta
+        i += 1
+    q.clip, q.grad_clip = options["clip"], options["grad_clip"]
+    q.coupled = options["coupled"]
+    q.zoneout_h.p, q.zoneout_c.p = options["zoneout"]
+
+
+cdef void set_norms(Norms[real]* norms, list given, bint writable) except *:
+    gain_ih, gain_hh, gain_c, bias_c = given
+    norms.gain_ih = <real*>address(gain_ih, writable)
+    norms.gain_hh = <real*>address(gain_hh, writable)
+    norms.gain_c = <real*>address(gain_c, writable)
+    norms.bias_c = <real*>address(bias_c, writable)
+
+
+cdef list set_call(Sequence[real]* q, PackedBatch shard, bint backwards, x, y, h0, c0, reset, masks):
+    """What a call gives; all but the backward part. Returns what q then points to and nobody else holds."""
+    h_mask = None if masks.h is None else shard.take(masks.h[None], 0)
+    is_one_hot = x is not None and cnp.PyArray_NDIM(x) == 2
+    q.steps, q.B, q.start = shard.T, shard.n, <const int64_t*>data(shard.start)
+    q.h0, q.c0, q.h_mask = <const real*>data(h0), <const real*>data(c0), <const real*>data(h_mask)
+    return [
+        h_mask,
+        set_rows(<Rows[real]*>&q.x, None if is_one_hot else x, shard, backwards),
+        set_rows(<Rows[int64_t]*>&q.ids, x if is_one_hot else None, shard, backwards),
+        set_rows(<Rows[uint8_t]*>&q.reset, reset, shard, backwards),
+        set_rows(<Rows[uint8_t]*>&q.zoneout_h.keeps, masks.zoneout_h, shard, backwards),
+        set_rows(<Rows[uint8_t]*>&q.zoneout_c.keeps, masks.zoneout_c, shard, backwards),
+        set_rows(&q.y, y, shard, backwards),
+    ]
+
+
+cdef class LayerPass:
+    """One walk through one layer in one direction: `forward`, then, if made for training, `backward`.
+
+    weights: the arrays of Weights and Norms, or None.   options: activations, clip, grad_clip, coupled and zoneout.
+    x: (T, B, I); or int64 (T, B), places among shard.used_embedding_rows or, in inference only and without these, columns of W_ih.
+    y: (T, B, P), to be written. x and y may be None where the passes of core/segment_pass.pxi are given windows of them.
+    initial, final: states of all layers and directions, (h,) or (h, c), each (L*D, B, width); final[i][at] are written.
+    reset: (T, B) uint8 or None.   masks: what masks.py says.
+    Rows of x and y are contiguous and states all so; nothing is checked. Arrays are of the layer's dtype.
+
+    Inside, states are in the order of the shard: h0, c0 and c, (n, ...). `c` is the initial cell state and then the final
+    one; or, after `keep`, that of all steps (packed rows).
+    """
+
+    cdef Sequence[float] f32
+    cdef Sequence[double] f64
+    cdef int cell, at
+    cdef bint is_double
+    cdef const int64_t* columns
+    cdef int64_t n_columns
+    cdef tuple final
+    cdef object alive  # what the sequence points to
+    cdef Progress steps_done, steps_undone  # of forward and of backward
+    cdef LayerPass before, behind  # that have to go first in forward and in backward; None: nobody
+    cdef readonly PackedBatch shard
+    cdef readonly bint backwards
+    cdef readonly object y, h0, c, c0, saved
+
+    def __init__(self, int cell, bint is_double, tuple weights, dict options, PackedBatch shard, int at, bint backwards,
+                 x, y, tuple initial, tuple final, reset, masks):
+        self.cell, self.is_double, self.shard, self.at, self.backwards = cell, is_double, shard, at, backwards
+        self.final = final
+        self.columns = <const int64_t*>data(shard.used_embedding_rows)
+        self.n_columns = 0 if shard.used_embedding_rows is None else len(shard.used_embedding_rows)
+        self.y, self.h0 = y, shard.take(initial[0], at)
+        self.c0 = shard.take(initial[1], at) if len(initial) == 2 else None
+        if is_double:
+            set_cell(&self.f64, kernels.f64.cell(cell), weights, options)
+            made = set_call(&self.f64, shard, backwards, x, y, self.h0, self.c0, reset, masks)
+        else:
+            set_cell(&self.f32, kernels.f32.cell(cell), weights, options)
+            made = set_call(&self.f32, shard, backwards, x, y, self.h0, self.c0, reset, masks)
+        self.alive = weights, x, reset, masks, made
+        self.hold(None, None if self.c0 is None else self.c0.copy(), True)
+
+    cdef int hold(self, saved, c, bint c_in_place) except -1:
+        self.saved, self.c = saved, c
+        if self.is_double:
+            set_saved(&self.f64, saved, c, c_in_place)
+        else:
+            set_saved(&self.f32, saved, c, c_in_place)
+        return 0
+
+    cpdef tuple new_saved(self, int64_t rows):
+        """A saved activations of so many rows, and c of as many steps, or None."""
+        dtype = self.alive[0][0].dtype
+        width, H = (self.f64.saved_width, self.f64.H) if self.is_double else (self.f32.saved_width, self.f32.H)
+        return new_array((rows, width), dtype), None if self.c0 is None else new_array((rows, H), dtype)
+
+    def save(self):
+        """Before `forward`, for `backward`: keep the saved activations and c of all steps."""
+        saved, c = self.new_saved(self.total)
+        self.hold(saved, c, False)
+
+    @property
+    def total(self):
+        """Rows: pairs of a step and a sequence that runs then."""
+        return self.f64.first(self.f64.steps) if self.is_double else self.f32.first(self.f32.steps)
+
+    @property
+    def row_bytes(self):
+        """Of the saved activations and c."""
+        if self.is_double:
+            return (self.f64.saved_width + (0 if self.c0 is None else self.f64.H)) * <int64_t>sizeof(double)
+        return (self.f32.saved_width + (0 if self.c0 is None else self.f32.H)) * <int64_t>sizeof(float)
+
+    @property
+    def chunk_rows(self):
+        """Step s is in chunk  first(s) // chunk_rows  of those that the passes work through."""
+        return chunk_rows(&self.f64) if self.is_double else chunk_rows(&self.f32)
+
+    def follow(self, LayerPass below):
+        """Let forward take each step after that of `below`, the layer_pass that makes x, and backward the other way, so that
+        the two may run at once. `below.forward` has to be called first, and this one's `backward`."""
+        self.before, below.behind = below, self
+
+    cdef int64_t step_work(self):
+        if self.is_double:
+            return 2 * step_work(&self.f64, kernels.f64.cell(self.cell))
+        return step_work(&self.f32, kernels.f32.cell(self.cell))
+
+    @property
+    def work(self):
+        """Multiply-adds of all steps together; in float64, each counts as two."""
+        return self.step_work() * (self.f64.steps if self.is_double else self.f32.steps)
+
+    @property
+    def threads(self):
+        """How many may share its steps, for what that gains: 1 where they are small."""
+        if not (self.f64.can_share() if self.is_double else self.f32.can_share()):
+            return 1
+        return max(1, self.step_work() // SHARED_WORK)
+
+    def forward(self, Team team=None):
+        """Run all steps: y, zero in the padding, the final states, and what `keep` asked for."""
+        try:
+            if self.is_double:
+                pass_forward(&self.f64, self, state_of(team))
+            else:
+                pass_forward(&self.f32, self, state_of(team))
+        finally:
+            publish(&self.steps_done, INT64_MAX)  # nobody shall wait after a failure
+
+    def backward(self, dy, dx, tuple final, tuple initial, gradients, bint search=False, Team team=None):
+        """BPTT. dy (T, B, P), dx (T, B, I) or None: dx is written, zero in the padding. final, initial: gradients of the
+        states, as they are given to `LayerPass`; initial[i][at] are written. gradients: of ih, hh, b_ih, b_hh, hr, peephole
+        and Norms, added to; for ids, that of ih is (n, G*H), a row for each of the columns. In a search it returns
+        (step and row of the shard, bits of the blocks of dgates) where the first value that is not finite arises, or
+        None."""
+        try:
+            if self.is_double:
+                return pass_backward(&self.f64, self, dy, dx, final, initial, gradients, search, state_of(team))
+            return pass_backward(&self.f32, self, dy, dx, final, initial, gradients, search, state_of(team))
+        finally:
+            publish(&self.steps_undone, INT64_MAX)  # nobody shall wait after a failure
+
+    def rewind(self):
+        """Before each `backward`: none of its steps is done."""
+        self.steps_undone.steps = 0
+
+
+cdef void set_saved(Sequence[real]* q, saved, c, bint c_in_place) except *:
+    q.saved = <real*>address(saved)
+    q.c = <real*>address(c)
+    q.c_in_place = c_in_place
+
+
+cdef void clear_padding(const Rows[real]* rows, PackedBatch shard, bint backwards, int64_t width) noexcept nogil:
+    """Rows of an array (T, B, width) beyond the true ends of the sequences := 0"""
+    cdef int64_t i, s, t
+    for i in range(shard.n):
+        for t in range(shard.length[i], shard.T):
+            s = shard.length[i] - 1 - t if backwards else t
+            memset(rows.at(s, i), 0, width * sizeof(real))
+
+
+cdef void put_final(const Sequence[real]* q, PackedBatch shard, real* h, real* c) noexcept nogil:
+    """The states h (B, P) and c (B, H), or null, := those at the true end of each sequence"""
+    cdef int64_t i, s
+    for i in range(shard.n):
+        s = shard.length[i] - 1
+        memcpy(h + shard.member[i] * q.P, q.h0 + i * q.P if s < 0 else q.y.at(s, i), q.P * sizeof(real))
+        if c != NULL:
+            memcpy(c + shard.member[i] * q.H, q.c0 + i * q.H if s < 0 else q.c_at(s, i), q.H * sizeof(real))
+
+
+cdef void end_forward(const Sequence[real]* q, LayerPass of) except *:
+    """When all steps are done: zeros in the padding of y, and the final states."""
+    cdef PackedBatch shard = of.shard
+    cdef real* h = <real*>state_data(of.final[0], of.at)
+    cdef real* c = <real*>(state_data(of.final[1], of.at) if len(of.final) == 2 else NULL)
+    with nogil:
+        clear_padding(&q.y, shard, of.backwards, q.P)
+        put_final(q, shard, h, c)
+
+
+cdef int pass_forward(Sequence[real]* q, LayerPass of, TeamState* workers) except -1:
+    cdef const Progress* below = <const Progress*>NULL if of.before is None else &of.before.steps_done
+    cdef real which = 0
+    cdef int failed = 0
+    if q.first(q.steps):
+        with nogil:
+            failed = run_forward(
+                q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, workers, below, &of.steps_done)
+    finished(failed, "the packed weights")
+    end_forward(q, of)
+    return 0
+
+
+cdef void set_gradients(Sequence[real]* q, Gradients[real]* g, list states, gradients) except *:
+    """states: of the end of each sequence, in the order of the walk; overwritten by those of the beginning."""
+    q.dh = <real*>data(states[0])
+    q.dc = <real*>(data(states[1]) if len(states) == 2 else NULL)
+    d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole, *d_norms = gradients
+    g.ih = <real*>address(d_ih, True)
+    g.hh = <real*>address(d_hh, True)
+    g.b_ih = <real*>address(d_b_ih, d_b_ih is not None)
+    g.b_hh = <real*>address(d_b_hh, d_b_hh is not None)
+    g.hr = <real*>address(d_hr, d_hr is not None)
+    q.dpeephole = <real*>address(d_peephole, d_peephole is not None)
+    set_norms(&q.dnorms, d_norms, True)
+
+
+cdef void end_gradients(const Sequence[real]* q, LayerPass of, list states, tuple initial, bint has_dx) except *:
+    """When all steps are done: zeros in the padding of dx, if that is the caller's, and the states put in their place."""
+    cdef PackedBatch shard = of.shard
+    if has_dx:
+        with nogil:
+            clear_padding(&q.dx, shard, of.backwards, q.I)
+    for state, to in zip(states, initial):
+        shard.put(state, to, of.at)
+
+
+cdef object pass_backward(
+        const Sequence[real]* layer_pass, LayerPass of, dy, dx, tuple final, tuple initial, gradients, bint search,
+        TeamState* workers):
+    cdef Sequence[real] q = layer_pass[0]  # saved activations may be walked more than once
+    cdef Gradients[real] g
+    cdef NonFinite found
+    cdef int failed = 0
+    cdef const Progress* above = <const Progress*>NULL if of.behind is None else &of.behind.steps_undone
+    cdef Progress* own = &of.steps_undone
+    cdef PackedBatch shard = of.shard
+    cdef real which = 0
+    found.step, found.blocks = -1, 0
+    dy_offsets = set_rows(<Rows[real]*>&q.dy, dy, shard, of.backwards)
+    dx_offsets = set_rows(&q.dx, dx, shard, of.backwards)
+    states = [shard.take(state, of.at) for state in final]
+    set_gradients(&q, &g, states, gradients)
+    if q.first(q.steps):
+        with nogil:
+            failed = run_backward(&q, kernels.of(which).cell(of.cell), &kernels.of(which), &g,
+                                  &found if search else NULL, workers, above, own)
+    finished(failed, "the gradients of a chunk of steps")
+    end_gradients(&q, of, states, initial, dx is not None)
+    return None if found.step < 0 else (found.step, found.row, found.blocks)

@@ -1,0 +1,210 @@
+# Memory of large arrays and of scratch: what one pass lets go, the next one takes. Included by _core.pyx.
+#
+# New memory is dear: the system clears each page of 4 KiB when it is first written to, which takes 1 to 2 µs. malloc gives
+# blocks back to it or does not, depending on what a process did before. So blocks that are let go are kept here, for a
+# request that they fit; an array's are let go with the last view of it. What is kept
+#   - is at most MOST_POOLED bytes in POOLED_BLOCKS blocks: the one let go first is the first to be given back;
+#   - raises the peak of memory by an eighth at most: when a block has to be made, so many are given back that those in use
+#     and those kept are together no more than 9/8 of what was in use at once, now or ever before. (Not all of what a pass
+#     uses is in use at once: the scratch of its forward is let go before that of its backward is taken.)
+# The lock is held for no call of Python, so that it does not matter when the garbage collector lets an array go.
+
+cdef enum:
+    LEAST_POOLED = 64 << 10  # smaller blocks are malloc's
+    MOST_POOLED = 256 << 20
+    POOLED_BLOCKS = 256
+    LINE = 64  # before the memory lies a cache line with the size of the block
+    HUGE_PAGE = 2 << 20
+    NUMPY_DOMAIN = 389047  # of tracemalloc: np.lib.tracemalloc_domain
+
+cdef extern from * nogil:
+    """
+    #include <pthread.h>
+    #include <sys/mman.h>
+
+    static pthread_mutex_t pool_lock_ = PTHREAD_MUTEX_INITIALIZER;
+    static void lock_pool(void) { pthread_mutex_lock(&pool_lock_); }
+    static void unlock_pool(void) { pthread_mutex_unlock(&pool_lock_); }
+
+    /* A child that is forked while another thread holds the lock would wait for it for ever. */
+    static void lock_pool_for_fork(void) { pthread_atfork(lock_pool, unlock_pool, unlock_pool); }
+
+    /* Before Python 3.12 its header does not tell C++ that these are C. */
+    namespace tracemalloc {
+    extern "C" int PyTraceMalloc_Track(unsigned int domain, uintptr_t start, size_t size);
+    extern "C" int PyTraceMalloc_Untrack(unsigned int domain, uintptr_t start);
+    }
+
+    static void advise_huge_pages(void* start, size_t size) {
+    #ifdef MADV_HUGEPAGE
+      madvise(start, size, MADV_HUGEPAGE);
+    #endif
+    }
+    """
+    void lock_pool()
+    void unlock_pool()
+    void lock_pool_for_fork()
+    void advise_huge_pages(void* start, size_t size)
+    int track "tracemalloc::PyTraceMalloc_Track"(unsigned int domain, size_t start, size_t size)
+    int untrack "tracemalloc::PyTraceMalloc_Untrack"(unsigned int domain, size_t start)
+
+
+cdef struct Kept:
+    char* blocks[POOLED_BLOCKS]  # the one let go first is the first
+    int count
+    int64_t bytes  # of all these
+    int64_t used   # of the blocks of this size that are in use
+    int64_t most   # that ever were in use at once
+
+cdef Kept kept
+memset(&kept, 0, sizeof(kept))
+lock_pool_for_fork()
+
+
+cdef inline int64_t* size_of(char* block) noexcept nogil:
+    """Of the whole block, the line before the memory included."""
+    return <int64_t*>block
+
+
+cdef char* taken_from_pool(int i) noexcept nogil:
+    """The i-th block, taken out of the list"""
+    require(0 <= i < kept.count <= POOLED_BLOCKS)
+    cdef char* block = kept.blocks[i]
+    kept.count -= 1
+    kept.bytes -= size_of(block)[0]
+    memmove(&kept.blocks[i], &kept.blocks[i + 1], (kept.count - i) * sizeof(char*))
+    return block
+
+
+cdef void give_back(int64_t bytes, int count) noexcept nogil:
+    """Until no more than so many are kept"""
+    while kept.count and (kept.bytes > bytes or kept.count > count):
+        free(taken_from_pool(0))
+
+
+cdef char* fitting(int64_t size) noexcept nogil:
+    """The smallest block that was kept and has this size, or up to a quarter more; NULL if there is none."""
+    cdef int i, best = -1
+    cdef int64_t each, least = size + size // 4 + 1
+    for i in range(kept.count - 1, -1, -1):
+        each = size_of(kept.blocks[i])[0]
+        if size <= each < least:
+            best, least = i, each
+    return taken_from_pool(best) if best >= 0 else NULL
+
+
+cdef char* new_block(int64_t size, int64_t room) noexcept nogil:
+    """Of `room` bytes, of which `size` are needed now; NULL if there is no memory."""
+    cdef void* block
+    cdef bint is_huge = size >= 2 * HUGE_PAGE
+    if posix_memalign(&block, HUGE_PAGE if is_huge else LINE, room):
+        return NULL
+    if is_huge:
+        advise_huge_pages(block, size // HUGE_PAGE * HUGE_PAGE)
+    size_of(<char*>block)[0] = room
+    return <char*>block
+
+
+cdef char* pooled_or_new_block(int64_t size) noexcept nogil:
+    """With the lock held"""
+    cdef int64_t room, used, step = HUGE_PAGE >> 8
+    cdef char* block = fitting(size)
+    if block == NULL:
+        while size >= 16 * step:
+            step *= 2
+        room = (size + step - 1) // step * step  # an eighth more at most, for batches of changing length
+        used = kept.used + room
+        give_back(max(kept.most, used) * 9 // 8 - used, POOLED_BLOCKS)
+        block = new_block(size, room)
+    if block == NULL:
+        give_back(0, 0)
+        block = new_block(size, size)
+    if block != NULL:
+        kept.used += size_of(block)[0]
+        kept.most = max(kept.most, kept.used)
+    return block
+
+
+cdef void* pool_alloc(int64_t bytes) noexcept nogil:
+    """Memory for so many bytes that starts on a cache line, to be let go; NULL if there is none."""
+    cdef int64_t size = bytes + LINE
+    cdef char* block
+    if size < LEAST_POOLED:
+        block = new_block(size, size)
+    else:
+        lock_pool()
+        block = pooled_or_new_block(size)
+        unlock_pool()
+    return NULL if block == NULL else block + LINE
+
+
+cdef void pool_free(void* memory) noexcept nogil:
+    """What `pool_alloc` gave; NULL is nothing."""
+    if memory == NULL:
+        return
+    cdef char* block = <char*>memory - LINE
+    cdef int64_t size = size_of(block)[0]
+    if size < LEAST_POOLED:
+        free(block)
+        return
+    lock_pool()
+    require(0 < size <= kept.used)
+    kept.used -= size
+    if size > MOST_POOLED:
+        free(block)
+    else:
+        give_back(MOST_POOLED - size, POOLED_BLOCKS - 1)
+        kept.blocks[kept.count] = block
+        kept.count += 1
+        kept.bytes += size
+    unlock_pool()
+
+
+def memory_kept():
+    """(bytes kept, bytes in use, the most that ever were in use at once), of blocks of 64 KiB or more"""
+    return kept.bytes, kept.used, kept.most
+
+
+cdef class Memory:
+    """What the elements of one array lie in, let go when nothing refers to the array any more. tracemalloc sees what is in
+    use, not what is kept."""
+
+    cdef void* start
+    cdef Py_ssize_t size
+
+    def __cinit__(self, Py_ssize_t size):
+        self.size, self.start = size, pool_alloc(size)
+        if self.start == NULL:
+            raise MemoryError(f"no memory for an array of {size} bytes")
+        track(NUMPY_DOMAIN, <size_t>self.start, size)
+
+    def __dealloc__(self):
+        if self.start != NULL:
+            untrack(NUMPY_DOMAIN, <size_t>self.start)
+            pool_free(self.start)
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.start, self.size, 0, flags)
+
+
+def new_array(tuple shape, dtype, bint zero=False):
+    """np.empty or np.zeros whose elements start on a cache line, so that no vector of them lies across two. Large ones are
+    in memory that is used again."""
+    cdef cnp.npy_intp size = np.dtype(dtype).itemsize
+    for n in shape:
+        size *= n
+    if size >= LEAST_POOLED:
+        memory = Memory(size)
+        if zero:
+            memset((<Memory>memory).start, 0, size)
+        return np.ndarray(shape, dtype, memory)
+    size += LINE
+    raw = cnp.PyArray_ZEROS(1, &size, cnp.NPY_UINT8, 0) if zero else cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
+    return np.ndarray(shape, dtype, raw, -<size_t>cnp.PyArray_DATA(raw) % LINE)
+
+
+cdef int allocate(Arena[real]* arena) noexcept nogil:
+    """Turn an arena that has counted into one that hands out memory, to be let go; -1 if there is none."""
+    arena.block = <real*>pool_alloc((arena.used + 16) * sizeof(real))
+    arena.used = 0
+    return -1 if arena.block == NULL else 0

@@ -1,0 +1,179 @@
+# Which sequences of a batch a thread shards, and where their rows lie. Included by _core.pyx.
+
+cdef cnp.ndarray new_indices(int64_t n):
+    return cnp.PyArray_EMPTY(1, <cnp.npy_intp*>&n, cnp.NPY_INT64, 0)
+
+
+cdef inline void* data(array) noexcept:
+    """Where the elements of an array start; None is null."""
+    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+cdef inline void* state_data(cnp.ndarray state, int64_t at) noexcept:
+    """Where state[at] starts, of (L*D, B, N) and contiguous."""
+    return <char*>data(state) + at * cnp.PyArray_DIM(state, 1) * cnp.PyArray_DIM(state, 2) * cnp.PyArray_ITEMSIZE(state)
+
+
+cdef class PackedBatch:
+    """Some sequences of a batch by falling length: what one thread shards, step by step.
+
+    sorted_indices (n,): their batch rows; lengths (n,), falling; used_embedding_rows: columns of W_ih, if one-hot
+    x holds places among these; None: columns themselves. All int64. A packed row is a pair of a step and a sequence that runs then, in this order.
+    """
+
+    cdef readonly int64_t T, n
+    cdef readonly object sorted_indices, lengths
+    cdef object start  # (T+1,), see kernels/sequence.hpp; None: all n run at every step
+    cdef public object used_embedding_rows
+    cdef const int64_t *member  # sorted_indices and lengths once more
+    cdef const int64_t *length
+
+    @property
+    def is_ragged(self):
+        """Whether any of them ends before step T."""
+        return self.start is not None
+
+    def first_row(self, step):
+        """The packed row that a step, or each of some, begins with; of step T: how many there are."""
+        return step * self.n if self.start is None else self.start[step]
+
+    def step_of(self, row):
+        """The step that each of some packed rows is of."""
+        return row // max(1, self.n) if self.start is None else np.searchsorted(self.start, row, side="right") - 1
+
+    def places(self, int64_t s0, int64_t s1, bint backwards):
+        """(time (M, 1) or (M, n), batch row (n,)) of steps [s0, s1) of each sequence, whether it runs then or not."""
+        steps = np.arange(s0, s1)[:, None]
+        return self.lengths - 1 - steps if backwards else steps, self.sorted_indices
+
+    def packed(self, window, int64_t s0, int64_t s1):
+        """Those rows of a window (M, n, N) of steps [s0, s1) that run then."""
+        return window[: s1 - s0][self.lengths > np.arange(s0, s1)[:, None]]
+
+    def where(self, int64_t first, int64_t end, bint backwards):
+        """(time, batch row) of the packed rows [first, end)."""
+        rows = np.arange(first, end)
+        steps = self.step_of(rows)
+        places = rows - self.first_row(steps)
+        if backwards:
+            steps = self.lengths[places] - 1 - steps
+        return steps, self.sorted_indices[places]
+
+    cdef cnp.ndarray take(self, cnp.ndarray state, int64_t at):
+        """A copy (n, N) of the members' rows of state[at], the whole (L*D, B, N) and contiguous."""
+        cdef cnp.npy_intp shape[2]
+        shape[0], shape[1] = self.n, cnp.PyArray_DIM(state, 2)
+        taken = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(state), 0)
+        cdef int64_t i, size = shape[1] * cnp.PyArray_ITEMSIZE(state)
+        for i in range(self.n):
+            require(0 <= self.member[i] < cnp.PyArray_DIM(state, 1))
+            memcpy(<char*>data(taken) + i * size, <char*>state_data(state, at) + self.member[i] * size, size)
+        return taken
+
+    cdef int put(self, cnp.ndarray values, cnp.ndarray state, int64_t at) except -1:
+        """The other way: the members' rows of state[at] := values (n, N)."""
+        cdef int64_t i, size = cnp.PyArray_DIM(state, 2) * cnp.PyArray_ITEMSIZE(state)
+        for i in range(self.n):
+            require(0 <= self.member[i] < cnp.PyArray_DIM(state, 1))
+            memcpy(<char*>state_data(state, at) + self.member[i] * size, <char*>data(values) + i * size, size)
+        return 0
+
+
+def shards(int64_t T, int64_t B, lengths, int64_t parts):
+    """A batch dealt out to so many walks. lengths (B,), int64; None: all T.
+
+    Sequences of one length are dealt out in blocks, since threads that write to rows beside each other's slow each other
+    down; others so that each walk has long and short ones.
+    """
+    cdef int64_t b
+    cdef int64_t *length
+    cdef int64_t *row
+    if lengths is None:
+        lengths, order = new_indices(B), new_indices(B)
+        length, row = <int64_t*>data(lengths), <int64_t*>data(order)
+        for b in range(B):
+            length[b], row[b] = T, b
+    else:
+        order = by_falling_length(T, B, <const int64_t*>data(lengths))
+        length, row = <int64_t*>data(lengths), <int64_t*>data(order)
+    if B and length[row[0]] == length[row[B - 1]]:
+        ends = [(B * part + parts - 1) // parts for part in range(parts + 1)]
+        return [new_shard(T, order[ends[part] : ends[part + 1]], lengths) for part in range(parts)]
+    return [new_shard(T, order[part::parts], lengths) for part in range(parts)]
+
+
+cdef cnp.ndarray by_falling_length(int64_t T, int64_t B, const int64_t* length):
+    """Batch rows (B,); those of one length in their order."""
+    order, places = new_indices(B), np.zeros(T + 2, np.int64)
+    cdef int64_t b, t
+    cdef int64_t *row = <int64_t*>data(order)
+    cdef int64_t *place = <int64_t*>data(places)  # [T - l]: where the next sequence of length l goes
+    for b in range(B):
+        place[T - length[b] + 1] += 1
+    for t in range(T):
+        place[t + 1] += place[t]
+    for b in range(B):
+        row[place[T - length[b]]] = b
+        place[T - length[b]] += 1
+    return order
+
+
+cdef PackedBatch new_shard(int64_t T, sorted_indices, lengths):
+    """The walk of some batch rows of falling length"""
+    cdef PackedBatch shard = PackedBatch.__new__(PackedBatch)
+    cdef int64_t t, active = len(sorted_indices)
+    cdef int64_t* start
+    shard.T, shard.n = T, active
+    shard.sorted_indices = np.ascontiguousarray(sorted_indices)
+    shard.lengths = lengths[shard.sorted_indices]
+    shard.member, shard.length = <const int64_t*>data(shard.sorted_indices), <const int64_t*>data(shard.lengths)
+    if active == 0 or shard.length[active - 1] == T:
+        return shard
+    shard.start = new_indices(T + 1)
+    start = <int64_t*>data(shard.start)
+    start[0] = 0
+    for t in range(T):
+        while active and shard.length[active - 1] <= t:
+            active -= 1
+        start[t + 1] = start[t] + active
+    return shard
+
+
+# ---------------------------------------------------------------- the rows of an array (T, B, ...)
+
+ctypedef fused element:
+    float
+    double
+    int64_t
+    uint8_t
+
+
+cdef cnp.ndarray set_rows(Rows[element]* rows, array, PackedBatch shard, bint backwards):
+    """Where row (s, i) of a walk lies; of None, nowhere. Returns the offsets, which the caller keeps alive."""
+    rows.base = <element*>data(array)
+    if array is None:
+        return None
+    offsets = new_indices(shard.n)
+    cdef int64_t *offset = <int64_t*>data(offsets)
+    cdef int64_t i, per_step = cnp.PyArray_STRIDE(array, 0) // <int64_t>sizeof(element)
+    cdef int64_t per_row = cnp.PyArray_STRIDE(array, 1) // <int64_t>sizeof(element)
+    require(cnp.PyArray_NDIM(array) >= 2 and cnp.PyArray_ITEMSIZE(array) == <int>sizeof(element))
+    for i in range(shard.n):
+        require(0 <= shard.member[i] < cnp.PyArray_DIM(array, 1) and 0 <= shard.length[i] <= cnp.PyArray_DIM(array, 0))
+        offset[i] = shard.member[i] * per_row + ((shard.length[i] - 1) * per_step if backwards else 0)
+    rows.offset = offset
+    rows.step = -per_step if backwards else per_step
+    return offsets
+
+
+cdef cnp.ndarray set_window(Rows[element]* rows, window, int64_t n):
+    """The same in a window: (array (M, n, ...) in the order of the shard, the step that it begins with)."""
+    array, begin = window
+    offsets = new_indices(n)
+    cdef int64_t *offset = <int64_t*>data(offsets)
+    cdef int64_t i, first = begin, per_row = cnp.PyArray_STRIDE(array, 1) // <int64_t>sizeof(element)
+    rows.base, rows.offset = <element*>data(array), offset
+    rows.step = cnp.PyArray_STRIDE(array, 0) // <int64_t>sizeof(element)
+    for i in range(n):
+        offset[i] = i * per_row - first * rows.step
+    return offsets

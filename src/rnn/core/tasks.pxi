@@ -1,0 +1,416 @@
+# Work on several threads, and how it is left early. Included by _core.pyx.
+#
+#   run      several tasks side by side: walks through parts of a batch, directions, layers     Job
+#   share    several threads on one shard, each with some of the units of every step             Team (kernels/runtime/team.hpp)
+#   Pool     the threads that serve
+#
+# Python delivers a signal between two of its own instructions, in the main thread, and what the handler raises comes out
+# there: between the taking of a lock and the `with` that owns it, or when work has been given to others and nobody waits
+# for them. So all that must not fall apart is here, where there are no instructions of Python: work is given, done and
+# waited for in one block. What Python code a task may run can be interrupted; then the others are told to leave, and the
+# error goes on when they have. The loops over steps ask at each step whether to leave (kernels/runtime/section.hpp).
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept
+    void PyErr_SetString(object, const char*) noexcept
+    void* PyErr_Occurred() noexcept
+    unsigned long PyThread_get_thread_ident() noexcept nogil
+
+cdef extern from "runtime/section.hpp" namespace "fastrnn" nogil:
+    cppclass TaskState "fastrnn::Job":
+        TaskState() noexcept
+        void begin()
+        void lead()
+        cbool cancel()
+        cbool is_cancelled()
+        int64_t take(int64_t)
+        cbool enter()
+        void leave()
+        int64_t come()
+        void close()
+        cbool all_left(int64_t)
+        void end()
+    TaskState* current_job "fastrnn::Job::current"()
+    void set_current_job "fastrnn::Job::set_current"(TaskState*)
+    cppclass Tickets:
+        Tickets() noexcept
+        void give(int64_t)
+        void take()
+    cppclass Section:
+        Section() noexcept
+        void begin()
+        cbool left_after(int64_t)
+        cbool was_left()
+    cbool (*hear "fastrnn::Section::hear_signals")() noexcept nogil
+
+cdef extern from * nogil:
+    """
+    static bool has_come(const fastrnn::Job* job, int64_t n, int64_t patience) {
+      return fastrnn::comes_to(n, patience, [=] { return job->come(); });
+    }
+    static bool has_come(const fastrnn::Team* team, int64_t n, int64_t patience) {
+      const auto come = [=] { return fastrnn::joined(__atomic_load_n(&team->call, __ATOMIC_RELAXED)); };
+      return fastrnn::comes_to(n, patience, come);
+    }
+    static bool has_come(const fastrnn::PendingCount* tally, int64_t n, int64_t patience) {
+      return fastrnn::comes_to(n, patience, [=] { return __atomic_load_n(&tally->n, __ATOMIC_ACQUIRE); });
+    }
+    """
+    cbool has_come(TaskState*, int64_t, int64_t)
+    cbool has_come(TeamState*, int64_t, int64_t)
+    cbool has_come(PendingCount*, int64_t, int64_t)
+
+cdef enum:
+    NO_MEMORY = -1  # what a run returns that ended early
+    LEFT = -2
+    PAUSE = 40000000        # nanoseconds that a master waits for workers before it hears signals
+    GATHERING = 1000000000  # and, if it is to begin with all of them, for their coming
+    # Handing a task to another thread costs some 10 us, or 50 if that sleeps, and each walk packs the weights anew: work of
+    # fewer multiply-adds than this is not cut
+    WORTH = 1 << 23
+
+WORTH_CUTTING = WORTH
+
+
+class Cancelled(BaseException):
+    """In a task that was left since another one of the same call failed: whose error it is that the caller sees."""
+
+
+cdef int finished(int code, str purpose) except -1:
+    """Raise what a run says that ended early"""
+    if code == NO_MEMORY:
+        raise MemoryError(f"no memory for {purpose}")
+    if code == LEFT:
+        if PyErr_Occurred() != NULL:  # by the handler of a signal
+            return -1
+        raise Cancelled
+    return 0
+
+
+# ---------------------------------------------------------------- signals
+
+cdef unsigned long main_thread = threading.main_thread().ident
+cdef int64_t forks = 0  # how many lie between this process and the one that has imported the module
+
+
+cdef cbool hear_signals() noexcept nogil:
+    """Whether a handler has raised an error. What the handlers call is no part of the job that is under way."""
+    if PyThread_get_thread_ident() != main_thread:
+        return False
+    cdef TaskState* job = current_job()
+    cdef cbool raised
+    set_current_job(NULL)
+    with gil:
+        raised = handlers_raise()
+    set_current_job(job)
+    return raised
+
+
+cdef bint handlers_raise() noexcept:
+    cdef int64_t before = forks
+    if PyErr_CheckSignals() != 0:
+        return True
+    if forks != before:
+        PyErr_SetString(RuntimeError, "a call cannot go on in a child that its signal handler has forked")
+    return forks != before
+
+hear = hear_signals
+
+
+cdef int raise_signals() except -1:
+    return -1 if hear_signals() else 0
+
+
+# ---------------------------------------------------------------- the pool
+
+cdef int64_t thread_count = 1  # that a call may use, the caller's among them
+cdef bint gathers = False  # see `gather_workers`
+cdef Pool pool = None
+cdef object pool_lock = threading.Lock()
+
+
+def num_threads():
+    """How many threads a call may use."""
+    return thread_count
+
+
+def set_num_threads(int64_t n):
+    """Use n threads from now on. Returns the pool there was, whose threads end when they have done what they were given;
+    or None."""
+    global thread_count, pool
+    pool_lock.acquire()
+    thread_count, old, pool = n, pool, None
+    pool_lock.release()
+    if old is not None:
+        old.close()
+    return old
+
+
+def gather_workers(bint on):
+    """For tests: whether each job and each team begins when all of its workers have come, however small it is."""
+    global gathers
+    gathers = on
+
+
+def after_fork():
+    """In a child, which has none of its parent's threads"""
+    global pool, pool_lock, main_thread, forks
+    pool, pool_lock, main_thread = None, threading.Lock(), PyThread_get_thread_ident()
+    forks += 1
+
+
+def submit(work, int64_t count):
+    """Have so many threads of the pool call `work`, when they have time."""
+    given, new = [work] * count, None
+    try:
+        while not handed_over(given, new):
+            new = Pool(thread_count - 1)
+    finally:
+        if new is not None and new is not pool:  # another thread has come first
+            new.close()
+
+
+cdef bint handed_over(list given, Pool new) except -1:
+    """Give to the pool that there is, or else to the new one, if that is one. Nothing is made while the lock is held: the
+    garbage collector might call anything then, also what would wait for the lock."""
+    global pool
+    pool_lock.acquire()
+    try:
+        if pool is None:
+            pool = new
+        if pool is not None:
+            pool.give(given)
+        return pool is not None
+    finally:
+        pool_lock.release()
+
+
+cdef class Pool:
+    """Threads that call what they are given, each the next."""
+
+    cdef Tickets tickets  # as many as there are things given
+    cdef list given
+    cdef readonly int64_t size
+    cdef PendingCount ready, warm, ended
+
+    def __init__(self, int64_t size):
+        """With fewer threads where the system has no more."""
+        self.given = []
+        try:
+            while self.size < size:
+                _thread.start_new_thread(self.serve, ())
+                self.size += 1
+        except (MemoryError, RuntimeError):
+            pass
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            add(&self.ready, self.size + 1)
+            self.warm_up()
+
+    cdef int give(self, list given) except -1:
+        """Have as many of them call each of these."""
+        if self.size:
+            self.given.extend(given)
+            self.tickets.give(len(given))
+        return 0
+
+    def close(self):
+        """Threads end when they have done what they were given."""
+        self.give([None] * self.size)
+
+    def join(self):
+        """Returns when they have ended."""
+        cdef bint ended = False
+        while not ended:
+            with nogil:
+                ended = has_come(&self.ended, self.size, PAUSE)
+            if not ended:
+                raise_signals()
+
+    @property
+    def alive(self):
+        """How many have not ended."""
+        return self.size - self.ended.n
+
+    def serve(self):
+        """What each thread does."""
+        self.warm_up()
+        work = self.take()
+        while work is not None:
+            call(work)
+            work = None  # and what it holds
+            work = self.take()
+        add(&self.ended, 1)
+
+    cdef object take(self):
+        with nogil:
+            self.tickets.take()
+        return self.given.pop(0)
+
+    cdef void warm_up(self) noexcept:
+        """The threads and the caller together: OpenBLAS has a warm buffer for each of them. It gives a product the first
+        one that is free, so that only products at the same time warm different ones."""
+        cdef int64_t all_of_them
+        with nogil:
+            all_of_them = wait_for(&self.ready, 1)
+            add(&self.warm, 1)
+            wait_for(&self.warm, all_of_them)
+        try:
+            warm_blas()
+        finally:
+            with nogil:
+                add(&self.warm, 1)
+                wait_for(&self.warm, 2 * all_of_them)
+
+
+cdef void call(work) noexcept:
+    work()
+
+
+# ---------------------------------------------------------------- tasks side by side
+
+def run(list tasks):
+    """The results of all tasks, the first of them run by the caller. An error is raised when all have ended: the first
+    that there was, or what the handler of a signal raised; tasks that have not begun are left out then."""
+    cdef int64_t n = min(thread_count, len(tasks))
+    if n < 2:
+        return [task() for task in tasks]
+    cdef Job job = Job(tasks)
+    submit(job.serve, n - 1)
+    return job.lead(n - 1)
+
+
+def in_turn(list tasks):
+    """Call one after the other: a task that consists of them."""
+    for task in tasks:
+        task()
+
+
+def copy_all(list pairs):
+    """to[...] = array for each pair (to, array); no interrupt comes between."""
+    for to, array in pairs:
+        to[...] = array
+
+
+cdef class Job:
+    """Tasks that the caller and its workers take, each the next."""
+
+    cdef TaskState state
+    cdef list tasks, results
+    cdef object error, failure  # of the master; the first one of a worker
+    cdef int64_t forks          # when it was made
+
+    def __init__(self, list tasks):
+        self.tasks, self.results, self.forks = tasks, [None] * len(tasks), forks
+        self.state.begin()
+
+    cdef int work(self) except -1:
+        cdef int64_t n = len(self.tasks), i = self.state.take(n)
+        while i >= 0:
+            self.results[i] = self.tasks[i]()
+            i = self.state.take(n)
+        return 0
+
+    def serve(self):
+        """What a worker does."""
+        if not self.state.enter():
+            return
+        try:
+            self.work()
+        except BaseException as error:
+            if self.state.cancel():
+                self.failure = error
+        finally:
+            self.state.leave()
+
+    cdef list lead(self, int64_t workers):
+        """What the caller does: it takes its part, and then waits for the workers."""
+        self.state.lead()
+        try:
+            if gathers:
+                with nogil:
+                    has_come(&self.state, workers, GATHERING)
+            self.work()
+        except BaseException as error:
+            self.state.cancel()
+            self.error = error
+        finally:
+            self.state.close()
+            self.wait()
+            self.state.end()
+        results, self.tasks, self.results = self.results, [], []  # a worker that comes late still holds the job
+        error, failure, self.error, self.failure = self.error, self.failure, None, None
+        if failure is not None and (error is None or isinstance(error, Cancelled)):
+            error = failure
+        if error is not None:
+            raise error
+        if self.state.is_cancelled():  # the job that this one is part of
+            raise Cancelled
+        return results
+
+    cdef int wait(self) except -1:
+        """Until no worker is left; in a child that was forked meanwhile, there are none."""
+        cdef bint all_left = False
+        while not all_left and self.forks == forks:
+            with nogil:
+                all_left = self.state.all_left(PAUSE)
+            if not all_left and not self.state.is_cancelled():
+                try:
+                    raise_signals()
+                except BaseException as error:
+                    self.state.cancel()
+                    self.error = error
+        return 0
+
+
+# ---------------------------------------------------------------- several threads on one walk
+
+cdef class Team:
+    """The threads that make one walk together: `serve` is for all of them but the one that shards, which dismisses them
+    when it is done. At most `places` may come, before or during the walk; it waits for nobody who does not."""
+
+    cdef TeamState state
+
+    def __cinit__(self, int places):
+        memset(&self.state, 0, sizeof(self.state))
+        self.state.places = min(places, 254)
+
+    def serve(self):
+        with nogil:
+            serve_in_section(&self.state)
+
+
+cdef void serve_in_section(TeamState* team) noexcept nogil:
+    cdef Section section
+    section.begin()
+    serve(team)
+
+
+cdef Team recruit_team(int64_t most, int64_t work):
+    """Up to `most` threads, the caller's among them, for one walk of so many multiply-adds; None if it walks alone. To be
+    dismissed."""
+    cdef int64_t n = min(thread_count, most)
+    if n < 2 or not gathers and (work < WORTH or teams_back_off()):
+        return None
+    cdef Team team = Team(n - 1)
+    submit(team.serve, n - 1)
+    if gathers:
+        with nogil:
+            has_come(&team.state, n - 1, GATHERING)
+    return team
+
+
+cdef TeamState* state_of(Team team) noexcept:
+    return <TeamState*>NULL if team is None else &team.state
+
+
+def share(task, int64_t most, int64_t work):
+    """task(team), a walk of so many multiply-adds that up to `most` threads may share."""
+    cdef Team team = recruit_team(most, work)
+    try:
+        return task(team)
+    finally:
+        if team is not None:
+            shut_down(&team.state)  # who comes later leaves at once

@@ -1,0 +1,19 @@
+"""How a call of a recurrent layer runs: through its layers, directions and the shards of its batch.
+
+passes                infer, forward, backward: over arrays, for a LayerSpec (spec)
+  |
+forward_pass ------ tape ------ backward_pass       through all layers; nonfinite searches along a tape
+  |   |   |                       |   |   |
+  |   |   checkpointing: CheckpointedStack, where little is kept and backward runs forward again
+  |   parallel: shards, directions and layers on several threads, cut where tuning says
+  |
+inputs: checks and layouts      merging: of two directions      dropout: masks, drawn before a pass
+  |
+_core: PackedBatch, LayerPass: the loops over time steps
+"""
+
+from .passes import backward, forward, infer
+from .spec import ARRAYS, Arrays, DirectionArrays, LayerSpec, State
+from .tape import Tape
+
+__all__ = ["ARRAYS", "Arrays", "DirectionArrays", "LayerSpec", "State", "Tape", "backward", "forward", "infer"]

@@ -1,0 +1,159 @@
+"""A pass back through all layers and directions, along the tape of a pass forward: `Backward`.
+
+    for each layer, the last first, or once for layers that went through segments together:
+        enter     undo dropout and the merging of directions; a task for each direction and shard
+        tasks     dy -> dx on the threads of `parallel`, by `_core.LayerPass` or `CheckpointedStack`
+        finish    add up what each shard has added by itself, in the order of the shards
+
+Where layers ran as a pipeline, so do their tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from ..util.checks import checked_array
+from . import parallel
+from .dropout import masked
+from .inputs import checked_state, kernel_ready, time_major, user_layout, user_state
+from .merging import unmerged
+from .spec import Arrays, DirectionArrays, State
+from .tape import Tape
+
+
+class Backward:
+    """BPTT along one tape: `run`; or group by group, to look at what the tasks return: `enter`, `tasks`, `finish`.
+
+    dy, dstate: gradients of y and of the final state, as `engine.backward` takes them.
+    gradients: what is added to.
+    search: the tasks return where values that are not finite arise, or None.
+    Raises TypeError or ValueError for a wrong dtype or a wrong shape.
+    """
+
+    def __init__(self, tape: Tape, dy: Any, dstate: State, gradients: Arrays, search: bool = False) -> None:
+        spec, batch = tape.spec, tape.batch
+        if dy is None:
+            dy = np.zeros(tape.y_shape, spec.dtype)
+        dy = checked_array("dy", dy, tape.y_shape, spec.dtype)
+        self.spec, self.tape, self.gradients, self.search = spec, tape, gradients, search
+        self.dy: Any = kernel_ready(time_major(spec, dy, batch.unbatched))  # of the layer that comes next; at last dx
+        self.final = checked_state(spec, dstate, batch.B, batch.unbatched, "dstate")
+        self.initial = tuple([np.empty_like(array) for array in self.final])
+        self._clear()
+
+    def _clear(self) -> None:
+        self.tasks: list[Any] = []
+        self._dx: list[np.ndarray] = []  # of each direction; none of one-hot input
+        self._x_mask: np.ndarray | None = None
+        # where the gradients go, the shard's own, the mask onto W_hh, used columns of W_ih: see `_own_gradients`
+        self._own: list[tuple[DirectionArrays, DirectionArrays, np.ndarray | None, np.ndarray | None]] = []
+
+    def run(self) -> tuple[np.ndarray | None, State]:
+        """(dx, dstate) as the caller lays arrays out; adds into the gradients of the parameters."""
+        tape, unbatched = self.tape, self.tape.batch.unbatched
+        for layers in reversed(tape.groups):
+            k = layers[0]
+            self.enter(layers)
+            if k == 0 or not tape.is_pipelined:
+                parallel.run_passes(self.tasks, tape.stacks[k][0] or tape.layer_passes[k][0])
+                self.finish()
+        dx = None if self.dy is None else user_layout(self.spec, self.dy, unbatched)
+        return dx, user_state(self.initial, unbatched)
+
+    def enter(self, layers: Sequence[int]) -> None:
+        """Add the tasks of a group of layers; `dy` becomes what they, and `finish`, make it for the layer below."""
+        tape, spec, k, last = self.tape, self.spec, layers[0], layers[-1]
+        x, n = tape.inputs[k], len(tape.batch.shards)
+        self.dy = masked(self.dy, tape.between[last])
+        parts = unmerged(self.dy, tape.outputs[last], spec.merge, spec.num_directions)
+        one_hot = x.ndim == 2
+        self._dx = [] if one_hot else [_core.new_array(x.shape, spec.dtype) for _ in parts]
+        self._x_mask = tape.masks[k][0].x
+        for i, (layer_pass, stack) in enumerate(zip(tape.layer_passes[k], tape.stacks[k], strict=True)):
+            d = i // n
+            dx = None if one_hot else self._dx[d]
+            own = [self._own_gradients(each, d, i % n) for each in layers]
+            if stack is None:
+                layer_pass.rewind()
+                task = partial(layer_pass.backward, parts[d], dx, self.final, self.initial, own[0], self.search)
+            else:
+                task = partial(stack.backward, parts[d], dx, self.final, self.initial, own, self.search)
+            self.tasks.append(task)
+        self.dy = None if one_hot else self._dx[0]
+
+    def _own_gradients(self, k: int, d: int, index: int) -> DirectionArrays:
+        """Where a shard adds the gradients of layer k in direction d; noted, if not into those themselves."""
+        gradients = self.gradients[k * self.spec.num_directions + d]
+        mask = self.tape.masks[k][d].weight_hh
+        used = self.tape.batch.shards[index].used_embedding_rows if k == 0 else None
+        own = _shard_gradients(gradients, index, used, mask is not None)
+        if own is not gradients:
+            self._own.append((gradients, own, mask, used))
+        return own
+
+    def finish(self) -> None:
+        """When the tasks are done: add up what the shards have added by themselves, and the parts of dx."""
+        tables = []
+        for gradients, own, mask, used in self._own:
+            pairs = list(zip(gradients, own, strict=True))
+            if mask is not None:
+                own[1][...] *= mask  # type: ignore[index]
+            if used is not None:
+                dw, table = pairs.pop(0)
+                tables.append((table, used, dw))
+            for gradient, mine in pairs:
+                if gradient is not None and gradient is not mine:
+                    gradient += mine
+        if tables:
+            _add_tables(tables)
+        if len(self._dx) == 2:
+            self._dx[0] += self._dx[1]
+        if self._x_mask is not None:
+            self._dx[0] *= self._x_mask
+        self._clear()
+
+
+def _shard_gradients(
+    gradients: DirectionArrays, index: int, used: np.ndarray | None, masks_hh: bool
+) -> DirectionArrays:
+    """Where a shard adds: the first into the gradients themselves, the others into arrays that are added in turn.
+
+    So does the first where the gradient of W_hh is yet to be masked. With one-hot input, that of W_ih (G*H, I) is for
+    every shard a table (n, G*H) of the columns that it uses.
+    """
+    is_first = index == 0
+    if is_first and used is None and not masks_hh:
+        return gradients
+    ih, hh, *others = gradients
+    assert ih is not None
+    assert hh is not None
+    if used is not None:
+        ih = _core.new_array((len(used), len(ih)), ih.dtype, zero=True)
+    elif not is_first:
+        ih = _zeros_like(ih)
+    if masks_hh or not is_first:
+        hh = _zeros_like(hh)
+    if not is_first:
+        others = [None if g is None else _zeros_like(g) for g in others]
+    return ih, hh, *others
+
+
+def _zeros_like(array: np.ndarray) -> np.ndarray:
+    return _core.new_array(array.shape, array.dtype, zero=True)
+
+
+def _add_tables(tables: list[tuple[Any, Any, Any]]) -> None:
+    """For each (table (n, G*H), columns (n,), dW_ih (G*H, I)):  those columns of dW_ih += the rows of the table."""
+
+    def add(rows: slice) -> None:
+        for table, columns, dw in tables:
+            _core.add_to_columns(table[:, rows], columns, dw[rows])
+
+    # by blocks of rows of dW_ih, each in the order of the shards; a sum takes as long as some 32 multiply-adds
+    work = 32 * sum(table.size for table, _, _ in tables)
+    parallel.run([partial(add, rows) for rows in parallel.blocks(len(tables[0][2]), work)])

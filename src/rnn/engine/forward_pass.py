@@ -1,0 +1,205 @@
+"""A pass forward through all layers and directions: `Forward`.
+
+    each layer through all steps, then the next           each direction and shard is a `_core.LayerPass`
+      or pipelined, each layer a step behind the one below    on several threads, what is too small to be divided
+    all layers a segment of steps at a time               `CheckpointedStack`, where little is to be kept
+
+Shards, directions and layers run on the threads of `parallel`. What is between layers is here: directions are merged
+(`merging`) and dropout is applied (`dropout`). A pass for training fills a `Tape`, along which `backward_pass` goes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from . import parallel, tuning
+from .checkpointing import CheckpointedStack, CheckpointPolicy
+from .dropout import NO_MASKS, DropoutMasks, draw, masked, scaled
+from .inputs import Batch, checked_state, user_layout, user_state
+from .merging import merged, views
+from .spec import Arrays, DirectionArrays, LayerSpec, State
+from .tape import Tape
+
+
+class Forward:
+    """What the layers, directions and shards of one pass share.
+
+    tape: to be filled; None: inference.  rng: what dropout is drawn from; None: nothing is dropped.
+    """
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        weights: Arrays,
+        batch: Batch,
+        state: State,
+        tape: Tape | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        self.spec, self.batch, self.tape = spec, batch, tape
+        self.initial = checked_state(spec, state, batch.B, batch.unbatched)
+        self.final = tuple([np.empty_like(array) for array in self.initial])
+        if batch.one_hot and (tape is not None or batch.x.size > tuning.FEW_INDICES):
+            batch.compact_indices(spec.input_size, spec.gates * spec.hidden_size)
+        self.masks, self.between = draw(spec, batch.B, rng)
+        self.weights = _masked_weights(weights, self.masks) if spec.weight_dropout and rng is not None else weights
+        self.pipelined = is_pipelined(spec, batch, rng is not None)
+        self.waiting: list[Any] = []  # passes of layers that are to run at the same time
+
+    def run(self) -> tuple[np.ndarray, State]:
+        """y and the final states, as the caller lays arrays out."""
+        y = self._through_stacks() if self._keeps_little() else self._by_layers()
+        unbatched = self.batch.unbatched
+        return user_layout(self.spec, y, unbatched), user_state(self.final, unbatched)
+
+    # ------------------------------------------------------------ each layer through all steps
+
+    def _by_layers(self) -> np.ndarray:
+        """y of the last layer."""
+        if self.tape is not None:
+            self.tape.is_pipelined = self.pipelined
+        y = self.batch.x
+        for k in range(self.spec.num_layers):
+            y = self._through(k, y)
+        return y
+
+    def _through(self, k: int, x: np.ndarray) -> np.ndarray:
+        """Layer k: x -> what the layer above reads."""
+        spec, tape, masks = self.spec, self.tape, self._masks_at_all_steps(k)
+        is_last = k == spec.num_layers - 1
+        x, y = masked(x, masks[0].x), self._new_output(is_last)
+        outputs = views(y, spec.num_directions)
+        passes = [
+            self._layer_pass(shard, k, d, x, y, masks[d]) for d, y in enumerate(outputs) for shard in self.batch.shards
+        ]
+        stacks = [] if tape is None else self._saved(x, passes, tape.policy)
+        self._start(passes, stacks, is_last)
+        y = merged(y, outputs, spec.merge)
+        mask = None if is_last else self._mask_behind(k)
+        if tape is not None:
+            tape.layer_passes.append(passes)
+            tape.stacks.append(stacks)
+            tape.inputs.append(x)
+            tape.outputs.append(outputs if spec.merge == "mul" else [])
+            tape.between.append(mask)
+            tape.masks.append(masks)
+        return masked(y, mask)
+
+    def _masks_at_all_steps(self, k: int) -> list[DropoutMasks]:
+        masks = self.masks[k]
+        return masks if masks[0] is NO_MASKS else [each.at_all_steps(self.batch.T) for each in masks]
+
+    def _mask_behind(self, k: int) -> np.ndarray | None:
+        mask = self.between[k]
+        return None if mask is None else scaled(mask.whole(self.batch.T), mask.p, self.spec.dtype)
+
+    def _saved(
+        self, x: np.ndarray, passes: list[_core.LayerPass], policy: CheckpointPolicy
+    ) -> list[CheckpointedStack | None]:
+        """For each pass the stack that it is in, or None where it is now to save all that backward needs."""
+        stacks: list[CheckpointedStack | None] = [None] * len(passes)
+        if not policy.keeps_all and self.spec.num_directions == 2:
+            stacks = [_stack_of_one(each, x, policy, len(passes) * self.spec.num_layers) for each in passes]
+        for layer_pass, stack in zip(passes, stacks, strict=True):
+            if stack is None:
+                layer_pass.save()
+        return stacks
+
+    def _start(self, passes: list[_core.LayerPass], stacks: list[CheckpointedStack | None], is_last: bool) -> None:
+        """Run the passes, or stacks, of one layer; of a pipeline, all when the last layer has come."""
+        if self.waiting:
+            passes[0].follow(self.waiting[-1])
+        tasks = [stack or each for each, stack in zip(passes, stacks or [None] * len(passes), strict=True)]
+        self.waiting += tasks
+        if is_last or not self.pipelined:
+            parallel.run_passes([each.forward for each in self.waiting], self.waiting[0])
+            self.waiting = []
+
+    # ------------------------------------------------------------ all layers a segment of steps at a time
+
+    def _keeps_little(self) -> bool:
+        """Whether all layers go through a segment together: not in inference, nor in two directions."""
+        return self.tape is not None and not self.tape.policy.keeps_all and self.spec.num_directions == 1
+
+    def _through_stacks(self) -> np.ndarray:
+        """y of the last layer; where all of the tape fits, by layers."""
+        tape, y = self.tape, self._new_output(True)
+        assert tape is not None
+        stacks = [self._stack(shard, y) for shard in self.batch.shards]
+        counts = [tape.policy.segments(stack, len(stacks)) for stack in stacks]
+        if not any(counts):
+            return self._by_layers()
+        for stack, count in zip(stacks, counts, strict=True):
+            stack.divide(count or 2)
+        parallel.run([stack.forward for stack in stacks])
+        L = self.spec.num_layers
+        tape.is_stacked, tape.masks, tape.inputs = True, self.masks, [self.batch.x]
+        tape.layer_passes = [[stack.layer_passes[k] for stack in stacks] for k in range(L)]
+        tape.stacks, tape.between, tape.outputs = [list(stacks)] * L, [None] * L, [[]] * L
+        return y
+
+    def _stack(self, shard: _core.PackedBatch, y: np.ndarray) -> CheckpointedStack:
+        """One shard through all layers: the first reads x, the last writes y."""
+        x, last, masks = self.batch.x, self.spec.num_layers - 1, [each for (each,) in self.masks]
+        passes = [
+            self._layer_pass(
+                shard, k, 0, None if k else x, y if k == last else None, each._replace(zoneout_h=None, zoneout_c=None)
+            )
+            for k, each in enumerate(masks)
+        ]
+        return CheckpointedStack(passes, x, masks, self.between, alone=len(self.batch.shards) == 1)
+
+    # ------------------------------------------------------------ what both do
+
+    def _new_output(self, is_last: bool) -> np.ndarray:
+        """y (T, B, D*P) of a layer, in the caller's layout if it is the last."""
+        spec, T, B = self.spec, self.batch.T, self.batch.B
+        width = spec.num_directions * spec.output_size
+        if is_last and spec.batch_first:
+            return _core.new_array((B, T, width), spec.dtype).swapaxes(0, 1)
+        return _core.new_array((T, B, width), spec.dtype)
+
+    def _layer_pass(
+        self, shard: _core.PackedBatch, k: int, d: int, x: np.ndarray | None, y: np.ndarray | None, masks: DropoutMasks
+    ) -> _core.LayerPass:
+        """A shard through layer k in direction d."""
+        spec, at = self.spec, k * self.spec.num_directions + d
+        return _core.LayerPass(
+            spec.cell.number, spec.is_double, self.weights[at], spec.kernel_options, shard, at, spec.runs_backwards(d),
+            x, y, self.initial, self.final, self.batch.reset, masks,
+        )  # fmt: skip
+
+
+def is_pipelined(spec: LayerSpec, batch: Batch, training: bool) -> bool:
+    """Whether the layers of a stack run at the same time, each a step behind the one below.
+
+    So it is for a batch that is too small to be divided, if the work is worth it and each step needs but the steps
+    before it. Not with dropout: a mask between layers is for all steps, and with zoneout y is for a moment not what it
+    was when forward runs again.
+    """
+    if spec.num_layers == 1 or spec.num_directions == 2 or len(batch.shards) > 1:
+        return False
+    if training and (spec.dropout or spec.has_dropout):
+        return False
+    return batch.T * batch.B * spec.step_work >= tuning.WORTH_CUTTING
+
+
+def _stack_of_one(
+    layer_pass: _core.LayerPass, x: np.ndarray, policy: CheckpointPolicy, stacks: int
+) -> CheckpointedStack | None:
+    """One of so many stacks of a single layer, divided; None where all of the tape is kept."""
+    stack = CheckpointedStack([layer_pass], x, [NO_MASKS], [], alone=False)
+    count = policy.segments(stack, stacks)
+    if count == 0:
+        return None
+    stack.divide(count)
+    return stack
+
+
+def _masked_weights(weights: Arrays, masks: list[list[DropoutMasks]]) -> list[DirectionArrays]:
+    """[layer * D + direction], with the mask onto W_hh."""
+    drawn = [each.weight_hh for directions in masks for each in directions]
+    return [(ih, masked(hh, mask), *rest) for (ih, hh, *rest), mask in zip(weights, drawn, strict=True)]  # type: ignore[arg-type]

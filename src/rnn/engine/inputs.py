@@ -1,0 +1,180 @@
+"""What a call gives to a layer: checked once, and brought into the layout that the kernels read; and the way back.
+
+All errors about x, states, lengths, reset masks and gradients are raised here, before anything is computed.  The layout
+is that of kernels/sequence.hpp: arrays are never transposed, sorted or reversed; a `_core.LayerPass` is told where each
+row lies instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from ..util.checks import checked_array
+from . import tuning
+from .spec import LayerSpec, State
+
+
+@dataclass(slots=True)
+class Batch:
+    """The input of a call in time-major form, and the shards that it is divided into."""
+
+    x: np.ndarray  # (T, B, I) of the layer's dtype, or int64 (T, B): indices of one-hot rows, see `compact_indices`
+    lengths: np.ndarray | None  # (B,) int64
+    reset: np.ndarray | None  # (T, B) uint8
+    unbatched: bool  # the caller gave no batch axis
+    shards: list[_core.PackedBatch]
+
+    @property
+    def T(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def B(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def one_hot(self) -> bool:
+        return self.x.ndim == 2
+
+    def compact_indices(self, columns: int, width: int) -> None:
+        """List, for each shard, the columns of W_ih (width, columns) that its indices name; x := their places there.
+
+        Where not all would be named, this keeps tables of them, and of their gradients, as small as what is looked at.
+        """
+        x = np.zeros_like(self.x)
+        for shard in self.shards:
+            rows = shard.first_row(shard.T)
+            if rows < columns and columns * width >= tuning.WORTH_COMPACTING:
+                at = shard.where(0, rows, backwards=False)
+                shard.used_embedding_rows, x[at] = np.unique(self.x[at], return_inverse=True)
+            else:
+                shard.used_embedding_rows = np.arange(columns)
+                x[:, shard.sorted_indices] = self.x[:, shard.sorted_indices]
+        self.x = x
+
+
+def kernel_ready(array: np.ndarray) -> np.ndarray:
+    """The array itself if the kernels can read it: aligned, with contiguous rows; else a copy."""
+    if array.flags.carray:
+        return array
+    strides_fit = all(stride % array.itemsize == 0 for stride in array.strides)
+    rows_fit = array.ndim < 3 or array.shape[-1] <= 1 or array.strides[-1] == array.itemsize
+    return array if array.flags.aligned and strides_fit and rows_fit else array.copy()
+
+
+def checked_batch(spec: LayerSpec, x: Any, lengths: Any, reset: Any) -> Batch:
+    """x, lengths and reset of a call; raises TypeError or ValueError that says what was expected."""
+    x = _as_array(x)
+    one_hot = x.dtype.kind in "iu"
+    if not one_hot and x.dtype != spec.dtype:
+        raise TypeError(f"expected x of dtype {spec.dtype}, or of an integer dtype, got {x.dtype}{_cast_hint(spec, x)}")
+    rank = 2 if one_hot else 3
+    if x.ndim not in (rank - 1, rank) or (not one_hot and x.shape[-1] != spec.input_size):
+        kind, features = ("integer x", "") if one_hot else ("x", f", {spec.input_size}")
+        axes = "B, T" if spec.batch_first else "T, B"
+        raise ValueError(f"expected {kind} of shape ({axes}{features}), or (T{features}) unbatched, got {x.shape}")
+    is_unbatched = x.ndim == rank - 1
+    x = time_major(spec, x, is_unbatched)
+    T, B = x.shape[:2]
+    lengths = _checked_lengths(lengths, T, B)
+    if one_hot:
+        _check_indices(x, lengths, spec.input_size)
+        x = x.astype(np.int64, copy=False)
+    if reset is not None:
+        reset = np.asarray(reset)
+        expected = (T,) if is_unbatched else (B, T) if spec.batch_first else (T, B)
+        reset = checked_array("reset", reset, expected, np.dtype(bool))
+        reset = kernel_ready(time_major(spec, reset, is_unbatched)).view(np.uint8)
+    shards = _core.shards(T, B, lengths, tuning.shard_count(spec.step_work, T, B))
+    return Batch(kernel_ready(x), lengths, reset, is_unbatched, shards)
+
+
+def _as_array(x: Any) -> np.ndarray:
+    """x as an array; a clear error for the forms in which other libraries keep ragged sequences."""
+    if type(x).__name__ == "PackedSequence":
+        raise TypeError("expected x as one array, got a PackedSequence: give the padded array, and lengths=...")
+    try:
+        return np.asarray(x)
+    except ValueError:
+        raise TypeError(
+            f"expected x as one array, got a {type(x).__name__} of arrays of different shapes; "
+            "fastrnn.pad_sequence makes one array of them, and their lengths"
+        ) from None
+
+
+def _cast_hint(spec: LayerSpec, x: np.ndarray) -> str:
+    return f"; x.astype({spec.dtype.name!r}) converts it" if x.dtype.kind == "f" else ""
+
+
+def time_major(spec: LayerSpec, x: np.ndarray, unbatched: bool) -> np.ndarray:
+    """The caller's array (T, B, ...), (B, T, ...) or (T, ...) as a view (T, B, ...)."""
+    if unbatched:
+        return x[:, None]
+    return x.swapaxes(0, 1) if spec.batch_first else x
+
+
+def user_layout(spec: LayerSpec, x: np.ndarray, unbatched: bool) -> np.ndarray:
+    """The other way: an array (T, B, ...) as a view that is laid out as the caller's arrays are."""
+    if unbatched:
+        return x[:, 0]
+    return x.swapaxes(0, 1) if spec.batch_first else x
+
+
+def _checked_lengths(lengths: Any, T: int, B: int) -> np.ndarray | None:
+    if lengths is None:
+        return None
+    lengths = np.asarray(lengths)
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"expected lengths of an integer dtype, got {lengths.dtype}")
+    if lengths.shape != (B,):
+        raise ValueError(f"expected lengths of shape ({B},), got {lengths.shape}")
+    values = lengths.tolist()  # of a few dozen, Python finds the least and the largest sooner than NumPy does
+    if values and not (min(values) >= 0 and max(values) <= T):
+        raise ValueError(f"expected lengths from 0 to T = {T}, got {min(values)} to {max(values)}")
+    return lengths.astype(np.int64)
+
+
+def _check_indices(x: np.ndarray, lengths: np.ndarray | None, input_size: int) -> None:
+    """Indices must lie in [0, I); those in the padding are not looked at."""
+    counted = x if lengths is None else x[np.arange(x.shape[0])[:, None] < lengths]
+    if counted.size and not (counted.min() >= 0 and counted.max() < input_size):
+        raise ValueError(f"expected integer x from 0 to {input_size - 1}, got {counted.min()} to {counted.max()}")
+
+
+def checked_state(spec: LayerSpec, state: Any, B: int, unbatched: bool, name: str = "state") -> tuple[np.ndarray, ...]:
+    """A state, or its gradient, as a tuple of the arrays that the spec names, each (L*D, B, width) and contiguous.
+
+    None, as a whole or in the place of one of them, is zeros.
+    """
+    shapes = spec.state_shapes(B)
+    if state is None:
+        return tuple([np.zeros(shape, spec.dtype) for shape in shapes])
+    names = [name for name, _ in spec.states]
+    if len(names) == 1:
+        state = (state,)
+    elif not isinstance(state, tuple | list) or len(state) != len(names):
+        kind = "pair" if len(names) == 2 else "tuple"
+        cell, listed = spec.cell.cell.upper(), ", ".join(names)
+        raise TypeError(f"expected {name} of an {cell} as a {kind} ({listed}), got {type(state).__name__}")
+    checked = []
+    for letter, array, shape in zip(names, state, shapes, strict=True):
+        if array is None:
+            array = np.zeros(shape, spec.dtype)
+        else:
+            label = f"{name} {letter}" if len(names) > 1 else name
+            given = (shape[0], shape[2]) if unbatched else shape
+            array = checked_array(label, array, given, spec.dtype)
+            array = array[:, None] if unbatched else array
+        checked.append(np.ascontiguousarray(array))
+    return tuple(checked)
+
+
+def user_state(state: tuple[np.ndarray, ...], unbatched: bool) -> State:
+    """The other way: one array by itself, several as a tuple; unbatched as the caller's states are."""
+    if unbatched:
+        state = tuple([array[:, 0] for array in state])
+    return state if len(state) > 1 else state[0]

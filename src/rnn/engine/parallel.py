@@ -1,0 +1,90 @@
+"""Threads: how many, and tasks for them.
+
+Work is cut into tasks by its size alone, never by the number of threads, and each task writes where no other does: the
+results are the same bits for any number of threads. Tasks release the GIL in `_core`, so Python threads serve; how they
+take tasks, and what an interrupt does meanwhile, is in core/tasks.pxi.
+
+    run           several tasks side by side: shards of a batch, directions, layers
+    run_passes    the same; a single pass is instead made by a team of threads, each with some of the hidden units
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .. import _core
+from ..util.checks import positive_int
+from . import tuning
+
+MOST_THREADS = 1 << 16
+
+
+def _initial_count() -> int:
+    given = os.environ.get("FASTRNN_NUM_THREADS")
+    if given is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not given.isdecimal() or not 1 <= int(given) <= MOST_THREADS:
+        raise ImportError(f"expected FASTRNN_NUM_THREADS to be a positive integer, got {given!r}")
+    return int(given)
+
+
+def get_num_threads() -> int:
+    """The number of threads that a call may use, the caller's among them.
+
+    >>> import fastrnn
+    >>> fastrnn.get_num_threads() >= 1
+    True
+    """
+    return _core.num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Let a call use up to n threads, the caller's among them; the results are the same bits for any n.
+
+    >>> import fastrnn
+    >>> fastrnn.set_num_threads(1)
+
+    At first it is the environment's FASTRNN_NUM_THREADS or, without that, the number of CPUs that this process may use.
+    Raises TypeError or ValueError unless n is a positive integer, of at most 65,536.
+    """
+    if positive_int("n", n) > MOST_THREADS:
+        raise ValueError(f"expected n <= {MOST_THREADS}, got {n}")
+    _core.set_num_threads(n)
+
+
+def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The results of all tasks, the first of them run by the caller; an error is raised when all have ended."""
+    return _core.run(list(tasks))
+
+
+def blocks(n: int, work: int) -> list[slice]:
+    """n rows or columns in four blocks if the work is worth it: cut by the problem, never by the threads."""
+    size = max(1, -(-n // (4 if work >= tuning.WORTH_CUTTING else 1)))
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def run_passes(tasks: Sequence[Callable[..., Any]], first: Any) -> None:
+    """Run tasks in parallel; a single task is instead split across hidden units.
+
+    first: the layer pass or stack that the first task belongs to.
+    """
+    if len(tasks) == 1 and first.threads > 1:
+        _core.share(tasks[0], first.threads, first.work)
+    else:
+        run(tasks)
+
+
+def _end() -> None:
+    """Before the interpreter ends, its threads do; calls from here on are their callers' alone."""
+    pool = _core.set_num_threads(1)
+    if pool is not None:
+        pool.join()
+
+
+_core.set_num_threads(_initial_count())
+atexit.register(_end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_core.after_fork)

@@ -1,0 +1,68 @@
+"""The passes of a recurrent layer over arrays that the caller gives: `infer`, `forward`, `backward`.
+
+None of them knows a layer object: what the layer is comes as a `LayerSpec`, its parameters and the places of their
+gradients as arrays, see `spec`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .backward_pass import Backward
+from .checkpointing import CheckpointPolicy
+from .forward_pass import Forward
+from .inputs import checked_batch
+from .spec import Arrays, LayerSpec, State
+from .tape import Tape
+
+
+def infer(
+    spec: LayerSpec, weights: Arrays, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None
+) -> tuple[Any, State]:
+    """Inference: (y, state). Keeps nothing for a backward pass, and drops nothing. Raises as `forward` does."""
+    return Forward(spec, weights, checked_batch(spec, x, lengths, reset), state).run()
+
+
+def forward(
+    spec: LayerSpec,
+    weights: Arrays,
+    x: Any,
+    state: State = None,
+    *,
+    lengths: Any = None,
+    reset: Any = None,
+    rng: np.random.Generator | None = None,
+    checkpoint: int | str | None = None,
+    memory_limit: int | None = None,
+) -> tuple[Any, State, Tape]:
+    """Training: (y, state, tape), the tape for `backward`.
+
+    Arguments and errors as in `nn.Recurrent.forward`; the weights, too, stay unchanged until `backward`.
+    rng: what dropout is drawn from. Where the pass is refused or interrupted, its state is as before.
+    """
+    batch = checked_batch(spec, x, lengths, reset)
+    if batch.one_hot and spec.input_dropout:
+        raise ValueError(f"expected x in vectors for input_dropout = {spec.input_dropout}, got integer x")
+    tape = Tape(spec, weights, batch, CheckpointPolicy.checked(checkpoint, memory_limit))
+    drops = rng is not None and (spec.has_dropout or spec.dropout)
+    drawn = rng.bit_generator.state if rng is not None and drops else None
+    try:
+        y, final = Forward(spec, weights, batch, state, tape, rng if drops else None).run()
+    except BaseException:
+        if rng is not None and drawn is not None:
+            rng.bit_generator.state = drawn
+        raise
+    y.flags.writeable = False
+    tape.y_shape = y.shape
+    return y, final, tape
+
+
+def backward(tape: Tape, dy: Any, dstate: State, gradients: Arrays) -> tuple[np.ndarray | None, State]:
+    """BPTT: (dx, dstate) for the gradients of y and of the final state; adds into `gradients`.
+
+    dy, dstate: None is zeros. dx is None where x held indices. A tape may be used again, as long as x and the weights
+    are unchanged. Raises TypeError or ValueError for a wrong dtype or a wrong shape.
+    """
+    return Backward(tape, dy, dstate, gradients).run()

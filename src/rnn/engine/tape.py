@@ -1,0 +1,89 @@
+"""What a training pass leaves to the backward pass, and to those who look at what went on inside: `Tape`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from . import tuning
+from .checkpointing import CheckpointedStack, CheckpointPolicy
+from .dropout import DropoutMasks
+from .inputs import Batch
+from .spec import Arrays, LayerSpec
+
+
+@dataclass(slots=True)
+class Tape:
+    """What `backward` needs of one call to `forward`; to be given back to the layer that made it."""
+
+    spec: LayerSpec
+    weights: Arrays
+    batch: Batch
+    policy: CheckpointPolicy  # how much is kept
+    layer_passes: list[list[_core.LayerPass]] = field(default_factory=list)  # [layer][direction and shard]
+    stacks: list[list[CheckpointedStack | None]] = field(default_factory=list)  # of the layer passes that are in one
+    inputs: list[np.ndarray] = field(default_factory=list)  # x of each layer, (T, B, ...)
+    outputs: list[list[np.ndarray]] = field(default_factory=list)  # y of each direction, where merged by "mul"
+    between: list[np.ndarray | None] = field(default_factory=list)  # dropout masks behind each layer
+    masks: list[list[DropoutMasks]] = field(default_factory=list)  # [layer][direction]: what else was dropped
+    is_stacked: bool = False  # whether each stack goes through all layers
+    is_pipelined: bool = False  # whether the layers ran at the same time, each a step behind the one below
+    y_shape: tuple[int, ...] = ()
+
+    @property
+    def groups(self) -> Sequence[Sequence[int]]:
+        """Layers that a backward pass goes through together."""
+        L = self.spec.num_layers
+        return [range(L)] if self.is_stacked else [(k,) for k in range(L)]
+
+    def gates(self, layer: int = 0, direction: int = 0) -> dict[str, np.ndarray]:
+        """What went on inside: the activations of the gates at every step, by name, each (T, B, H), zero in padding.
+
+        >>> import numpy as np, fastrnn
+        >>> lstm = fastrnn.LSTM(3, 8, rng=0)
+        >>> y, state, tape = lstm.forward(np.ones((5, 2, 3), np.float32))
+        >>> {name: array.shape for name, array in tape.gates().items()}
+        {'i': (5, 2, 8), 'f': (5, 2, 8), 'g': (5, 2, 8), 'o': (5, 2, 8), 'c': (5, 2, 8)}
+
+        LSTM: i, f, g, o and the cell state c. GRU: r, z, n. RNN: none, its h is y.
+        layer k, direction d: which one.  Raises IndexError if there is none.
+        """
+        shape = (self.batch.T, self.batch.B, self.spec.hidden_size)
+        names = [*self.spec.cell.saved, *(name for name, _ in self.spec.states[1:])]
+        found = {name: np.zeros(shape, self.spec.dtype) for name in names}
+        for steps, rows, values in self.saved_activations(layer, direction):
+            for name, array in found.items():
+                array[steps, rows] = values[name]
+        return found
+
+    def passes_of(self, layer: int, direction: int) -> list[tuple[_core.LayerPass, CheckpointedStack | None]]:
+        """The passes through one layer in one direction, each with the stack that it is in."""
+        n = len(self.batch.shards)
+        some = slice(direction * n, (direction + 1) * n)
+        if not self.layer_passes[layer][some]:
+            raise IndexError(f"expected a direction below {len(self.layer_passes[layer]) // n}, got {direction}")
+        return list(zip(self.layer_passes[layer][some], self.stacks[layer][some], strict=True))
+
+    def saved_activations(
+        self, layer: int, direction: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+        """(time steps, batch rows, h and what was saved of them by name (rows, H)), some thousand rows at a time."""
+        H, names = self.spec.hidden_size, self.spec.cell.saved
+        for layer_pass, stack in self.passes_of(layer, direction):
+            shard = layer_pass.shard
+            whole: list[Any] = [(0, shard.T, layer_pass.saved, layer_pass.c, None)]
+            for s0, s1, saved, c, h in whole if stack is None else stack.recomputed(layer_pass):
+                first, end = shard.first_row(s0), shard.first_row(s1)
+                for start in range(first, end, tuning.INSPECTED_ROWS):
+                    stop = min(start + tuning.INSPECTED_ROWS, end)
+                    steps, rows = shard.where(start, stop, layer_pass.backwards)
+                    part = slice(start - first, stop - first)
+                    values = {name: saved[part, g * H : (g + 1) * H] for g, name in enumerate(names)}
+                    if c is not None:
+                        values["c"] = c[part]
+                    values["h"] = h[part] if h is not None else layer_pass.y[steps, rows]  # type: ignore[index]
+                    yield steps, rows, values

@@ -1,0 +1,352 @@
+// What the cells share: the products before the pointwise maths of a step, forward and backward, and their packing.
+//
+// A cell has G gates, GS of which see h(t-1), in torch's order.  The two products of the first kShared gates are added
+// up; those of the others stay apart.  So a unit has A = GS + G - kShared accumulators, first those that h(t-1) goes to:
+//
+//                            G  GS  kShared    accumulators
+//   RNN                      1   1     1       a
+//   LSTM                     4   4     4       i f g o
+//   GRU                      3   3     2       r z hn nx      (the reset gate acts on hn alone)
+//   GRU, reset before        3   2     2       r z nx         (its hn is a second product)
+#pragma once
+
+#include "math/activations.hpp"
+#include "products/int8.hpp"
+#include "products/bf16.hpp"
+#include "products/product.hpp"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+template <class Cell> constexpr int kAccumulatorsOf = Cell::GS + Cell::G - Cell::kShared;
+template <class T, class Cell> using TileOf = Tile<T, kAccumulatorsOf<Cell>, (Cell::G > 1)>;
+template <class Cell> constexpr int input_slot(int gate) {
+  return gate < Cell::kShared ? gate : Cell::GS + gate - Cell::kShared;
+}
+
+// Rows of a panel of K weights a gate and unit
+constexpr long panel_rows(Storage storage, long K) {
+  return storage == kInt8 ? int8_rows(K) : storage == kBfloat16 ? bf16_rows(K) : K;
+}
+
+template <int G> void pack(Storage storage, const float* w, long H, long K, float* panels) {
+  if (storage == kInt8) pack_int8<G>(w, H, K, panels);
+  else if (storage == kBfloat16) pack_bf16<G>(w, H, K, panels);
+  else pack_rows<float, G>(w, K, H, K, panels);
+}
+
+template <int G> void pack(Storage, const double* w, long H, long K, double* panels) {
+  pack_rows<double, G>(w, K, H, K, panels);
+}
+
+// acc += a . panel for a tile and G gates, of weights in words; `slot_of(gate)` is the accumulator that a gate goes to
+template <int G, int A, bool M, class Slot>
+FASTRNN_INLINE void multiply_words(const Sequence<float>& q, const Tile<float, A, M>& t, const float* const* a, long K,
+                                   const float* panel, float* fixed, Slot slot_of) {
+  int slot[G * panel_vectors(G)];
+  for (int g = 0; g < G; ++g)
+    for (int v = 0; v < t.vectors; ++v) slot[g * t.vectors + v] = (slot_of(g) * t.vectors + v) * kLanes<float>;
+  if (q.storage == kInt8) multiply_int8<G>(t, a, K, panel, slot, q.has_vnni, fixed + t.row * fixed_size(K));
+  else multiply_bf16<G>(t, a, K, panel, slot);
+}
+
+// Length of a row of accumulators, (panels, A, units)
+template <class T, class Cell> long projection_width(long H) {
+  return kAccumulatorsOf<Cell> * Panels<T, Cell::G>{H}.padded();
+}
+
+// input_projection (rows, panels, A, units) = bias + W_ih x for rows that lie anywhere
+template <class T, class Cell> void project_inputs(const Sequence<T>& q, long rows, const T* const* x, T* input_projection) {
+  constexpr int G = Cell::G, A = kAccumulatorsOf<Cell>;
+  FASTRNN_ASSERT(rows >= 0 && x && input_projection && q.bias && q.w_input && q.storage == kFull);
+  const long width = projection_width<T, Cell>(q.H);
+  for_each_tile<T, G, A>(q.share, 0, rows, q.H, [&](const TileOf<T, Cell>& tile) {
+    PrefetchList<T> prefetch;
+    for (int j = 0; j < tile.panels; ++j) {
+      const TileOf<T, Cell> t = tile.panel(j);
+      multiply_any<T, G, Cell::GS, Cell::kShared>(t.rows, t.vectors, q.bias + t.unit * A, 0,
+                                                  {x + t.row, q.I, q.w_input + t.unit * G * q.I}, {nullptr, 0, nullptr},
+                                                  input_projection + t.row * width + t.unit * A, width, prefetch);
+    }
+  });
+}
+
+// Where the operands of a tile lie at step s: what belongs to the units at the first unit, x and h at their begin
+template <class T, class Cell> struct TileOperands {
+  static constexpr int A = kAccumulatorsOf<Cell>;
+  const T *x[kMaxRows], *h[kMaxRows];  // what the products take; x is not set where its product is there already
+  const T* input_projection;                    // accumulators of the first row, if they were made in advance
+  const T* c_before[kMaxRows];
+  T *c[kMaxRows], *y[kMaxRows], *saved[kMaxRows];
+
+  FASTRNN_INLINE TileOperands(const Sequence<T>& q, long s, const TileOf<T, Cell>& t) {
+    FASTRNN_ASSERT(t.items() <= kMaxRows && t.row + t.rows <= q.active(s) && (!q.input_projection || s >= q.projection_from));
+    const long row = q.packed(s, t.row) - q.first(q.projection_from);
+    input_projection = q.input_projection ? q.input_projection + row * projection_width<T, Cell>(q.H) : nullptr;
+    for (int i = 0; i < t.items(); ++i)
+      if (i > 0 && t.panels > 1) step(i);
+      else look_up(i, q, s, t.row + i, t.unit);
+  }
+
+  FASTRNN_INLINE void look_up(int i, const Sequence<T>& q, long s, long b, long unit) {
+    if (q.has_x_product()) x[i] = q.x.at(s, b);
+    h[i] = q.h_in_product(s, b);
+    if (Cell::kHasC) c_before[i] = q.c_before(s, b) + unit, c[i] = q.c_at(s, b) + unit;
+    y[i] = q.y.at(s, b) + unit;
+    saved[i] = q.saved_at(s, b) + unit;
+  }
+
+  FASTRNN_INLINE void step(int i) {  // from item i - 1 to the next panel
+    constexpr int L = kLanes<T>;
+    x[i] = x[0], h[i] = h[0];
+    if (Cell::kHasC) c_before[i] = c_before[i - 1] + L, c[i] = c[i - 1] + L;
+    y[i] = y[i - 1] + L, saved[i] = saved[i - 1] + L;
+  }
+};
+
+// acc += W_ih x(t) of a one-hot x: a row of the table or of a panel or, where W_ih is not packed, a column of W_ih
+template <class T, class Cell>
+FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const TileOf<T, Cell>& t, int i) {
+  const long id = *q.ids.at(s, t.row + t.row_of(i)), unit = t.unit_of(i), units = t.vectors * kLanes<T>;
+  FASTRNN_ASSERT(id >= 0 && (q.table || (id < q.I && (q.w_input || q.weights.ih))));
+  for (int g = 0; g < Cell::G; ++g)
+    for (int v = 0; v < t.vectors; ++v) {
+      T* to = t.at(i, input_slot<Cell>(g), v);
+      const long column = g * units + v * kLanes<T>;
+      const int lanes = t.lanes_of(i, v);
+      if (q.table) {
+        const T* row = q.table + (id * Cell::G + g) * q.H + unit;
+        store(to, load<T>(to) + load(row + v * kLanes<T>, lanes));
+      } else if (q.storage != kFull) {
+        if constexpr (sizeof(T) == sizeof(float)) {
+          const auto column_of = q.storage == kInt8 ? int8_column : bf16_column;
+          const T* panel = q.w_input + unit * Cell::G * panel_rows(q.storage, q.I);
+          store(to, load<T>(to) + column_of(panel, id, Cell::G * t.vectors, g * t.vectors + v));
+        }
+      } else if (q.w_input) {
+        store(to, load<T>(to) + load(q.w_input + (unit * q.I + id * units) * Cell::G + column));
+      } else {
+        const T* w = q.weights.ih + (g * q.H + unit + v * kLanes<T>) * q.I + id;
+        for (int u = 0; u < lanes; ++u) to[u] += w[u * q.I];
+      }
+    }
+}
+
+// acc = bias, and the input product of a one-hot x
+template <class T, class Cell>
+FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const TileOf<T, Cell>& t) {
+  FASTRNN_ASSERT(q.bias);
+  for (int i = 0; i < t.items(); ++i) {
+    const T* bias = q.bias + t.unit_of(i) * kAccumulatorsOf<Cell>;
+    for (int j = 0; j < t.ld(); j += kLanes<T>) store(t.at(i, 0, 0) + j, load(bias + j));
+    if (q.one_hot()) add_one_hot<T, Cell>(q, s, t, i);
+  }
+}
+
+// acc (rows, A, vectors of units) = what it starts from + W_ih x(t) + W_hh h(t-1), that being the bias, what was made in
+// advance, or acc itself
+template <class T, class Cell>
+FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const TileOf<T, Cell>& t,
+                                   const TileOperands<T, Cell>& operands, bool in_place, PrefetchList<T>& prefetch) {
+  constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
+  const bool has_x = q.has_x_product();
+  FASTRNN_ASSERT(q.bias && q.w_state && (!has_x || q.w_input));
+  FASTRNN_ASSERT(q.storage == kFull || (sizeof(T) == sizeof(float) && !q.input_projection));
+  if constexpr (sizeof(T) == sizeof(float))
+    if (q.storage != kFull) {
+      const T* input = q.w_input + t.unit * G * panel_rows(q.storage, q.I);
+      const T* state = q.w_state + t.unit * GS * panel_rows(q.storage, q.P);
+      if (has_x) multiply_words<G>(q, t, operands.x, q.I, input, q.x_fixed, input_slot<Cell>);
+      return multiply_words<GS>(q, t, operands.h, q.P, state, q.h_fixed, [](int gate) { return gate; });
+    }
+  multiply_any<T, G, GS, Cell::kShared>(
+      t.rows, t.vectors, in_place ? t.acc : (operands.input_projection ? operands.input_projection : q.bias) + t.unit * A,
+      in_place ? t.ld() : operands.input_projection ? projection_width<T, Cell>(q.H) : 0,
+      {operands.x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {operands.h, q.P, q.w_state + t.unit * GS * q.P}, t.acc,
+      t.ld(), prefetch);
+}
+
+// acc += W_ih x(t) + W_hh h(t-1) from the weights as they are; gate by gate, so that they are read in long runs
+template <class T, class Cell>
+FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const TileOf<T, Cell>& t,
+                                       const TileOperands<T, Cell>& operands) {
+  constexpr int GS = Cell::GS, Shared = Cell::kShared;
+  const bool has_x = q.has_x_product();
+  FASTRNN_ASSERT(q.storage == kFull && q.weights.hh && (!has_x || q.weights.ih));
+  const auto nth = [&](int n, int count) { return q.reverse_panels ? count - 1 - n : n; };
+  for (int n = 0; n < kAccumulatorsOf<Cell>; ++n) {
+    const int slot = nth(n, kAccumulatorsOf<Cell>);
+    const int x_gate = slot < GS ? slot : slot - GS + Shared;
+    const bool takes_x = has_x && (slot < Shared || slot >= GS), takes_h = slot < GS;
+    for (int m = 0; m < t.items(); ++m)
+      for (int v = 0; v < t.vectors; ++v) {
+        const int i = nth(m, t.items());
+        const long unit = t.unit_of(i) + v * kLanes<T>;
+        const int lanes = t.lanes_of(i, v);
+        multiply_unpacked<T>(lanes, {operands.x[i], q.I, takes_x ? q.weights.ih + (x_gate * q.H + unit) * q.I : nullptr},
+                             {operands.h[i], q.P, takes_h ? q.weights.hh + (slot * q.H + unit) * q.P : nullptr},
+                             t.at(i, slot, v));
+      }
+  }
+}
+
+// acc = bias + W_ih x(t) + W_hh h(t-1) for the operands of a tile
+template <class T, class Cell>
+FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const TileOf<T, Cell>& t,
+                                   const TileOperands<T, Cell>& operands, PrefetchList<T>& prefetch) {
+  FASTRNN_ASSERT(prefetch.n <= t.items() * Cell::kLinesForward);
+  const bool in_place = q.one_hot() || !q.prepacked || q.storage != kFull;
+  if (in_place) start_accumulators<T, Cell>(q, s, t);
+  if (!q.prepacked) return multiply_as_stored<T, Cell>(q, t, operands);
+  if constexpr (sizeof(T) == sizeof(float))
+    if (q.storage == kInt8 && q.has_vnni && t.is_first) {
+      FASTRNN_ASSERT(q.h_fixed && (!q.has_x_product() || q.x_fixed));
+      if (q.has_x_product()) to_fixed(t.rows, operands.x, q.I, q.x_fixed + t.row * fixed_size(q.I));
+      to_fixed(t.rows, operands.h, q.P, q.h_fixed + t.row * fixed_size(q.P));
+    }
+  for (int j = 0; j < t.panels; ++j)
+    multiply_panel<T, Cell>(q, t.panel(q.reverse_panels ? t.panels - 1 - j : j), operands, in_place, prefetch);
+}
+
+// m of recurrent dropout, or one; k of zoneout, see dropout.hpp
+template <class T> FASTRNN_INLINE Vec<T> h_mask(const Sequence<T>& q, long b, long unit, int lanes) {
+  return q.h_mask ? load(q.h_mask + b * q.P + unit, lanes) : splat(T(1));
+}
+
+template <class T> FASTRNN_INLINE Vec<T> zoneout_keep(const Zoneout<T>& z, long s, long b, long unit, int lanes) {
+  return z.keeps.base ? load_bytes<T>(z.keeps.at(s, b) + unit, lanes) : splat(z.p);
+}
+
+// The products' gradients of h become those of h(s): through the mask, with what h(s) handed on unchanged
+template <class T, class Cell>
+void add_unmasked(const Sequence<T>& q, const Tile<T, 1>& t, int r) {
+  const long b = t.row + r;
+  for (int v = 0; v < t.vectors; ++v) {
+    const long unit = t.unit + v * kLanes<T>;
+    const int lanes = t.lanes_of(v);
+    Vec<T> dh = t.get(r, 0, v) * h_mask(q, b, unit, lanes);
+    if (Cell::kPassesThrough) dh += load(q.dh + b * q.P + unit, lanes);
+    if (q.zoneout_h.p > 0) dh += load(q.dh_zoneout + b * q.P + unit, lanes);
+    store(t.at(r, 0, v), dh);
+  }
+}
+
+// dh(s) becomes that of what the cell computed; the rest is kept for h(s-1)
+template <class T> void split_zoneout(const Sequence<T>& q, long s, const Tile<T, 1>& t, int r) {
+  const long b = t.row + r;
+  for (int v = 0; v < t.vectors; ++v) {
+    const long unit = t.unit + v * kLanes<T>;
+    const int lanes = t.lanes_of(v);
+    const Vec<T> dh = t.get(r, 0, v), k = zoneout_keep(q.zoneout_h, s, b, unit, lanes);
+    store(q.dh_zoneout + b * q.P + unit, k * dh, lanes);
+    store(t.at(r, 0, v), (T(1) - k) * dh);
+  }
+}
+
+// The gradient of a pre-activation, held within +-grad_clip (Graves 2013); NaN stays NaN
+template <class T> FASTRNN_INLINE Vec<T> clipped(const Sequence<T>& q, Vec<T> d) {
+  const Vec<T> most = splat(q.grad_clip);
+  d = select<T>(d > most, most, d);
+  return select<T>(d < -most, -most, d);
+}
+
+// Calls body(tile) with acc = dL/dh(s), for all rows that run at step s and all P units of h.  For s = -1: the gradient
+// of the initial state.
+//   rows that run at s+1:   dgates(s+1) . W_hh  +  what the cell passed straight through into q.dh, 0 if it was reset
+//   rows that end at s:     the gradient of the final state, q.dh
+//   all:                    + dy(s)
+// With noise, acc is the gradient of what the cell computed, before zoneout.
+template <class T, class Cell, class Body>
+FASTRNN_INLINE void for_each_state_gradient(const Sequence<T>& q, long s, Body body) {
+  const bool noisy = q.h_mask || q.zoneout_h.p > 0, zones = q.zoneout_h.p > 0 && s >= 0;
+  FASTRNN_ASSERT(s >= -1 && s < q.T_ && q.dh && q.w_state && (!zones || q.dh_zoneout));
+  const long continuing = s + 1 < q.T_ ? q.active(s + 1) : 0;
+  const auto add_dy = [&](const Tile<T, 1>& t, int r) {
+    if (s < 0 || !q.dy.base) return;
+    const T* dy = q.dy.at(s, t.row + r) + t.unit;
+    for (int v = 0; v < t.vectors; ++v)
+      store(t.at(r, 0, v), t.get(r, 0, v) + load(dy + v * kLanes<T>, t.lanes_of(v)));
+  };
+  const auto set = [&](const Tile<T, 1>& t, int r, const T* from) {  // to zero if null
+    for (int v = 0; v < t.vectors; ++v)
+      store(t.at(r, 0, v), from ? load(from + t.unit + v * kLanes<T>, t.lanes_of(v)) : Vec<T>{});
+  };
+  for_each_tile<T, 1, 1>(q.share, 0, continuing, q.P, [&](const Tile<T, 1>& t) {
+    const T* a[kMaxRows];
+    PrefetchList<T> prefetch;
+    for (int r = 0; r < t.rows; ++r) {
+      const long b = t.row + r;
+      if (s >= 0 && q.dy.base) prefetch.add(q.dy.at(s, b) + t.unit);
+      if (s >= 0) Cell::prefetch_backward(q, s, b, t.unit, prefetch);
+      a[r] = q.dgates_at(s + 1, b);
+      set(t, r, Cell::kPassesThrough && !noisy ? q.dh + b * q.P : nullptr);
+    }
+    FASTRNN_ASSERT(prefetch.n <= t.rows * (Cell::kLinesBackward + 1));
+    multiply<T>(t.rows, t.vectors, {a, Cell::GS * q.H, q.w_state + t.unit * Cell::GS * q.H}, t.acc, t.ld(), prefetch);
+    for (int r = 0; r < t.rows; ++r) {
+      if (noisy) add_unmasked<T, Cell>(q, t, r);
+      if (q.is_reset(s + 1, t.row + r)) set(t, r, nullptr);
+      add_dy(t, r);
+      if (zones) split_zoneout(q, s, t, r);
+    }
+    body(t);
+  });
+  if (s < 0) return;
+  for_each_tile<T, 1, 1>(q.share, continuing, q.active(s), q.P, [&](const Tile<T, 1>& t) {
+    for (int r = 0; r < t.rows; ++r) {
+      set(t, r, q.dh + (t.row + r) * q.P);
+      add_dy(t, r);
+      if (zones) split_zoneout(q, s, t, r);
+    }
+    body(t);
+  });
+}
+
+// dL/dh(-1) into q.dh
+template <class T, class Cell> FASTRNN_INLINE void initial_state_gradient(const Sequence<T>& q) {
+  for_each_state_gradient<T, Cell>(q, -1, [&](const Tile<T, 1>& t) {
+    for (int r = 0; r < t.rows; ++r)
+      for (int v = 0; v < t.vectors; ++v)
+        store(q.dh + (t.row + r) * q.P + t.unit + v * kLanes<T>, t.get(r, 0, v), t.lanes_of(v));
+  });
+}
+
+// Panels of W_ih and W_hh and, in the layout of the accumulators, the biases: each gate's b_ih goes where its input
+// product goes, and b_hh where its state product goes, if it has one in this for_each_tile.
+template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& arena) {
+  constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
+  const Panels<T, G> panels{q.H};
+  const Weights<T>& w = q.weights;
+  T* bias = arena.take(A * panels.padded());
+  const long input_size = G * panel_rows(q.storage, q.I) * panels.padded();
+  const long state_size = GS * panel_rows(q.storage, q.P) * panels.padded();
+  T* input = q.one_hot() || !q.prepacked ? nullptr : arena.take(input_size);
+  T* state = q.prepacked ? arena.take(state_size) : nullptr;
+  if (!arena.block) return;
+  FASTRNN_ASSERT(w.ih && w.hh && (q.storage == kFull || q.prepacked));
+  if (input) pack<G>(q.storage, w.ih, q.H, q.I, input);
+  if (state) pack<GS>(q.storage, w.hh, q.H, q.P, state);
+  q.w_input = input, q.w_state = state, q.bias = bias;
+  for (long p = 0; p < panels.count(); ++p) {
+    const int width = panels.vectors(p) * kLanes<T>;
+    for (int i = 0; i < A * width; ++i) bias[i] = T(0);
+    for (int g = 0; g < G; ++g)
+      for (long u = 0; u < width && p * panels.kUnits + u < q.H; ++u) {
+        const long row = g * q.H + p * panels.kUnits + u;
+        if (w.b_ih) bias[input_slot<Cell>(g) * width + u] += w.b_ih[row];
+        if (w.b_hh) bias[(g < GS ? g : input_slot<Cell>(g)) * width + u] += w.b_hh[row];
+      }
+    bias += A * width;
+  }
+}
+
+// Panels of W_hh for dgates . W_hh: rows of the GS gates that see h(t-1)
+template <class T, class Cell> void pack_state_gradient(Sequence<T>& q, Arena<T>& arena) {
+  T* state = arena.take(Cell::GS * q.H * Panels<T, 1>{q.P}.padded());
+  if (!arena.block) return;
+  pack_columns(q.weights.hh, q.P, Cell::GS * q.H, q.P, state);
+  q.w_state = state;
+}
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

@@ -1,0 +1,41 @@
+// Dropout of the state and zoneout, around the step of any cell.
+//
+//   recurrent dropout   a product sees  m h(t-1)  in place of h(t-1); m (B, P) is the same at all steps
+//   zoneout             h(t) = k h(t-1) + (1 - k) h~(t), h~ what the cell computes; k is 1 or 0, in inference their
+//                       mean; c(t) alike; h~(t) sees c~(t)
+//
+// A cell without either pays for one question a step and, in the backward for_each_tile, one a row.
+#pragma once
+
+#include "cells/cell.hpp"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+// row = k before + (1 - k) row, of n units
+template <class T>
+void mix(const Zoneout<T>& z, long s, long b, long n, const T* before, T* row) {
+  for (long i = 0; i < n; i += kLanes<T>) {
+    const int lanes = int(n - i < kLanes<T> ? n - i : kLanes<T>);
+    const Vec<T> k = zoneout_keep(z, s, b, i, lanes);
+    store(row + i, k * load(before + i, lanes) + (T(1) - k) * load<T>(row + i, lanes), lanes);
+  }
+}
+
+template <class T, class Cell> void forward_step(const Sequence<T>& q, long s) {
+  if (!q.has_dropout()) return Cell::forward(q, s);
+  const long n = q.active(s);
+  for (long b = 0; b < n; ++b) {
+    if (q.h_mask) times(q.P, q.h_before(s, b), q.h_mask + b * q.P, q.h_masked + b * q.P);
+    if (q.zoneout_c.p > 0)  // c may be in place
+      __builtin_memcpy(q.c_saved + b * q.H, q.c_before(s, b), q.H * sizeof(T));
+  }
+  Cell::forward(q, s);
+  for (long b = 0; b < n; ++b) {
+    if (q.zoneout_h.p > 0) mix(q.zoneout_h, s, b, q.P, q.h_before(s, b), q.y.at(s, b));
+    if (q.zoneout_c.p > 0) mix(q.zoneout_c, s, b, q.H, q.c_saved + b * q.H, q.c_at(s, b));
+  }
+}
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

@@ -1,0 +1,82 @@
+// How far a walk has come, told by the thread that walks to one that follows it, a layer above or below; and how threads
+// wait for each other.
+#pragma once
+
+#include <cstdint>
+#include <sched.h>
+#include <time.h>
+
+namespace fastrnn {
+
+struct Progress {
+  int64_t steps;  // done so far
+};
+
+inline void publish(Progress* p, int64_t steps) {
+  if (p) __atomic_store_n(&p->steps, steps, __ATOMIC_RELEASE);
+}
+
+inline int64_t nanoseconds() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return int64_t(t.tv_sec) * 1000000000 + t.tv_nsec;
+}
+
+// A flag that one thread at a time may hold
+inline bool take_flag(int* flag) { return __atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE) == 0; }
+inline void drop_flag(int* flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Returns when done() is true, and for how many nanoseconds it waited, or 0 if that was not long.  Without sleep at
+// first: a step takes microseconds.
+template <class Done> int64_t wait(Done done) {
+  for (int tries = 0; tries < 1000; ++tries) {
+    if (done()) return 0;
+    pause();
+  }
+  const int64_t since = nanoseconds();
+  while (!done()) sched_yield();
+  return nanoseconds() - since;
+}
+
+// The same for a short time: waking up a thread that sleeps takes some 40 microseconds.  Returns whether done() is true;
+// if not, that time is over, or others want the core.
+template <class Done> bool wait_briefly(Done done) {
+  constexpr int64_t kMost = 100000, kElsewhere = 20000;  // nanoseconds
+  const int64_t since = nanoseconds();
+  for (int64_t now = since, before = since; now - since < kMost && now - before < kElsewhere; now = nanoseconds()) {
+    for (int tries = 0; tries < 50; ++tries) {
+      if (done()) return true;
+      pause();
+    }
+    before = nanoseconds();
+    sched_yield();
+  }
+  return done();
+}
+
+// How many threads have done something
+struct PendingCount {
+  int64_t n;
+};
+
+inline void add(PendingCount* p, int64_t n) { __atomic_fetch_add(&p->n, n, __ATOMIC_ACQ_REL); }
+
+// Returns when they are so many, and how many they are
+inline int64_t wait_for(const PendingCount* p, int64_t n) {
+  int64_t there;
+  wait([&] { return (there = __atomic_load_n(&p->n, __ATOMIC_ACQUIRE)) >= n; });
+  return there;
+}
+
+// Returns when so many steps are done
+inline void wait_for(const Progress* p, int64_t steps) {
+  if (p) wait([&] { return __atomic_load_n(&p->steps, __ATOMIC_ACQUIRE) >= steps; });
+}
+
+}  // namespace fastrnn

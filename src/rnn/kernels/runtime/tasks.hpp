@@ -1,0 +1,143 @@
+// The tasks of a call, shared out among threads: what of it is not Python.  See core/tasks.pxi.
+#pragma once
+
+#include "runtime/progress.hpp"
+
+#include <pthread.h>
+
+namespace fastrnn {
+
+// How long a thread sleeps at most, on some condition
+inline timespec in_nanoseconds(int64_t n) {
+  timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  const int64_t until = t.tv_nsec + n;
+  t.tv_sec += until / 1000000000, t.tv_nsec = long(until % 1000000000);
+  return t;
+}
+
+// The tasks of one call.  Its master takes tasks, each the next, and so do workers that come while there are some; the
+// master closes the job and waits for the workers to leave.
+class Job {
+  static constexpr int64_t kClosed = int64_t(1) << 32;
+
+  Job* outer_ = nullptr;  // that this one is part of a task of
+  int cancelled_ = 0;
+  int64_t next_ = 0;      // the task that is taken next
+  int64_t helpers_ = 0;   // that have come and not left, + kClosed when nobody may come any more
+  int64_t come_ = 0;      // how often one has come
+  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t left_ = PTHREAD_COND_INITIALIZER;
+
+  static inline thread_local Job* current_ = nullptr;
+
+  bool no_helpers() const { return __atomic_load_n(&helpers_, __ATOMIC_ACQUIRE) % kClosed == 0; }
+
+ public:
+  Job() noexcept {}
+
+  // What the calling thread works for; null: nothing
+  static Job* current() { return current_; }
+  static void set_current(Job* job) { current_ = job; }
+
+  // The master: before any worker is asked to come; and then, when it takes its own part
+  void begin() { outer_ = current_; }
+  void lead() { current_ = this; }
+
+  // Tasks that have begun are left as soon as they look, others do not begin.  Returns whether this is the first time.
+  bool cancel() { return __atomic_exchange_n(&cancelled_, 1, __ATOMIC_ACQ_REL) == 0; }
+  bool is_cancelled() const {
+    for (const Job* job = this; job; job = job->outer_)
+      if (__atomic_load_n(&job->cancelled_, __ATOMIC_ACQUIRE)) return true;
+    return false;
+  }
+
+  // The next of n tasks; -1 if there is none, or none shall begin
+  int64_t take(int64_t n) {
+    if (is_cancelled()) return -1;
+    const int64_t i = __atomic_fetch_add(&next_, 1, __ATOMIC_RELAXED);
+    return i < n ? i : -1;
+  }
+
+  // A worker comes, and takes its part until it leaves; false: it is too late
+  bool enter() {
+    int64_t workers = __atomic_load_n(&helpers_, __ATOMIC_RELAXED);
+    do {
+      if (workers >= kClosed) return false;
+    } while (!__atomic_compare_exchange_n(&helpers_, &workers, workers + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+    __atomic_fetch_add(&come_, 1, __ATOMIC_RELEASE);
+    current_ = this;
+    return true;
+  }
+  void leave() {
+    current_ = nullptr;
+    if (__atomic_sub_fetch(&helpers_, 1, __ATOMIC_ACQ_REL) != kClosed) return;
+    pthread_mutex_lock(&mutex_);
+    pthread_cond_broadcast(&left_);
+    pthread_mutex_unlock(&mutex_);
+  }
+  int64_t come() const { return __atomic_load_n(&come_, __ATOMIC_ACQUIRE); }
+
+  // The master: nobody comes from here on
+  void close() { __atomic_fetch_add(&helpers_, kClosed, __ATOMIC_ACQ_REL); }
+
+  // Whether all workers have left, in about so many nanoseconds at most
+  bool all_left(int64_t patience) {
+    if (wait_briefly([&] { return no_helpers(); })) return true;
+    const timespec until = in_nanoseconds(patience);
+    pthread_mutex_lock(&mutex_);
+    while (!no_helpers() && pthread_cond_timedwait(&left_, &mutex_, &until) == 0) {}
+    pthread_mutex_unlock(&mutex_);
+    return no_helpers();
+  }
+
+  // The master, in the end
+  void end() { current_ = outer_; }
+};
+
+// Pieces of work that were given to threads and not yet taken.  A thread looks out for one for a short time, and then
+// sleeps until there is one.
+class Tickets {
+  int64_t count_ = 0, sleepers_ = 0;
+  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t given_ = PTHREAD_COND_INITIALIZER;
+
+  bool try_take() {
+    int64_t count = __atomic_load_n(&count_, __ATOMIC_SEQ_CST);
+    while (count > 0)
+      if (__atomic_compare_exchange_n(&count_, &count, count - 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return true;
+    return false;
+  }
+
+ public:
+  Tickets() noexcept {}
+
+  void give(int64_t n) {
+    __atomic_fetch_add(&count_, n, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&sleepers_, __ATOMIC_SEQ_CST) == 0) return;
+    pthread_mutex_lock(&mutex_);
+    pthread_cond_broadcast(&given_);
+    pthread_mutex_unlock(&mutex_);
+  }
+
+  void take() {
+    if (wait_briefly([&] { return try_take(); })) return;
+    pthread_mutex_lock(&mutex_);
+    __atomic_fetch_add(&sleepers_, 1, __ATOMIC_SEQ_CST);
+    while (!try_take()) pthread_cond_wait(&given_, &mutex_);
+    __atomic_fetch_sub(&sleepers_, 1, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&mutex_);
+  }
+};
+
+// Whether `count()` comes to n, in so many nanoseconds at most
+template <class Count> bool comes_to(int64_t n, int64_t patience, Count count) {
+  const auto done = [&] { return count() >= n; };
+  if (wait_briefly(done)) return true;
+  const timespec nap = {0, 100000};
+  for (const int64_t until = nanoseconds() + patience; nanoseconds() < until; nanosleep(&nap, nullptr))
+    if (done()) return true;
+  return done();
+}
+
+}  // namespace fastrnn

@@ -1,0 +1,156 @@
+"""Parameters and their gradients, under torch's names: what a layer, a head and an optimiser share.
+
+All parameters of a module lie in one flat array, all gradients in another; ``params`` and ``grads`` are dicts of
+views into them.  An optimiser can therefore walk one contiguous array, and a user who writes into
+``module.params[name]`` writes into the weights that the kernels read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NoReturn, Self
+
+import numpy as np
+
+from .. import _core
+from ..util.checks import checked_array, checked_arrays, checked_shapes
+
+_ALIGN = 16  # elements: every array starts on a cache line of float32
+_ADDRESSABLE = 1 << 47  # bytes that a process can have on the usual processors
+
+
+class ParameterDict(dict[str, np.ndarray]):
+    """A dict of views whose entries are fixed; assigning to a name copies the values into its array.
+
+    A deep copy, and what is pickled, has copies of the arrays; `copy.copy` and the dict itself share them.
+    """
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self:
+            raise KeyError(f"no parameter named {name!r}; the names are {', '.join(self)}")
+        self[name][...] = checked_array(name, value, self[name].shape, self[name].dtype)
+
+    def _fixed(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("the set of parameters is fixed; assign to a name to change its values")
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, np.ndarray]]]:
+        return type(self), (dict(self),)
+
+    __delitem__ = pop = popitem = clear = update = setdefault = __ior__ = _fixed
+
+
+class FixedOptions:
+    """What an object is, is decided when it is made: the attributes that `_fixed` names can be set once."""
+
+    _fixed: ClassVar[frozenset[str]] = frozenset()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed and name in self.__dict__:
+            owner = f"{name} of a {type(self).__name__}"
+            raise AttributeError(f"{owner} is fixed when it is made, as {self.__dict__[name]!r}; make another one")
+        super().__setattr__(name, value)
+
+
+class Module(FixedOptions):
+    """Base of everything with parameters: flat storage, ``params``, ``grads`` and state dicts.
+
+    shapes: the name and the shape of each parameter, in torch's order.  dtype: float32 or float64.
+    ``flat_params`` and ``flat_grads``: the arrays that all of them lie in; ``param_ranges``: the slice of each by name,
+    with the padding behind it.
+    Copies and pickles are without the gradients, which a copy, or what is unpickled, has anew: zero.
+    """
+
+    _fixed = frozenset({"dtype"})
+    flat_params: np.ndarray
+    flat_grads: np.ndarray
+    param_ranges: dict[str, slice]
+    _given: Mapping[str, Any] | None = None  # what `_with_parameters` gives to a module that is being made
+    _views: tuple[str, ...] = (
+        "flat_params",
+        "flat_grads",
+        "param_ranges",
+        "_params",
+        "_grads",
+    )  # `_allocate` makes them
+
+    def __init__(self, shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: Any) -> None:
+        self.dtype = np.dtype(dtype)
+        self._shapes = dict(shapes) if self._given is None else checked_shapes(self._given, shapes, self.dtype)
+        self._allocate()
+
+    @classmethod
+    def _with_parameters(cls, params: Mapping[str, Any], *args: Any, **options: Any) -> Self:
+        """The module that these arguments make, with these parameters.
+
+        They are compared before memory is taken: what does not fit costs no more than `params` is large, whatever
+        sizes the arguments claim.  Raises as `load_state_dict` and the constructor do.
+        """
+        module = cls.__new__(cls)
+        module._given = params
+        cls.__init__(module, *args, **options)
+        del module._given
+        module.load_state_dict(params)
+        return module
+
+    def _allocate(self) -> None:
+        sizes = [-(-math.prod(shape) // _ALIGN) * _ALIGN for shape in self._shapes.values()]
+        if sum(sizes) * self.dtype.itemsize > _ADDRESSABLE:
+            raise ValueError(f"expected parameters of at most {_ADDRESSABLE} bytes, got {sum(sizes)} of {self.dtype}")
+        self.flat_params = _core.new_array((sum(sizes),), self.dtype, zero=True)
+        self.flat_grads = _core.new_array((sum(sizes),), self.dtype, zero=True)
+        ends = np.cumsum(sizes).tolist()
+        self.param_ranges = {  # of each parameter in the flat arrays, the padding behind it included
+            name: slice(end - size, end) for name, size, end in zip(self._shapes, sizes, ends, strict=True)
+        }
+        self._params, self._grads = self.named(self.flat_params), self.named(self.flat_grads)
+
+    def named(self, flat: np.ndarray) -> ParameterDict:
+        """Views of the parts of an array like `flat_params`, by the names of the parameters."""
+        named = ParameterDict()
+        for name, shape in self._shapes.items():
+            start = self.param_ranges[name].start
+            dict.__setitem__(named, name, flat[start : start + math.prod(shape)].reshape(shape))
+        return named
+
+    @property
+    def generators(self) -> list[np.random.Generator]:
+        """The random generators that the module draws from, whose state is part of a checkpoint."""
+        return []
+
+    @property
+    def params(self) -> ParameterDict:
+        """Parameters by name: views, updated in place."""
+        return self._params
+
+    @property
+    def grads(self) -> ParameterDict:
+        """Gradients by name, the shapes of ``params``: `backward` adds into them, `zero_grad` clears them."""
+        return self._grads
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero."""
+        self.flat_grads.fill(0)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters under torch's names."""
+        return {name: array.copy() for name, array in self._params.items()}
+
+    def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
+        """Copy `mapping` into the parameters.
+
+        Raises KeyError when a name is missing or unknown, TypeError for another dtype, ValueError for another shape;
+        nothing is changed then.
+        """
+        checked = checked_arrays(mapping, self._params)
+        _core.copy_all([(array, checked[name]) for name, array in self._params.items()])
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key not in self._views}
+        return {**state, "params": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        params = state.pop("params")
+        self.__dict__.update(state)
+        self._allocate()
+        self.load_state_dict(params)

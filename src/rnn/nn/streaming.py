@@ -1,0 +1,91 @@
+"""`Stream`: a layer that keeps its state between the steps of a sequence that is still coming in."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import _core
+from ..engine import LayerSpec, State
+from ..engine.inputs import checked_state, user_state
+from ..engine.spec import Arrays
+from .module import ParameterDict
+
+
+class Streamable(Protocol):
+    """What a stream needs of a layer."""
+
+    @property
+    def spec(self) -> LayerSpec: ...
+    @property
+    def weights(self) -> Arrays: ...
+    @property
+    def params(self) -> ParameterDict: ...
+    @property
+    def stream_weights(self) -> str: ...
+
+
+class Stream(_core.Stream):
+    """The state of a layer between the steps of a sequence that is still coming in; `layer.stream()` makes it.
+
+    >>> import numpy as np, fastrnn
+    >>> stream = fastrnn.LSTM(8, 16, rng=0).stream()
+    >>> y = np.empty(16, np.float32)
+    >>> for x in np.ones((5, 8), np.float32):
+    ...     _ = stream.step(x, out=y)
+    >>> h, c = stream.state
+    >>> h.shape, bool((h[0, 0] == y).all())
+    ((1, 1, 16), True)
+
+    `step` and `run` advance the state, from zero on, and return what the layer calls y, the h of the last layer: of any
+    pieces in which a sequence comes, to the bit what one `run` over the whole gives. They allocate nothing but y, and
+    not even that when `out` is given. Letters: T steps, B rows (`batch`), I inputs, P width of h, L layers.
+
+    The weights are copied when the stream is made: what changes in the layer later is not seen until `refresh`.
+    A stream serves one thread at a time; streams of one layer may run in different threads. Ctrl-C in the midst of a
+    `run` leaves the state as it was before.
+    """
+
+    layer: Streamable
+
+    def __init__(self, layer: Streamable, batch: int) -> None:
+        super().__init__(layer.spec, packed_weights(layer), batch)
+        self.layer = layer
+
+    @property
+    def state(self) -> State:
+        """A copy of h (L, B, P), for an LSTM of the pair (h, c), c (L, B, H).
+
+        It may be set to the like, or with B = 1 to the state of an unbatched call, without that axis.
+
+        Raises TypeError or ValueError when set to another dtype or shape; the state is unchanged then.
+        """
+        return user_state(self.get_state(), False)
+
+    @state.setter
+    def state(self, state: State) -> None:
+        first = state[0] if isinstance(state, tuple | list) and state else state
+        unbatched = self.batch == 1 and np.ndim(first) == 2
+        self.set_state(checked_state(self.spec, state, self.batch, unbatched))
+
+    def refresh(self) -> None:
+        """Copy the layer's weights anew; the state stays."""
+        self.repack(partial(packed_weights, self.layer))
+
+    def copy(self) -> Stream:
+        """Another stream with the same weights, which both read in one place, and from here on a state of its own."""
+        other: Any = super().copy()
+        other.layer = self.layer
+        return other
+
+
+def packed_weights(layer: Streamable) -> _core.PackedWeights:
+    """The layer's weights as they are now, packed as `layer.compress` says. Raises ValueError if they cannot be."""
+    spec, stored = layer.spec, layer.stream_weights
+    if stored in ("bfloat16", "int8"):
+        for name, array in layer.params.items():
+            if name.startswith(("weight_ih", "weight_hh")) and not np.isfinite(array).all():
+                raise ValueError(f"expected finite weights for {stored}, got NaN or infinity in {name}")
+    return _core.PackedWeights(spec.cell.number, spec.is_double, stored, layer.weights, spec.kernel_options)

@@ -1,0 +1,6 @@
+"""Models of text.
+
+language_model    LanguageModel: characters -> a recurrent layer -> a linear head -> probabilities of the next one
+    |
+corpus            the English text that every CPython carries
+"""
