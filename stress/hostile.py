@@ -95,7 +95,7 @@ def states_of_other_kinds(judge: Judge) -> None:
     rng, layer = judge.rng, judge.layer
     x = rng.standard_normal((2, 2, layer.input_size)).astype(layer.dtype)
     parts = as_tuple(random_state(rng, layer, 2))
-    values = [(), parts[:1] * 3, parts + parts, {"h": parts[0]}, "hc", iter(parts), [None], (None, None), 0, [[]]]
+    values = [(), parts[:1] * 3, parts + parts, {"h": parts[0]}, "hc", iter(parts), [None], (None, 0), 0, [[]]]
     values += [(parts[0],), parts[0]] if layer.cell == "lstm" else [parts, (parts[0], parts[0])]
     judge.each("a state that is", values, partial(layer.__call__, x))
     judge.each("a state that is", values, partial(layer.forward, x))

@@ -15,7 +15,8 @@ from fastrnn import _core
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / "src" / "rnn" / "kernels"
-FLAGS = ["-std=c++17", "-O2", "-UNDEBUG", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-pthread", "-I", KERNELS]
+FLAGS = ["-std=c++17", "-O2", "-UNDEBUG", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-pthread"]
+FLAGS += ["-I", KERNELS, "-I", ROOT / "tests" / "native"]
 
 
 def needs(*programs):

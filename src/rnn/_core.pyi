@@ -1,19 +1,11 @@
 """Types of the compiled core; what each function does is said in _core.pyx."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-class CellRow(NamedTuple):
-    number: int
-    cell: str
-    gates: int
-    states: list[str]
-    saved: list[str]
-    gradients: list[tuple[str, int]]
-
-def cells() -> dict[str, CellRow]: ...
+def cells() -> dict[str, tuple[int, str, int, list[str], list[str], list[tuple[str, int]]]]: ...
 def activation_names() -> list[str]: ...
 def instruction_sets() -> list[str]: ...
 def use_instruction_set(name: str) -> None: ...
@@ -137,7 +129,7 @@ class SmallBatchInference:
         self, cell: int, is_double: bool, batch_first: bool, weights: list[Any], options: dict[str, Any]
     ) -> None: ...
     @staticmethod
-    def takes(layers: int) -> bool: ...
+    def takes(layers: int, states: int) -> bool: ...
     def run(self, x: Any, state: Any) -> tuple[np.ndarray, Any] | None: ...
 
 class PackedWeights:

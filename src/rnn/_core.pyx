@@ -35,7 +35,6 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 from libcpp cimport bool as cbool
-from posix.stdlib cimport posix_memalign
 
 from _blas cimport gemm, real, scipy_openblas_get_config, scipy_openblas_get_corename, scipy_openblas_set_num_threads
 
@@ -44,12 +43,12 @@ cimport numpy as cnp
 import _thread
 import os
 import threading
-from typing import NamedTuple
 
 import numpy as np
 
 cnp.import_array()
 
+include "core/os.pxi"
 include "core/table.pxi"
 include "core/tasks.pxi"
 
@@ -160,6 +159,7 @@ cdef enum:
     PROJECTED_ROWS = 64  # rows whose input products are made at a time, see block_end
     UNPACKED_ROWS = 16  # a call of so few rows does not pay for packed weights
     MAX_SMALL_BATCH_LAYERS = 4
+    MAX_STATES = 4
     SHARED_WORK = 1 << 16  # multiply-adds of a step for each of the threads that share it
 
 
@@ -188,19 +188,19 @@ cdef int64_t chunk_room(const Sequence[real]* q) noexcept nogil:
     return min(q.first(q.steps), chunk_rows(q) + q.B)
 
 
-cdef int64_t chunk_end(const Sequence[real]* q, long s0) noexcept nogil:
+cdef int64_t chunk_end(const Sequence[real]* q, int64_t s0) noexcept nogil:
     """The end of the chunk that step s0 is in."""
     cdef int64_t rows = chunk_rows(q), end = (q.first(s0) // rows + 1) * rows
-    cdef long s1 = s0 + 1
+    cdef int64_t s1 = s0 + 1
     while s1 < q.steps and q.first(s1) < end:
         s1 += 1
     return s1
 
 
-cdef int64_t chunk_start(const Sequence[real]* q, long s1) noexcept nogil:
+cdef int64_t chunk_start(const Sequence[real]* q, int64_t s1) noexcept nogil:
     """The first step of the chunk that step s1 - 1 is in."""
     cdef int64_t rows = chunk_rows(q), first = q.first(s1 - 1) // rows * rows
-    cdef long s0 = s1 - 1
+    cdef int64_t s0 = s1 - 1
     while s0 > 0 and q.first(s0 - 1) >= first:
         s0 -= 1
     return s0
@@ -222,7 +222,7 @@ include "core/sampler.pxi"
 
 def softmax_cross_entropy(const real[:, ::1] logits, const int64_t[::1] targets, double scale, real[:, ::1] dlogits):
     """Sum of the losses of all rows whose target is not negative; dlogits = scale (softmax - onehot)."""
-    cdef long rows = logits.shape[0], K = logits.shape[1]
+    cdef int64_t rows = logits.shape[0], K = logits.shape[1]
     cdef double loss = 0
     cdef real which = 0
     cdef Section section

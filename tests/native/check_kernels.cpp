@@ -32,13 +32,14 @@
 #define FASTRNN_VECTOR_BYTES 8
 #define FASTRNN_REGISTERS 16
 #include "isa/isa.inl"
+#include "gated_average.hpp"
 
 using namespace fastrnn;
 template <class T> using Array = std::vector<T>;
 
-constexpr long kSteps = 4;
+constexpr Index kSteps = 4;
 bool failed = false;
-long batch_step = 1;  // from a batch to the next
+Index batch_step = 1;  // from a batch to the next
 
 uint64_t random_bits() {  // splitmix64
   static uint64_t state = 0;
@@ -48,7 +49,7 @@ uint64_t random_bits() {  // splitmix64
 }
 
 // n values in (-scale, scale) that float holds exactly
-Array<double> draw(long n, double scale = 1) {
+Array<double> draw(Index n, double scale = 1) {
   Array<double> out(n);
   for (double& each : out) each = float(scale * double(int64_t(random_bits()) >> 40) / (1 << 23));
   return out;
@@ -65,23 +66,23 @@ template <class T> constexpr double kTolerance = sizeof(T) == 4 ? 2e-5 : 2e-14; 
 
 // By how much more a cell's rounding may show: a norm magnifies it, over the one to four numbers of H = 1 by up to
 // 1 / sqrt(eps) = 316
-double magnified(bool is_normed, long H) { return !is_normed ? 1 : H > 1 ? 5 : 50; }
+double magnified(bool is_normed, Index H) { return !is_normed ? 1 : H > 1 ? 5 : 50; }
 
 // ---------------------------------------------------------------- cells
 
-template <class T> bool can_project(const CellKernels<T>& cell) { return cell.has_c && !cell.is_normed; }
+template <class T> bool can_project(const CellKernels<T>& cell) { return cell.n_states > 1 && !cell.is_normed; }
 
 // One layer over one batch, row b of which runs for kSteps, or fewer, steps
 struct Layer {
   enum Input { kStepByStep, kUnpacked, kProjected, kOneHot, kInputs } input;
-  long G, B, I, H, P;
+  Index G, B, I, H, P;
   double scale = 1.5 / std::sqrt(double(H));
   Array<double> w_ih = draw(G * H * I, scale), w_hh = draw(G * H * P, scale), b_ih = draw(G * H), b_hh = draw(G * H),
                 w_hr = draw(P * H, scale), w_p = draw(3 * H), x = draw(kSteps * B * I), h0 = draw(B * P),
                 c0 = draw(B * H), dy = draw(kSteps * B * P), dh = draw(B * P), dc = draw(B * H),
                 gains = draw(G * H);
   bool coupled = input == kProjected;
-  long length(long b) const { return kSteps - b * kSteps / (B + 1); }
+  Index length(Index b) const { return kSteps - b * kSteps / (B + 1); }
 };
 
 template <class T, class Pack> Array<T> packed(Sequence<T>& q, Pack pack) {
@@ -96,8 +97,8 @@ template <class T, class Pack> Array<T> packed(Sequence<T>& q, Pack pack) {
 // The accumulators of all rows, as they are made in advance
 template <class T> Array<T> project_all(const Sequence<T>& q, const CellKernels<T>& cell) {
   Array<const T*> x;
-  for (long s = 0; s < kSteps; ++s)
-    for (long b = 0; b < q.active(s); ++b) x.push_back(q.x.at(s, b));
+  for (Index s = 0; s < kSteps; ++s)
+    for (Index b = 0; b < q.active(s); ++b) x.push_back(q.x.at(s, b));
   Array<T> input_projection(x.size() * cell.projection_width(q.H));
   cell.project_inputs(q, x.size(), x.data(), input_projection.data());
   return input_projection;
@@ -107,17 +108,17 @@ template <class T> Array<T> project_all(const Sequence<T>& q, const CellKernels<
 template <class T>
 Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nullptr,
                     Storage storage = kFull, bool has_vnni = false) {
-  const long B = m.B, I = m.I, H = m.H, P = m.P, width = m.G * H;
+  const Index B = m.B, I = m.I, H = m.H, P = m.P, width = m.G * H;
   Array<int64_t> start{0}, x_at, y_at, ids, each_row;
   Array<uint8_t> reset;
-  for (long b = 0; b < B; ++b) x_at.push_back(b * I), y_at.push_back(b * P), each_row.push_back(b);
-  for (long s = 0; s < kSteps; ++s) {
+  for (Index b = 0; b < B; ++b) x_at.push_back(b * I), y_at.push_back(b * P), each_row.push_back(b);
+  for (Index s = 0; s < kSteps; ++s) {
     start.push_back(start.back());
-    for (long b = 0; b < B; ++b) start.back() += s < m.length(b), reset.push_back((3 * s + 5 * b) % 7 == 1);
-    for (long b = 0; b < B; ++b) ids.push_back((7 * s + b) % I);
+    for (Index b = 0; b < B; ++b) start.back() += s < m.length(b), reset.push_back((3 * s + 5 * b) % 7 == 1);
+    for (Index b = 0; b < B; ++b) ids.push_back((7 * s + b) % I);
   }
   const bool norms = cell.is_normed;
-  const long rows = start.back(), saved_width = (cell.saved_width + (P != H)) * H + norms * kNormStatistics;
+  const Index rows = start.back(), saved_width = (cell.saved_width + (P != H)) * H + norms * kNormStatistics;
   const Array<T> w_ih = as<T>(m.w_ih), w_hh = as<T>(m.w_hh), b_ih = as<T>(m.b_ih), b_hh = as<T>(m.b_hh),
                  w_hr = as<T>(m.w_hr), w_p = as<T>(m.w_p), x = as<T>(m.x), h0 = as<T>(m.h0), c0 = as<T>(m.c0),
                  dy = as<T>(m.dy), gains = as<T>(m.gains), zeros(H > P ? H : P);
@@ -126,7 +127,7 @@ Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nul
       h_fixed(B * fixed_size(P)), dgains(2 * width + 2 * H), sums(cell.dgates_width * H);
 
   Sequence<T> q{};
-  q.T_ = kSteps, q.B = B, q.I = I, q.H = H, q.P = P, q.start = start.data();
+  q.T_ = kSteps, q.B = B, q.I = I, q.H = H, q.P = P, q.C = (cell.n_states - 1) * H, q.start = start.data();
   q.saved_width = saved_width, q.dgates_width = cell.dgates_width * H;
   q.x = {x.data(), x_at.data(), B * I}, q.y = {y.data(), y_at.data(), B * P}, q.dy = {dy.data(), y_at.data(), B * P};
   const Rows<const int64_t> indices{m.input == Layer::kOneHot ? ids.data() : nullptr, each_row.data(), B};
@@ -135,7 +136,9 @@ Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nul
   q.storage = storage, q.has_vnni = has_vnni, q.x_fixed = x_fixed.data(), q.h_fixed = h_fixed.data();
   q.reset = {reset.data(), each_row.data(), B};
   q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.saved = saved.data();
-  q.weights = {w_ih.data(), w_hh.data(), b_ih.data(), b_hh.data(), P == H ? nullptr : w_hr.data(), nullptr};
+  bool has_hh = false;
+  for (int i = 0; i < cell.n_blocks; ++i) has_hh |= cell.blocks[i].weight == GradientBlock::kHH;
+  q.weights = {w_ih.data(), has_hh ? w_hh.data() : nullptr, b_ih.data(), b_hh.data(), P == H ? nullptr : w_hr.data(), nullptr};
   if (norms) {
     T* d = dgains.data();
     q.norms = {gains.data(), gains.data(), gains.data(), b_ih.data()}, q.sums = sums.data();
@@ -154,10 +157,10 @@ Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nul
     q.ids = indices;
     const Array<T> input_projection = m.input == Layer::kProjected ? project_all(q, cell) : Array<T>();
     if (!input_projection.empty()) q.input_projection = input_projection.data();
-    for (long s = 0; s < kSteps; ++s) run_step(team, q, cell.forward, s);
+    for (Index s = 0; s < kSteps; ++s) run_step(team, q, cell.forward, s);
   }
   const Array<T> memory = packed(q, cell.pack_backward);
-  for (long s = kSteps - 1; s >= 0; --s) run_step(team, q, cell.backward, s);
+  for (Index s = kSteps - 1; s >= 0; --s) run_step(team, q, cell.backward, s);
   cell.backward(q, -1);
   return {y, saved, c, dgates, dprojected, dh, dc, dpeephole, dgains, sums};
 }
@@ -176,10 +179,10 @@ template <class T> void check_cells(const Kernels<T>& kernels) {
   for (int row = 0; row < kCells; ++row) {
     const CellKernels<T>& cell = *kernels.cell(row);
     double worst = 0;
-    for (long H : {1, 5, 16, 33, 70})
-      for (long B = 1; B <= 9; B += batch_step)
+    for (Index H : {1, 5, 16, 33, 70})
+      for (Index B = 1; B <= 9; B += batch_step)
         for (int input = 0; input < Layer::kInputs; ++input)
-          for (long P : {H, (H + 1) / 2}) {
+          for (Index P : {H, (H + 1) / 2}) {
             if (P != H && (!can_project(cell) || H == 1)) continue;
             const Layer layer{Layer::Input(input), cell.gates, B, H / 2 + 3, H, P};
             const auto ours = run(cell, layer);
@@ -198,8 +201,8 @@ void check_compressed(const KernelTable& table) {
   for (Storage storage : {kBfloat16, kInt8}) {
     double worst = 0;
     for (int row = 0; row < kCells; ++row)
-      for (long H : {1, 5, 16, 33, 70})
-        for (long B = 1; B <= 9; B += batch_step)
+      for (Index H : {1, 5, 16, 33, 70})
+        for (Index B = 1; B <= 9; B += batch_step)
           for (auto input : {Layer::kStepByStep, Layer::kOneHot}) {
             const CellKernels<float>& cell = *table.f32.cell(row);
             const Layer layer{input, cell.gates, B, H / 2 + 3, H, H};
@@ -229,11 +232,11 @@ template <class Work> auto with_workers(int workers, bool from_the_start, Work w
 }
 
 template <class T> void check_teams(const Kernels<T>& kernels) {
-  long wrong = 0;
+  Index wrong = 0;
   for (const CellKernels<T>& cell : kernels.cells)
-    for (long H : {5, 70, 200})
+    for (Index H : {5, 70, 200})
       for (int input = 0; input < Layer::kInputs; ++input)
-        for (long P : {H, (H + 1) / 2}) {
+        for (Index P : {H, (H + 1) / 2}) {
           if (cell.is_normed || (P != H && !can_project(cell))) continue;  // with norms, steps are not shared
           const Layer layer{Layer::Input(input), cell.gates, 3, H / 2 + 3, H, P};
           const auto alone = run(cell, layer);
@@ -246,10 +249,46 @@ template <class T> void check_teams(const Kernels<T>& kernels) {
   expect(wrong == 0, "steps shared by threads", double(wrong));
 }
 
+// A cell whose step has no product of the state, against its formulas
+template <class T> void check_gated_average() {
+  const CellKernels<T> cell = scalar::gated_average<T>();
+  double worst = 0;
+  for (Index H : {1, 5, 33})
+    for (Index B : {1, 3, 7})
+      for (auto input : {Layer::kStepByStep, Layer::kUnpacked, Layer::kOneHot}) {
+        const Layer m{input, 2, B, H / 2 + 3, H, H};
+        const auto ours = run(cell, m);
+        Array<double> y(kSteps * B * H), dh(B * H);
+        for (Index b = 0; b < B; ++b)
+          for (Index u = 0; u < H; ++u) {
+            Array<double> z(kSteps), n(kSteps), before(kSteps);
+            const auto at = [&](Index s) { return (s * B + b) * H + u; };
+            const auto is_reset = [&](Index s) { return (3 * s + 5 * b) % 7 == 1; };
+            for (Index s = 0; s < m.length(b); ++s) {
+              double a[2];
+              for (Index g = 0; g < 2; ++g) {
+                a[g] = m.b_ih[g * H + u] + m.b_hh[g * H + u];
+                const double* w = &m.w_ih[(g * H + u) * m.I];
+                for (Index i = 0; i < m.I; ++i)
+                  a[g] += w[i] * (input == Layer::kOneHot ? double(i == (7 * s + b) % m.I) : m.x[(s * B + b) * m.I + i]);
+              }
+              z[s] = 1 / (1 + std::exp(-a[0])), n[s] = std::tanh(a[1]);
+              before[s] = is_reset(s) ? 0 : s ? y[at(s - 1)] : m.h0[b * H + u];
+              y[at(s)] = n[s] + z[s] * (before[s] - n[s]);
+            }
+            double d = m.dh[b * H + u];
+            for (Index s = m.length(b) - 1; s >= 0; --s) d = is_reset(s) ? 0 : (d + m.dy[at(s)]) * z[s];
+            dh[b * H + u] = d;
+          }
+        worst = std::fmax(worst, std::fmax(difference(ours[0], y), difference(ours[5], dh)));
+      }
+  expect(worst <= kTolerance<T>, "no product of the state", worst);
+}
+
 // A worker that keeps the master waiting is sent away, and teams rest
 void check_patience() {
   struct Job {
-    long calls = 0, shared = 0;
+    Index calls = 0, shared = 0;
     static void make(Job* const* job, WorkShare* share) {
       if (share && share->index > 0) return std::this_thread::sleep_for(std::chrono::nanoseconds(2 * kPatience));
       ++(*job)->calls, (*job)->shared += share != nullptr;
@@ -267,17 +306,17 @@ void check_patience() {
 
 // ---------------------------------------------------------------- rows
 
-template <class T> Array<Array<T>> run_rows(const Kernels<T>& k, long rows, long n, const Array<double>& values) {
+template <class T> Array<Array<T>> run_rows(const Kernels<T>& k, Index rows, Index n, const Array<double>& values) {
   Array<T> a = as<T>(values), d(rows * n), sums(n, T(0.5));
   Array<int64_t> targets;
-  for (long r = 0; r < rows; ++r) targets.push_back(r % 4 == 3 ? -1 : r * 5 % n);
+  for (Index r = 0; r < rows; ++r) targets.push_back(r % 4 == 3 ? -1 : r * 5 % n);
   const T loss = T(k.softmax_cross_entropy(rows, n, a.data(), targets.data(), T(0.25), d.data()));
   k.sum_rows(rows, n, a.data(), n, sums.data());
   return {{loss / rows, T(k.sum_of_squares(rows * n, a.data()) / (rows * n))}, d, sums};
 }
 
 // Each optimiser with and without its buffers: parameters and buffers after a step
-template <class T> Array<Array<T>> run_optimisers(const Kernels<T>& k, long n, const Array<double>& values) {
+template <class T> Array<Array<T>> run_optimisers(const Kernels<T>& k, Index n, const Array<double>& values) {
   const Array<T> g = as<T>(values);
   Array<Array<T>> results;
   const auto step = [&](auto optimiser) {
@@ -300,12 +339,12 @@ template <class T> Array<Array<T>> run_optimisers(const Kernels<T>& k, long n, c
 }
 
 // Gradients of the weights and of x, for `rows` rows of 2n dgates and n inputs
-template <class T> Array<Array<T>> run_gradients(const Kernels<T>& k, long rows, long n, const Array<double>& values) {
+template <class T> Array<Array<T>> run_gradients(const Kernels<T>& k, Index rows, Index n, const Array<double>& values) {
   const Array<T> d = as<T>(values), w(d.begin(), d.begin() + 2 * n * n), zeros(n + 64);  // whole vectors are read
   Array<T> dw(2 * n * n, T(0.5)), dx(rows * n), panel(kGradientPanel);
   Array<const T*> sources;
   Array<T*> targets;
-  for (long r = 0; r < rows; ++r) sources.push_back(&d[(rows - 1 - r) * 2 * n]), targets.push_back(&dx[r * n]);
+  for (Index r = 0; r < rows; ++r) sources.push_back(&d[(rows - 1 - r) * 2 * n]), targets.push_back(&dx[r * n]);
   k.weight_gradient(nullptr, rows, 2 * n, n, d.data(), 2 * n, sources.data(), panel.data(), dw.data());
   InputColumns<T> c{{n - n / 3, n / 3}, {n / 3, 0}, {0, n - n / 3}, {}};
   Array<T> panels(k.pack_input_gradient(c, n, w.data(), nullptr));
@@ -316,7 +355,7 @@ template <class T> Array<Array<T>> run_gradients(const Kernels<T>& k, long rows,
 
 template <class T> void check_rows(const Kernels<T>& kernels) {
   double worst = 0;
-  for (long n : {1, 3, 16, 50, 131}) {
+  for (Index n : {1, 3, 16, 50, 131}) {
     const Array<double> values = draw(6 * n, 4);
     auto ours = run_rows(kernels, 6, n, values);
     auto theirs = run_rows(scalar::table.f64, 6, n, values);
@@ -326,8 +365,8 @@ template <class T> void check_rows(const Kernels<T>& kernels) {
   }
   expect(worst <= kTolerance<T>, "softmax with cross-entropy, optimisers, sums", worst);
   worst = 0;
-  for (long n : {3, 16, 50, 131})
-    for (long rows : {1, 7, 300}) {
+  for (Index n : {3, 16, 50, 131})
+    for (Index rows : {1, 7, 300}) {
       const Array<double> values = draw(2 * n * (rows > n ? rows : n), 2 / std::sqrt(double(n + rows)));
       const auto ours = run_gradients(kernels, rows, n, values);
       const auto theirs = run_gradients(scalar::table.f64, rows, n, values);
@@ -339,7 +378,7 @@ template <class T> void check_rows(const Kernels<T>& kernels) {
 // ---------------------------------------------------------------- functions
 
 // Every 4999th bit pattern in [low, high] (of double: drawn ones, and numbers of order 1), by a type wider than T
-template <class T, class Wide> void check_function(const char* name, void (*f)(long, const T*, T*),
+template <class T, class Wide> void check_function(const char* name, void (*f)(Index, const T*, T*),
                                                    Wide (*exact)(Wide), double low, double high, double bound) {
   Array<T> x;
   for (uint64_t bits = 0; bits < uint64_t(1) << 32; bits += 4999) {
@@ -349,7 +388,7 @@ template <class T, class Wide> void check_function(const char* name, void (*f)(l
     if (value >= low && value <= high) x.push_back(value);
   }
   Array<T> y(x.size());
-  f(long(x.size()), x.data(), y.data());
+  f(Index(x.size()), x.data(), y.data());
   double worst = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     const Wide value = exact(Wide(x[i]));
@@ -380,14 +419,14 @@ int main(int count, char** names) {
     if (std::strcmp(names[i], "--few")) tables.push_back(names[i]);
     else batch_step = 3;
   const auto is_wanted = [&](const KernelSet* set) {
-    bool prefetch = tables.empty() && set->runs;
-    for (const char* name : tables) prefetch |= !std::strcmp(name, set->table->name);
-    return prefetch;
+    bool wanted = tables.empty() && set->runs;
+    for (const char* name : tables) wanted |= !std::strcmp(name, set->table->name);
+    return wanted;
   };
   for (const KernelSet* set = kernel_sets(); set->table; ++set) {
-    const bool prefetch = is_wanted(set);
-    std::printf("%s%s\n", set->table->name, prefetch ? "" : ": not run");
-    if (!prefetch) continue;
+    const bool wanted = is_wanted(set);
+    std::printf("%s%s\n", set->table->name, wanted ? "" : ": not run");
+    if (!wanted) continue;
     std::puts(" float"), check_cells(set->table->f32), check_compressed(*set->table), check_rows(set->table->f32);
     check_functions<float, double>(set->table->f32);
     std::puts(" double"), check_cells(set->table->f64), check_rows(set->table->f64);
@@ -395,6 +434,7 @@ int main(int count, char** names) {
     std::fflush(stdout);
   }
   std::puts("teams");
+  check_gated_average<float>(), check_gated_average<double>();
   check_patience();
   for (const KernelSet* set = kernel_sets(); set->table; ++set)
     if (is_wanted(set)) check_teams(set->table->f32), check_teams(set->table->f64);

@@ -19,13 +19,13 @@ cdef void lay_out_backward(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Arena[real]* arena, int workers,
         InputColumns[real]* c, BackwardMemory* m) noexcept nogil:
     cdef int64_t rows = chunk_room(q)
-    cdef int64_t pointers = rows * (sizeof(void*) // sizeof(real)), n_zeros = max(q.I, max(q.H, q.P))
+    cdef int64_t pointers = rows * (sizeof(void*) // sizeof(real)), n_zeros = max(max(q.I, q.C), max(q.H, q.P))
     cdef real* zeros = arena.take(n_zeros)
     q.zeros = zeros
     q.dgates = arena.take((rows + q.B) * q.dgates_width)
     if q.weights.hr != NULL:
         q.dprojected = arena.take(rows * q.P)
-    if q.zoneout_h.p > 0:
+    if q.zoneout_h > 0:
         q.dh_zoneout = arena.take(q.B * q.P)
     if q.h_mask != NULL:
         m.h_masked = arena.take(rows * q.P)
@@ -57,9 +57,9 @@ cdef struct NonFinite:
     int blocks         # a bit for each block of H columns of dgates
 
 
-cdef bint found_nonfinite(const Sequence[real]* q, long s0, long s1, NonFinite* found) noexcept nogil:
+cdef bint found_nonfinite(const Sequence[real]* q, int64_t s0, int64_t s1, NonFinite* found) noexcept nogil:
     """Whether one is in steps [s0, s1)."""
-    cdef long s, b
+    cdef int64_t s, b
     cdef int64_t j
     cdef const real* d
     for s in range(s1 - 1, s0 - 1, -1):
@@ -91,14 +91,14 @@ cdef int begin_backward(
 
 
 cdef bint run_chunk_back(
-        Sequence[real]* q, const CellKernels[real]* cell, BackwardMemory* m, long s0, long s1, NonFinite* found,
+        Sequence[real]* q, const CellKernels[real]* cell, BackwardMemory* m, int64_t s0, int64_t s1, NonFinite* found,
         Section* section, TeamState* team=NULL) noexcept nogil:
     """Steps [s0, s1), which are a chunk: adds into the gradients, writes dx. Whether it was left;
     or, with `found`, which is null but for a search, whether it ends here."""
     cdef int64_t width = q.dgates_width, work = 3 * whole_step_work(q, cell)
-    cdef long s
+    cdef int64_t s
     require(0 <= s0 < s1 <= q.steps and q.first(s1) - q.first(s0) <= chunk_room(q))
-    require(q.dh != NULL and (q.dc != NULL or not cell.has_c))
+    require(q.dh != NULL and (q.dc != NULL or q.C == 0))
     if s1 < q.steps:  # the first step of the chunk before now comes after this one
         memmove(q.dgates + (q.first(s1) - q.first(s0)) * width, q.dgates, q.active(s1) * width * sizeof(real))
     q.dgates_from = s0
@@ -126,7 +126,7 @@ cdef int run_backward(
     cdef BackwardMemory m
     cdef Section section
     cdef InputColumns[real] c
-    cdef long s0, s1 = q.steps
+    cdef int64_t s0, s1 = q.steps
     section.begin()
     if begin_backward(q, cell, k, g, &c, 0 if team == NULL else team.places, &m):
         return NO_MEMORY
@@ -144,14 +144,14 @@ cdef int run_backward(
 
 
 cdef void chunk_gradients(
-        Sequence[real]* q, const CellKernels[real]* cell, BackwardMemory* m, long s0, long s1,
+        Sequence[real]* q, const CellKernels[real]* cell, BackwardMemory* m, int64_t s0, int64_t s1,
         TeamState* team) noexcept nogil:
     """Weight gradients and dx of steps [s0, s1):  dW += dgates^T . source  and  dx = dgates . W_ih"""
     cdef int64_t rows = q.first(s1) - q.first(s0)
     cdef const Kernels[real]* k = <const Kernels[real]*>m.k
     cdef Gradients[real]* g = <Gradients[real]*>m.g
     cdef Chunk[real] of
-    cdef long saved_column = q.saved_width - q.H  # W_hr saw the unprojected h, the last H columns of the saved activations
+    cdef int64_t saved_column = q.saved_width - q.H  # W_hr saw the unprojected h, the last H columns of the saved activations
     cdef GradientBlock block
     cdef int i
     if rows == 0:
@@ -200,9 +200,9 @@ cdef void chunk_products(const Chunk[real]* of, WorkShare* share) noexcept nogil
 
 cdef void add_to_table(
         Sequence[real]* q, const CellKernels[real]* cell, real* table, const real* d, int64_t n,
-        long s0, long s1) noexcept nogil:
+        int64_t s0, int64_t s1) noexcept nogil:
     """table[id of row] += d of that row, for the n columns of a block"""
-    cdef long s, b
+    cdef int64_t s, b
     cdef int64_t j
     cdef real* row
     for s in range(s0, s1):

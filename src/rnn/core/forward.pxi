@@ -47,7 +47,7 @@ cdef int64_t projected_rows(const Sequence[real]* q, const CellKernels[real]* ce
     return min(chunk_room(q), 2 * PROJECTED_ROWS)
 
 
-cdef int64_t block_end(const Sequence[real]* q, long s, long chunk) noexcept nogil:
+cdef int64_t block_end(const Sequence[real]* q, int64_t s, int64_t chunk) noexcept nogil:
     """The end of the block that begins with step s, in a chunk that ends before step `chunk`: about PROJECTED_ROWS rows; what is
     left in the end, less than twice as many."""
     return chunk if q.first(chunk) - q.first(s) < 2 * PROJECTED_ROWS else s + PROJECTED_ROWS // q.active(s)
@@ -56,7 +56,8 @@ cdef int64_t block_end(const Sequence[real]* q, long s, long chunk) noexcept nog
 cdef void lay_out_forward(
         Sequence[real]* q, const CellKernels[real]* cell, Arena[real]* arena, int64_t n_columns,
         ForwardMemory* m) noexcept nogil:
-    cdef real* zeros = arena.take(max(q.H, q.P))
+    cdef int64_t n_zeros = max(q.P, max(q.H, q.C))
+    cdef real* zeros = arena.take(n_zeros)
     q.table = arena.take(n_columns * cell.gates * q.H) if q.ids.base != NULL and n_columns else NULL
     q.input_projection = NULL
     if m.projected_rows:
@@ -67,10 +68,10 @@ cdef void lay_out_forward(
         q.scratch = arena.take(q.B * q.saved_width)
     if q.h_mask != NULL:
         q.h_masked = arena.take(q.B * q.P)
-    if q.zoneout_c.p > 0:
-        q.c_saved = arena.take(q.B * q.H)
+    if q.zoneout_c > 0:
+        q.c_saved = arena.take(q.B * q.C)
     if arena.block != NULL:
-        memset(zeros, 0, max(q.H, q.P) * sizeof(real))
+        memset(zeros, 0, n_zeros * sizeof(real))
         q.zeros = zeros
     cell.pack_forward(q[0], arena[0])
 
@@ -107,10 +108,10 @@ cdef int64_t whole_step_work(const Sequence[real]* q, const CellKernels[real]* c
 
 
 cdef bint run_steps(
-        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1, Section* section,
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, int64_t s0, int64_t s1, Section* section,
         TeamState* team=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
     """Steps [s0, s1), of which the first begins a chunk. `below`: of the layer that makes x. Whether it was left."""
-    cdef long s, chunk = s0, block = s0 if m.projected_rows else s1
+    cdef int64_t s, chunk = s0, block = s0 if m.projected_rows else s1
     cdef int64_t work = whole_step_work(q, cell)
     require(0 <= s0 <= s1 <= q.steps and q.y.base != NULL)
     require(s0 == 0 or q.first(s0 - 1) // chunk_rows(q) < q.first(s0) // chunk_rows(q) or q.active(s0) == 0)
@@ -131,12 +132,12 @@ cdef bint run_steps(
 
 
 cdef void project_block(
-        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, long s0, long s1,
+        Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, int64_t s0, int64_t s1,
         TeamState* team) noexcept nogil:
     """Accumulators = bias + W_ih x of steps [s0, s1)"""
     cdef Chunk[real] of
     cdef const real** x = <const real**>m.x
-    cdef long s, b
+    cdef int64_t s, b
     for s in range(s0, s1):
         for b in range(q.active(s)):
             x[q.first(s) - q.first(s0) + b] = q.x.at(s, b)

@@ -1,9 +1,9 @@
 # One walk through one layer in one direction: the arrays of a call, and its two passes. Included by _core.pyx.
 
-cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, dict options) except *:
-    """Start a sequence: all zero but for what a layer and direction has in every call."""
+cdef void set_cell(CellConfig[real]* q, const CellKernels[real]* cell, weights, dict options) except *:
+    """What a layer and direction is in every call."""
     cdef int i = 0
-    memset(q, 0, sizeof(Sequence[real]))
+    memset(q, 0, sizeof(CellConfig[real]))
     w_ih, w_hh, b_ih, b_hh, w_hr, peephole, *norms = weights
     q.weights.ih = <const real*>address(w_ih)
     q.weights.hh = <const real*>address(w_hh)
@@ -12,7 +12,9 @@ cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, di
     q.weights.hr = <const real*>address(w_hr)
     q.weights.peephole = <const real*>address(peephole)
     set_norms(<Norms[real]*>&q.norms, norms, False)
-    q.I, q.H, q.P = w_ih.shape[1], w_ih.shape[0] // cell.gates, w_hh.shape[1]
+    q.I, q.H = w_ih.shape[1], w_ih.shape[0] // cell.gates
+    q.P = q.H if w_hr is None else w_hr.shape[0]
+    q.C = (cell.n_states - 1) * q.H
     q.saved_width = cell.saved_width * q.H + (q.H if w_hr is not None else 0)
     if q.norms.gain_hh != NULL:
         q.saved_width += NORM_STATISTICS
@@ -22,7 +24,7 @@ cdef void set_cell(Sequence[real]* q, const CellKernels[real]* cell, weights, di
         i += 1
     q.clip, q.grad_clip = options["clip"], options["grad_clip"]
     q.coupled = options["coupled"]
-    q.zoneout_h.p, q.zoneout_c.p = options["zoneout"]
+    q.zoneout_h, q.zoneout_c = options["zoneout"]
 
 
 cdef void set_norms(Norms[real]* norms, list given, bint writable) except *:
@@ -33,7 +35,7 @@ cdef void set_norms(Norms[real]* norms, list given, bint writable) except *:
     norms.bias_c = <real*>address(bias_c, writable)
 
 
-cdef list set_call(Sequence[real]* q, PackedBatch shard, bint backwards, x, y, h0, c0, reset, masks):
+cdef list set_call(CallArrays[real]* q, PackedBatch shard, bint backwards, x, y, h0, c0, reset, masks):
     """What a call gives; all but the backward part. Returns what q then points to and nobody else holds."""
     h_mask = None if masks.h is None else shard.take(masks.h[None], 0)
     is_one_hot = x is not None and cnp.PyArray_NDIM(x) == 2
@@ -44,10 +46,30 @@ cdef list set_call(Sequence[real]* q, PackedBatch shard, bint backwards, x, y, h
         set_rows(<Rows[real]*>&q.x, None if is_one_hot else x, shard, backwards),
         set_rows(<Rows[int64_t]*>&q.ids, x if is_one_hot else None, shard, backwards),
         set_rows(<Rows[uint8_t]*>&q.reset, reset, shard, backwards),
-        set_rows(<Rows[uint8_t]*>&q.zoneout_h.keeps, masks.zoneout_h, shard, backwards),
-        set_rows(<Rows[uint8_t]*>&q.zoneout_c.keeps, masks.zoneout_c, shard, backwards),
+        set_rows(<Rows[uint8_t]*>&q.keeps_h, masks.zoneout_h, shard, backwards),
+        set_rows(<Rows[uint8_t]*>&q.keeps_c, masks.zoneout_c, shard, backwards),
         set_rows(&q.y, y, shard, backwards),
     ]
+
+
+cdef cnp.ndarray take_others(PackedBatch shard, tuple states, int64_t at):
+    """The shard's rows of the states beside h, side by side; None if there are none."""
+    if len(states) == 1:
+        return None
+    if len(states) == 2:
+        return shard.take(states[1], at)
+    return np.concatenate([shard.take(state, at) for state in states[1:]], axis=1)
+
+
+cdef int put_others(PackedBatch shard, values, tuple states, int64_t at) except -1:
+    """The other way."""
+    cdef int64_t k, H
+    if len(states) == 2:
+        return shard.put(values, states[1], at)
+    for k in range(1, len(states)):
+        H = states[k].shape[2]
+        shard.put(np.ascontiguousarray(values[:, (k - 1) * H : k * H]), states[k], at)
+    return 0
 
 
 cdef class LayerPass:
@@ -85,7 +107,7 @@ cdef class LayerPass:
         self.columns = <const int64_t*>data(shard.used_embedding_rows)
         self.n_columns = 0 if shard.used_embedding_rows is None else len(shard.used_embedding_rows)
         self.y, self.h0 = y, shard.take(initial[0], at)
-        self.c0 = shard.take(initial[1], at) if len(initial) == 2 else None
+        self.c0 = take_others(shard, initial, at)
         if is_double:
             set_cell(&self.f64, kernels.f64.cell(cell), weights, options)
             made = set_call(&self.f64, shard, backwards, x, y, self.h0, self.c0, reset, masks)
@@ -106,8 +128,8 @@ cdef class LayerPass:
     cpdef tuple new_saved(self, int64_t rows):
         """A saved activations of so many rows, and c of as many steps, or None."""
         dtype = self.alive[0][0].dtype
-        width, H = (self.f64.saved_width, self.f64.H) if self.is_double else (self.f32.saved_width, self.f32.H)
-        return new_array((rows, width), dtype), None if self.c0 is None else new_array((rows, H), dtype)
+        width, C = (self.f64.saved_width, self.f64.C) if self.is_double else (self.f32.saved_width, self.f32.C)
+        return new_array((rows, width), dtype), None if self.c0 is None else new_array((rows, C), dtype)
 
     def save(self):
         """Before `forward`, for `backward`: keep the saved activations and c of all steps."""
@@ -123,8 +145,8 @@ cdef class LayerPass:
     def row_bytes(self):
         """Of the saved activations and c."""
         if self.is_double:
-            return (self.f64.saved_width + (0 if self.c0 is None else self.f64.H)) * <int64_t>sizeof(double)
-        return (self.f32.saved_width + (0 if self.c0 is None else self.f32.H)) * <int64_t>sizeof(float)
+            return (self.f64.saved_width + self.f64.C) * <int64_t>sizeof(double)
+        return (self.f32.saved_width + self.f32.C) * <int64_t>sizeof(float)
 
     @property
     def chunk_rows(self):
@@ -196,24 +218,30 @@ cdef void clear_padding(const Rows[real]* rows, PackedBatch shard, bint backward
             memset(rows.at(s, i), 0, width * sizeof(real))
 
 
-cdef void put_final(const Sequence[real]* q, PackedBatch shard, real* h, real* c) noexcept nogil:
-    """The states h (B, P) and c (B, H), or null, := those at the true end of each sequence"""
-    cdef int64_t i, s
+cdef void put_final(const Sequence[real]* q, PackedBatch shard, real* h, real** others) noexcept nogil:
+    """The states h (B, P) and the others (B, H) each := those at the true end of each sequence"""
+    cdef int64_t i, s, k
+    cdef const real* c
     for i in range(shard.n):
         s = shard.length[i] - 1
-        memcpy(h + shard.member[i] * q.P, q.h0 + i * q.P if s < 0 else q.y.at(s, i), q.P * sizeof(real))
-        if c != NULL:
-            memcpy(c + shard.member[i] * q.H, q.c0 + i * q.H if s < 0 else q.c_at(s, i), q.H * sizeof(real))
+        memcpy(h + shard.sorted_index[i] * q.P, q.h0 + i * q.P if s < 0 else q.y.at(s, i), q.P * sizeof(real))
+        if q.C:
+            c = q.c0 + i * q.C if s < 0 else q.c_at(s, i)
+            for k in range(q.C // q.H):
+                memcpy(others[k] + shard.sorted_index[i] * q.H, c + k * q.H, q.H * sizeof(real))
 
 
 cdef void end_forward(const Sequence[real]* q, LayerPass of) except *:
     """When all steps are done: zeros in the padding of y, and the final states."""
     cdef PackedBatch shard = of.shard
     cdef real* h = <real*>state_data(of.final[0], of.at)
-    cdef real* c = <real*>(state_data(of.final[1], of.at) if len(of.final) == 2 else NULL)
+    cdef real* others[MAX_STATES]
+    cdef int k
+    for k in range(1, len(of.final)):
+        others[k - 1] = <real*>state_data(of.final[k], of.at)
     with nogil:
         clear_padding(&q.y, shard, of.backwards, q.P)
-        put_final(q, shard, h, c)
+        put_final(q, shard, h, others)
 
 
 cdef int pass_forward(Sequence[real]* q, LayerPass of, TeamState* workers) except -1:
@@ -249,8 +277,9 @@ cdef void end_gradients(const Sequence[real]* q, LayerPass of, list states, tupl
     if has_dx:
         with nogil:
             clear_padding(&q.dx, shard, of.backwards, q.I)
-    for state, to in zip(states, initial):
-        shard.put(state, to, of.at)
+    shard.put(states[0], initial[0], of.at)
+    if states[1] is not None:
+        put_others(shard, states[1], initial, of.at)
 
 
 cdef object pass_backward(
@@ -267,7 +296,7 @@ cdef object pass_backward(
     found.step, found.blocks = -1, 0
     dy_offsets = set_rows(<Rows[real]*>&q.dy, dy, shard, of.backwards)
     dx_offsets = set_rows(&q.dx, dx, shard, of.backwards)
-    states = [shard.take(state, of.at) for state in final]
+    states = [shard.take(final[0], of.at), take_others(shard, final, of.at)]
     set_gradients(&q, &g, states, gradients)
     if q.first(q.steps):
         with nogil:

@@ -19,46 +19,36 @@ cdef enum:
 
 cdef extern from * nogil:
     """
-    #include <pthread.h>
-    #include <sys/mman.h>
-
-    static pthread_mutex_t pool_lock_ = PTHREAD_MUTEX_INITIALIZER;
-    static void lock_pool(void) { pthread_mutex_lock(&pool_lock_); }
-    static void unlock_pool(void) { pthread_mutex_unlock(&pool_lock_); }
-
-    /* A child that is forked while another thread holds the lock would wait for it for ever. */
-    static void lock_pool_for_fork(void) { pthread_atfork(lock_pool, unlock_pool, unlock_pool); }
-
     /* Before Python 3.12 its header does not tell C++ that these are C. */
     namespace tracemalloc {
     extern "C" int PyTraceMalloc_Track(unsigned int domain, uintptr_t start, size_t size);
     extern "C" int PyTraceMalloc_Untrack(unsigned int domain, uintptr_t start);
     }
-
-    static void advise_huge_pages(void* start, size_t size) {
-    #ifdef MADV_HUGEPAGE
-      madvise(start, size, MADV_HUGEPAGE);
-    #endif
-    }
     """
-    void lock_pool()
-    void unlock_pool()
-    void lock_pool_for_fork()
-    void advise_huge_pages(void* start, size_t size)
     int track "tracemalloc::PyTraceMalloc_Track"(unsigned int domain, size_t start, size_t size)
     int untrack "tracemalloc::PyTraceMalloc_Untrack"(unsigned int domain, size_t start)
 
 
-cdef struct Kept:
+cdef struct BlockPool:
     char* blocks[POOLED_BLOCKS]  # the one let go first is the first
     int count
     int64_t bytes  # of all these
     int64_t used   # of the blocks of this size that are in use
     int64_t most   # that ever were in use at once
 
-cdef Kept kept
-memset(&kept, 0, sizeof(kept))
-lock_pool_for_fork()
+cdef BlockPool pooled
+cdef Mutex pool_mutex
+memset(&pooled, 0, sizeof(pooled))
+
+
+cdef void lock_pool() noexcept nogil:
+    pool_mutex.lock()
+
+
+cdef void unlock_pool() noexcept nogil:
+    pool_mutex.unlock()
+
+at_fork(lock_pool, unlock_pool)  # a child forked while another thread holds the lock would wait for it for ever
 
 
 cdef inline int64_t* size_of(char* block) noexcept nogil:
@@ -68,26 +58,26 @@ cdef inline int64_t* size_of(char* block) noexcept nogil:
 
 cdef char* taken_from_pool(int i) noexcept nogil:
     """The i-th block, taken out of the list"""
-    require(0 <= i < kept.count <= POOLED_BLOCKS)
-    cdef char* block = kept.blocks[i]
-    kept.count -= 1
-    kept.bytes -= size_of(block)[0]
-    memmove(&kept.blocks[i], &kept.blocks[i + 1], (kept.count - i) * sizeof(char*))
+    require(0 <= i < pooled.count <= POOLED_BLOCKS)
+    cdef char* block = pooled.blocks[i]
+    pooled.count -= 1
+    pooled.bytes -= size_of(block)[0]
+    memmove(&pooled.blocks[i], &pooled.blocks[i + 1], (pooled.count - i) * sizeof(char*))
     return block
 
 
 cdef void give_back(int64_t bytes, int count) noexcept nogil:
     """Until no more than so many are kept"""
-    while kept.count and (kept.bytes > bytes or kept.count > count):
-        free(taken_from_pool(0))
+    while pooled.count and (pooled.bytes > bytes or pooled.count > count):
+        free_aligned(taken_from_pool(0))
 
 
 cdef char* fitting(int64_t size) noexcept nogil:
     """The smallest block that was kept and has this size, or up to a quarter more; NULL if there is none."""
     cdef int i, best = -1
     cdef int64_t each, least = size + size // 4 + 1
-    for i in range(kept.count - 1, -1, -1):
-        each = size_of(kept.blocks[i])[0]
+    for i in range(pooled.count - 1, -1, -1):
+        each = size_of(pooled.blocks[i])[0]
         if size <= each < least:
             best, least = i, each
     return taken_from_pool(best) if best >= 0 else NULL
@@ -95,9 +85,9 @@ cdef char* fitting(int64_t size) noexcept nogil:
 
 cdef char* new_block(int64_t size, int64_t room) noexcept nogil:
     """Of `room` bytes, of which `size` are needed now; NULL if there is no memory."""
-    cdef void* block
     cdef bint is_huge = size >= 2 * HUGE_PAGE
-    if posix_memalign(&block, HUGE_PAGE if is_huge else LINE, room):
+    cdef void* block = allocate_aligned(HUGE_PAGE if is_huge else LINE, room)
+    if block == NULL:
         return NULL
     if is_huge:
         advise_huge_pages(block, size // HUGE_PAGE * HUGE_PAGE)
@@ -113,15 +103,15 @@ cdef char* pooled_or_new_block(int64_t size) noexcept nogil:
         while size >= 16 * step:
             step *= 2
         room = (size + step - 1) // step * step  # an eighth more at most, for batches of changing length
-        used = kept.used + room
-        give_back(max(kept.most, used) * 9 // 8 - used, POOLED_BLOCKS)
+        used = pooled.used + room
+        give_back(max(pooled.most, used) * 9 // 8 - used, POOLED_BLOCKS)
         block = new_block(size, room)
     if block == NULL:
         give_back(0, 0)
         block = new_block(size, size)
     if block != NULL:
-        kept.used += size_of(block)[0]
-        kept.most = max(kept.most, kept.used)
+        pooled.used += size_of(block)[0]
+        pooled.most = max(pooled.most, pooled.used)
     return block
 
 
@@ -145,29 +135,29 @@ cdef void pool_free(void* memory) noexcept nogil:
     cdef char* block = <char*>memory - LINE
     cdef int64_t size = size_of(block)[0]
     if size < LEAST_POOLED:
-        free(block)
+        free_aligned(block)
         return
     lock_pool()
-    require(0 < size <= kept.used)
-    kept.used -= size
+    require(0 < size <= pooled.used)
+    pooled.used -= size
     if size > MOST_POOLED:
-        free(block)
+        free_aligned(block)
     else:
         give_back(MOST_POOLED - size, POOLED_BLOCKS - 1)
-        kept.blocks[kept.count] = block
-        kept.count += 1
-        kept.bytes += size
+        pooled.blocks[pooled.count] = block
+        pooled.count += 1
+        pooled.bytes += size
     unlock_pool()
 
 
 def memory_kept():
     """(bytes kept, bytes in use, the most that ever were in use at once), of blocks of 64 KiB or more"""
-    return kept.bytes, kept.used, kept.most
+    return pooled.bytes, pooled.used, pooled.most
 
 
 cdef class Memory:
     """What the elements of one array lie in, let go when nothing refers to the array any more. tracemalloc sees what is in
-    use, not what is kept."""
+    use, not what is pooled."""
 
     cdef void* start
     cdef Py_ssize_t size

@@ -25,7 +25,7 @@ cdef class PackedBatch:
     cdef readonly object sorted_indices, lengths
     cdef object start  # (T+1,), see kernels/sequence.hpp; None: all n run at every step
     cdef public object used_embedding_rows
-    cdef const int64_t *member  # sorted_indices and lengths once more
+    cdef const int64_t *sorted_index  # sorted_indices and lengths once more
     cdef const int64_t *length
 
     @property
@@ -66,16 +66,16 @@ cdef class PackedBatch:
         taken = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(state), 0)
         cdef int64_t i, size = shape[1] * cnp.PyArray_ITEMSIZE(state)
         for i in range(self.n):
-            require(0 <= self.member[i] < cnp.PyArray_DIM(state, 1))
-            memcpy(<char*>data(taken) + i * size, <char*>state_data(state, at) + self.member[i] * size, size)
+            require(0 <= self.sorted_index[i] < cnp.PyArray_DIM(state, 1))
+            memcpy(<char*>data(taken) + i * size, <char*>state_data(state, at) + self.sorted_index[i] * size, size)
         return taken
 
     cdef int put(self, cnp.ndarray values, cnp.ndarray state, int64_t at) except -1:
         """The other way: the members' rows of state[at] := values (n, N)."""
         cdef int64_t i, size = cnp.PyArray_DIM(state, 2) * cnp.PyArray_ITEMSIZE(state)
         for i in range(self.n):
-            require(0 <= self.member[i] < cnp.PyArray_DIM(state, 1))
-            memcpy(<char*>state_data(state, at) + self.member[i] * size, <char*>data(values) + i * size, size)
+            require(0 <= self.sorted_index[i] < cnp.PyArray_DIM(state, 1))
+            memcpy(<char*>state_data(state, at) + self.sorted_index[i] * size, <char*>data(values) + i * size, size)
         return 0
 
 
@@ -126,7 +126,7 @@ cdef PackedBatch new_shard(int64_t T, sorted_indices, lengths):
     shard.T, shard.n = T, active
     shard.sorted_indices = np.ascontiguousarray(sorted_indices)
     shard.lengths = lengths[shard.sorted_indices]
-    shard.member, shard.length = <const int64_t*>data(shard.sorted_indices), <const int64_t*>data(shard.lengths)
+    shard.sorted_index, shard.length = <const int64_t*>data(shard.sorted_indices), <const int64_t*>data(shard.lengths)
     if active == 0 or shard.length[active - 1] == T:
         return shard
     shard.start = new_indices(T + 1)
@@ -159,8 +159,8 @@ cdef cnp.ndarray set_rows(Rows[element]* rows, array, PackedBatch shard, bint ba
     cdef int64_t per_row = cnp.PyArray_STRIDE(array, 1) // <int64_t>sizeof(element)
     require(cnp.PyArray_NDIM(array) >= 2 and cnp.PyArray_ITEMSIZE(array) == <int>sizeof(element))
     for i in range(shard.n):
-        require(0 <= shard.member[i] < cnp.PyArray_DIM(array, 1) and 0 <= shard.length[i] <= cnp.PyArray_DIM(array, 0))
-        offset[i] = shard.member[i] * per_row + ((shard.length[i] - 1) * per_step if backwards else 0)
+        require(0 <= shard.sorted_index[i] < cnp.PyArray_DIM(array, 1) and 0 <= shard.length[i] <= cnp.PyArray_DIM(array, 0))
+        offset[i] = shard.sorted_index[i] * per_row + ((shard.length[i] - 1) * per_step if backwards else 0)
     rows.offset = offset
     rows.step = -per_step if backwards else per_step
     return offsets

@@ -29,9 +29,9 @@ cdef void set_window_rows(Sequence[real]* q, dict windows, x, y, zoneout_h, zone
     if y is not None:
         windows["y"] = y, set_window(&q.y, y, q.B)
     if zoneout_h is not None:
-        windows["zoneout_h"] = zoneout_h, set_window(<Rows[uint8_t]*>&q.zoneout_h.keeps, zoneout_h, q.B)
+        windows["zoneout_h"] = zoneout_h, set_window(<Rows[uint8_t]*>&q.keeps_h, zoneout_h, q.B)
     if zoneout_c is not None:
-        windows["zoneout_c"] = zoneout_c, set_window(<Rows[uint8_t]*>&q.zoneout_c.keeps, zoneout_c, q.B)
+        windows["zoneout_c"] = zoneout_c, set_window(<Rows[uint8_t]*>&q.keeps_c, zoneout_c, q.B)
     if dy is not None:
         windows["dy"] = dy, set_window(<Rows[real]*>&q.dy, dy, q.B)
     if dx is not None:
@@ -65,7 +65,7 @@ cdef class SegmentForward(SegmentPass):
         if h is not None:
             layer_pass.shard.put(h, layer_pass.final[0], layer_pass.at)
             if layer_pass.c is not None:
-                layer_pass.shard.put(layer_pass.c, layer_pass.final[1], layer_pass.at)
+                put_others(layer_pass.shard, layer_pass.c, layer_pass.final, layer_pass.at)
         elif layer_pass.is_double:
             end_forward(&self.f64, layer_pass)
         else:
@@ -102,7 +102,8 @@ cdef class SegmentBackward(SegmentPass):
 
     def __init__(self, LayerPass layer_pass, dy, dx, tuple final, tuple initial, gradients):
         super().__init__(layer_pass)
-        self.states = [layer_pass.shard.take(state, layer_pass.at) for state in final]
+        self.states = [
+            layer_pass.shard.take(final[0], layer_pass.at), take_others(layer_pass.shard, final, layer_pass.at)]
         self.initial, self.has_dx = initial, dx is not None
         if layer_pass.is_double:
             made = set_backward(&self.f64, &self.gradients64, self, dy, dx, gradients)

@@ -9,7 +9,7 @@ cdef class SmallBatchInference:
     cdef Sequence[double] f64[MAX_SMALL_BATCH_LAYERS]
     cdef int cell, layers, typenum
     cdef int64_t I, P, H
-    cdef bint is_double, batch_first, has_c
+    cdef bint is_double, batch_first, has_c  # a state beside h
     cdef bint reverse_panels  # the next call begins with the weights that the last one read last, and are still in cache
     cdef list alive
 
@@ -24,12 +24,12 @@ cdef class SmallBatchInference:
                 set_cell(&self.f32[k], kernels.f32.cell(cell), weights[k], options)
         self.I, self.P = weights[0][0].shape[1], weights[0][1].shape[1]
         self.H = self.f64[0].H if is_double else self.f32[0].H
-        self.has_c = kernels.f32.cell(cell).has_c
+        self.has_c = kernels.f32.cell(cell).n_states == 2
 
     @staticmethod
-    def takes(int layers):
-        """Whether a stack of so many layers can be run."""
-        return layers <= MAX_SMALL_BATCH_LAYERS
+    def takes(int layers, int states):
+        """Whether a stack of so many layers, with so many states each, can be run."""
+        return layers <= MAX_SMALL_BATCH_LAYERS and states <= 2
 
     def run(self, x, state):
         """What a layer returns for x (T, B, I) or (T, I) and state, if T * B is small and all is of just the right

@@ -79,9 +79,9 @@ cdef struct StreamScratch:
     int64_t *rows      # (B,) which rows take part
     void *y            # (2, B, P) y of the layers, by turns
     void *h            # (B, P) the state of the rows that take part, if not all do
-    void *c            # (B, H)
+    void *c            # (B, C)
     void *h_before     # (L, B, P) the state before a call that may be left
-    void *c_before     # (L, B, H)
+    void *c_before     # (L, B, C)
 
 
 cdef struct StreamCall:
@@ -105,16 +105,16 @@ cdef class Stream:
     cdef readonly object spec
     cdef readonly int64_t batch
     cdef int cell, layers, typenum
-    cdef bint is_double, has_c, batch_first, holds_gil
+    cdef bint is_double, batch_first, holds_gil
     cdef int in_use
-    cdef int64_t B, I, P, H, step_work
+    cdef int64_t B, I, P, H, C, step_work  # C: width of the states beside h
     cdef readonly int threads  # that may share a step
     cdef readonly PackedWeights packed
     cdef const KernelTable* kernels
     cdef void* stack     # (L,) of Sequence, of our own
     cdef void* memory    # of the scratch
     cdef StreamScratch scratch
-    cdef cnp.ndarray h, c  # (L, B, P), (L, B, H) or None
+    cdef cnp.ndarray h, c  # (L, B, P), (L, B, C) or None
     cdef void *h_at
     cdef void *c_at
 
@@ -126,12 +126,12 @@ cdef class Stream:
         self.spec, self.batch, self.B = spec, batch, batch
         self.cell, self.is_double, self.batch_first = spec.cell.number, spec.is_double, spec.batch_first
         self.layers, self.I, self.P, self.H = spec.num_layers, spec.input_size, spec.output_size, spec.hidden_size
-        self.has_c = kernels.f32.cell(self.cell).has_c
+        self.C = (kernels.f32.cell(self.cell).n_states - 1) * self.H
         self.typenum = cnp.NPY_FLOAT64 if self.is_double else cnp.NPY_FLOAT32
         self.step_work = batch * packed.size
         self.holds_gil = self.step_work < HELD_WORK
         self.h = new_array((self.layers, batch, self.P), spec.dtype, zero=True)
-        self.c = new_array((self.layers, batch, self.H), spec.dtype, zero=True) if self.has_c else None
+        self.c = new_array((self.layers, batch, self.C), spec.dtype, zero=True) if self.C else None
         self.h_at, self.c_at = data(self.h), data(self.c)
         self.use(packed)
         return 0
@@ -167,16 +167,18 @@ cdef class Stream:
         return 0
 
     def get_state(self):
-        """Copies of the states: (h (L, B, P),) or (h, c (L, B, H))."""
-        return (self.h.copy(), self.c.copy()) if self.has_c else (self.h.copy(),)
+        """Copies of the states: h (L, B, P), and those beside it (L, B, H) each."""
+        return (self.h.copy(), *[part.copy() for part in self.others()])
+
+    cdef list others(self):
+        """Views of the states beside h."""
+        return [self.c[:, :, k * self.H : (k + 1) * self.H] for k in range(self.C // self.H)]
 
     def set_state(self, tuple state):
         """The other way; of arrays of these shapes."""
         self.claim()
         try:
-            self.h[...] = state[0]
-            if self.has_c:
-                self.c[...] = state[1]
+            copy_all(list(zip([self.h, *self.others()], state)))
         finally:
             self.release()
 
@@ -210,7 +212,7 @@ cdef class Stream:
         try:
             other.set_up(self.spec, self.packed, self.batch)
             other.h[...] = self.h
-            if self.has_c:
+            if self.C:
                 other.c[...] = self.c
         finally:
             self.release()
@@ -328,13 +330,13 @@ cdef class Stream:
     cdef void note_state(self) noexcept nogil:
         memcpy(self.scratch.h_before, self.h_at, self.state_bytes(self.P))
         if self.c_at != NULL:
-            memcpy(self.scratch.c_before, self.c_at, self.state_bytes(self.H))
+            memcpy(self.scratch.c_before, self.c_at, self.state_bytes(self.C))
 
     cdef void restore_state(self) noexcept nogil:
         """As `note_state` found it"""
         memcpy(self.h_at, self.scratch.h_before, self.state_bytes(self.P))
         if self.c_at != NULL:
-            memcpy(self.c_at, self.scratch.c_before, self.state_bytes(self.H))
+            memcpy(self.c_at, self.scratch.c_before, self.state_bytes(self.C))
 
     cdef size_t state_bytes(self, int64_t width) noexcept nogil:
         return self.layers * self.B * width * (sizeof(double) if self.is_double else sizeof(float))
@@ -442,10 +444,10 @@ cdef void* stream_scratch(Sequence[real]* stack, int layers, int64_t B, StreamSc
         arena.used = 0
         m.x_offset, m.y_offset = <int64_t*>arena.take(indices), <int64_t*>arena.take(indices)
         m.rows = <int64_t*>arena.take(indices)
-        m.y, m.h, m.c = arena.take(2 * B * P), arena.take(B * P), arena.take(B * stack[0].H)
-        m.h_before, m.c_before = arena.take(layers * B * P), arena.take(layers * B * stack[0].H)
+        m.y, m.h, m.c = arena.take(2 * B * P), arena.take(B * P), arena.take(B * stack[0].C)
+        m.h_before, m.c_before = arena.take(layers * B * P), arena.take(layers * B * stack[0].C)
         saved = arena.take(B * stack[0].saved_width)
-        c_saved = arena.take(B * stack[0].H) if stack[0].zoneout_c.p > 0 else NULL
+        c_saved = arena.take(B * stack[0].C) if stack[0].zoneout_c > 0 else NULL
         if stack[0].storage == STORED_INT8:
             x_fixed = arena.take(B * fixed_size(max(stack[0].I, P)))
             h_fixed = arena.take(B * fixed_size(P))
@@ -462,9 +464,9 @@ cdef void* stream_scratch(Sequence[real]* stack, int layers, int64_t B, StreamSc
 cdef bint run_stream(
         Sequence[real]* stack, int layers, const CellKernels[real]* cell, const StreamCall* call, StreamScratch* m,
         real* h, real* c, int64_t step_work, Section* section, TeamState* team) noexcept nogil:
-    """h (L, B, P), c (L, B, H): the state, in place. All rows are worked on where their state lies; if some sit out, the
+    """h (L, B, P), c (L, B, C): the state, in place. All rows are worked on where their state lies; if some sit out, the
     state of the others is copied together and back. Whether it was left, between two steps."""
-    cdef int64_t B = stack[0].B, P = stack[0].P, H = stack[0].H
+    cdef int64_t B = stack[0].B, P = stack[0].P, H = stack[0].H, C = stack[0].C
     cdef int64_t t, n, i
     cdef int64_t start[2]
     cdef int k
@@ -488,11 +490,11 @@ cdef bint run_stream(
             q = stack + k
             hk = h + k * B * P
             if c != NULL:
-                ck = c + k * B * H
+                ck = c + k * B * C
             if n < B:
                 gather_rows(n, P, hk, m.rows, <real*>m.h)
                 if c != NULL:
-                    gather_rows(n, H, ck, m.rows, <real*>m.c)
+                    gather_rows(n, C, ck, m.rows, <real*>m.c)
             y = <real*>m.y + (k % 2) * B * P
             q.start = start
             q.h0 = hk if n == B else <real*>m.h
@@ -514,7 +516,7 @@ cdef bint run_stream(
             else:
                 scatter_rows(n, P, y, m.rows, hk)
                 if c != NULL:
-                    scatter_rows(n, H, <real*>m.c, m.rows, ck)
+                    scatter_rows(n, C, <real*>m.c, m.rows, ck)
         if call.y != NULL:
             hk = h + (layers - 1) * B * P
             for i in range(B):

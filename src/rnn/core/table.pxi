@@ -8,10 +8,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T* base
         const int64_t* offset
         int64_t step
-        T* at(long, long)  # row (s, b)
-    cppclass Zoneout[T]:
-        T p
-        Rows[uint8_t] keeps
+        T* at(int64_t, int64_t)  # row (s, b)
     struct Activation:
         int kind
         double alpha, beta
@@ -26,64 +23,68 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         STORED_FULL "fastrnn::kFull"
         STORED_BFLOAT16 "fastrnn::kBfloat16"
         STORED_INT8 "fastrnn::kInt8"
-    long fixed_size(long)
+    int64_t fixed_size(int64_t)
     cppclass Norms[T]:
         T *gain_ih
         T *gain_hh
         T *gain_c
         T *bias_c
-    long NORM_STATISTICS "fastrnn::kNormStatistics"
-    cppclass Sequence[T]:
-        long steps "T_"
-        long B, I, H, P
-        const int64_t* start
-        Rows[T] x
-        Rows[int64_t] ids
-        const T* table
-        const T* input_projection
-        long projection_from
-        const T* h0
-        const T* c0
-        Rows[uint8_t] reset
-        const T* zeros
-        const T* h_mask
-        T* h_masked
-        Zoneout[T] zoneout_h, zoneout_c
-        T* c_saved
-        T* dh_zoneout
+    int64_t NORM_STATISTICS "fastrnn::kNormStatistics"
+    cppclass CellConfig[T]:
+        int64_t I, H, P, C, saved_width, dgates_width
         Weights[T] weights
         Norms[T] norms
         Activation activation[3]
         T clip, grad_clip
         cbool coupled
+        T zoneout_h, zoneout_c
+        Storage storage
+        cbool has_vnni
+    cppclass CallArrays[T]:
+        int64_t steps "T_"
+        int64_t B
+        const int64_t* start
+        Rows[T] x
+        Rows[int64_t] ids
+        const T* h0
+        const T* c0
+        Rows[uint8_t] reset
+        const T* h_mask
+        Rows[uint8_t] keeps_h, keeps_c
         Rows[T] y
         T* c
         cbool c_in_place
         T* saved
-        long saved_from
-        T* scratch
-        long saved_width
+        int64_t saved_from
         Rows[T] dy
         Rows[T] dx
         T* dh
         T* dc
-        T* dgates
-        long dgates_from, dgates_width
-        T* dprojected
         T* dpeephole
         Norms[T] dnorms
+    cppclass Workspace[T]:
+        const T* zeros
+        const T* table
+        const T* input_projection
+        int64_t projection_from
+        T* h_masked
+        T* c_saved
+        T* dh_zoneout
+        T* scratch
+        T* dgates
+        int64_t dgates_from
+        T* dprojected
         T* sums
-        cbool prepacked
-        WorkShare* share
-        Storage storage
-        cbool has_vnni, reverse_panels
+        cbool prepacked, reverse_panels
         T *x_fixed
         T *h_fixed
+        WorkShare* share
+    cppclass Sequence[T](CellConfig[T], CallArrays[T], Workspace[T]):
         cbool can_share()
-        long first(long)
-        long active(long)
-        T* saved_at(long, long)
-        T* c_at(long, long)
+        int64_t first(int64_t)
+        int64_t active(int64_t)
+        T* saved_at(int64_t, int64_t)
+        T* c_at(int64_t, int64_t)
     struct TeamState "fastrnn::Team":
         int64_t call
         int places
@@ -92,9 +93,9 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
     void serve(TeamState*)
     void shut_down(TeamState*)
     cbool teams_back_off "fastrnn::Backoff::now"()
-    void take(const WorkShare*, long, long*, long*)
+    void take(const WorkShare*, int64_t, int64_t*, int64_t*)
     void run_shared[Job](TeamState*, void (*)(const Job*, WorkShare*) noexcept nogil, const Job&)
-    void run_step[T](TeamState*, const Sequence[T]&, void (*)(const Sequence[T]&, long) noexcept nogil, long)
+    void run_step[T](TeamState*, const Sequence[T]&, void (*)(const Sequence[T]&, int64_t) noexcept nogil, int64_t)
     cbool take_flag(int*)
     void drop_flag(int*)
     struct Progress:
@@ -107,16 +108,16 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
     int64_t wait_for(const PendingCount*, int64_t)
     cppclass Arena[T]:
         T* block
-        long used
-        T* take(long)
+        int64_t used
+        T* take(int64_t)
     cppclass Gradients[T]:
         T *ih
         T *hh
         T *b_ih
         T *b_hh
         T *hr
-    void list_rows[T](const Sequence[T]&, long, long, long, const T**, const T**, const T**, T**)
-    void mask_rows[T](const Sequence[T]&, long, long, const T**, T*)
+    void list_rows[T](const Sequence[T]&, int64_t, int64_t, int64_t, const T**, const T**, const T**, T**)
+    void mask_rows[T](const Sequence[T]&, int64_t, int64_t, const T**, T*)
 
     cppclass GradientBlock:
         int weight, source, gate, gates, column, saved_column
@@ -126,10 +127,10 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         SOURCE_H "fastrnn::GradientBlock::kH"
         SOURCE_SAVED "fastrnn::GradientBlock::kSaved"
     cppclass InputColumns[T]:
-        long K[2]
-        long column[2]
-        long row[2]
-    long GRADIENT_PANEL "fastrnn::kGradientPanel"
+        int64_t K[2]
+        int64_t column[2]
+        int64_t row[2]
+    int64_t GRADIENT_PANEL "fastrnn::kGradientPanel"
     struct CellNames:
         const char *row
         const char *cell
@@ -141,36 +142,36 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
     cppclass CellKernels[T]:
         CellNames names
         int gates, saved_width, dgates_width, rows_per_tile, n_blocks
-        cbool has_c
+        int n_states
         GradientBlock blocks[3]
         void (*pack_forward)(Sequence[T]&, Arena[T]&)
-        long (*projection_width)(long)
-        void (*project_inputs)(const Sequence[T]&, long, const T* const*, T*)
+        int64_t (*projection_width)(int64_t)
+        void (*project_inputs)(const Sequence[T]&, int64_t, const T* const*, T*)
         void (*pack_backward)(Sequence[T]&, Arena[T]&)
-        void (*forward)(const Sequence[T]&, long)
-        void (*backward)(const Sequence[T]&, long)
+        void (*forward)(const Sequence[T]&, int64_t)
+        void (*backward)(const Sequence[T]&, int64_t)
     cppclass Chunk[T]:
         const Sequence[T]* q
         const CellKernels[T]* cell
         const void* memory
-        long s0, s1
+        int64_t s0, s1
     cppclass Kernels[T]:
         const CellKernels[T]* cell(int)
-        void (*weight_gradient)(const WorkShare*, long, long, long, const T*, long, const T* const*, T*, T*)
-        long (*pack_input_gradient)(InputColumns[T]&, long, const T*, T*)
-        void (*input_gradient)(WorkShare*, long, long, const InputColumns[T]&, const T*, long, const T*, T* const*)
-        double (*softmax_cross_entropy)(long, long, const T*, const int64_t*, T, T*)
-        void (*sgd)(long, T, T, T, T, T, cbool, const T*, T*, T*)
-        void (*adam)(long, T, T, T, T, T, T, T, T, const T*, T*, T*, T*)
-        void (*rmsprop)(long, T, T, T, T, T, T, const T*, T*, T*, T*, T*)
-        double (*sum_of_squares)(long, const T*)
-        void (*sum_rows)(long, long, const T*, long, T*)
-        long (*affine_size)(long, long)
-        void (*pack_affine)(long, long, const T*, T*)
-        void (*affine)(long, long, const T*, const T*, const T*, T*)
-        void (*exp)(long, const T*, T*)
-        void (*tanh)(long, const T*, T*)
-        void (*sigmoid)(long, const T*, T*)
+        void (*weight_gradient)(const WorkShare*, int64_t, int64_t, int64_t, const T*, int64_t, const T* const*, T*, T*)
+        int64_t (*pack_input_gradient)(InputColumns[T]&, int64_t, const T*, T*)
+        void (*input_gradient)(WorkShare*, int64_t, int64_t, const InputColumns[T]&, const T*, int64_t, const T*, T* const*)
+        double (*softmax_cross_entropy)(int64_t, int64_t, const T*, const int64_t*, T, T*)
+        void (*sgd)(int64_t, T, T, T, T, T, cbool, const T*, T*, T*)
+        void (*adam)(int64_t, T, T, T, T, T, T, T, T, const T*, T*, T*, T*)
+        void (*rmsprop)(int64_t, T, T, T, T, T, T, const T*, T*, T*, T*, T*)
+        double (*sum_of_squares)(int64_t, const T*)
+        void (*sum_rows)(int64_t, int64_t, const T*, int64_t, T*)
+        int64_t (*affine_size)(int64_t, int64_t)
+        void (*pack_affine)(int64_t, int64_t, const T*, T*)
+        void (*affine)(int64_t, int64_t, const T*, const T*, const T*, T*)
+        void (*exp)(int64_t, const T*, T*)
+        void (*tanh)(int64_t, const T*, T*)
+        void (*sigmoid)(int64_t, const T*, T*)
     cppclass KernelTable:
         const char* name
         cbool has_vnni
@@ -184,30 +185,19 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
     const KernelSet* kernel_sets()
 
 
-class CellRow(NamedTuple):
-    """A row of the table: its number, and what its columns hold."""
-
-    number: int
-    cell: str
-    gates: int
-    states: list
-    saved: list
-    gradients: list  # (name, place) of the blocks of dgates, as backward makes them
-
-
 cdef list words(const char* names):
     return names.decode().split()
 
 
 cdef dict read_cells():
-    """The rows by name; they are the same for all instruction sets."""
+    """What engine.spec.CellRow says, by name; the rows are the same for all instruction sets."""
     cdef const CellKernels[float]* cell
     cdef int i
     found = {}
     for i in range(N_CELLS):
         cell = kernel_sets().table.f32.cell(i)
         gradients = [(each[: len(each) - 1], int(each[len(each) - 1 :])) for each in words(cell.names.gradients)]
-        found[cell.names.row.decode()] = CellRow(
+        found[cell.names.row.decode()] = (
             i, cell.names.cell.decode(), cell.gates, words(cell.names.states), words(cell.names.saved), gradients)
     return found
 

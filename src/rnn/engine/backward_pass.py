@@ -131,12 +131,11 @@ def _shard_gradients(
         return gradients
     ih, hh, *others = gradients
     assert ih is not None
-    assert hh is not None
     if used is not None:
         ih = _core.new_array((len(used), len(ih)), ih.dtype, zero=True)
     elif not is_first:
         ih = _zeros_like(ih)
-    if masks_hh or not is_first:
+    if hh is not None and (masks_hh or not is_first):
         hh = _zeros_like(hh)
     if not is_first:
         others = [None if g is None else _zeros_like(g) for g in others]

@@ -99,9 +99,11 @@ def _in_direction(tape: Tape, k: int, d: int) -> NonFinite | None:
     passes = [layer_pass for layer_pass, _ in tape.passes_of(k, d)]
     backwards = passes[0].backwards
     direction = "reverse" if backwards else "forward"
+    H = tape.spec.hidden_size
     for each in passes:
-        for letter, state in (("h", each.h0), ("c", each.c0)):
-            if state is not None and _is_bad(state).any():
+        for place, (letter, _) in enumerate(tape.spec.states):
+            state = each.h0 if place == 0 else each.c0[:, (place - 1) * H : place * H]
+            if _is_bad(state).any():
                 row = int(each.shard.sorted_indices[_is_bad(state).argmax()])
                 return NonFinite(f"the initial state {letter}", k, direction, row=row)
     found = []

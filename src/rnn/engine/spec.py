@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,17 @@ ARRAYS = (
 DirectionArrays = tuple[np.ndarray | None, ...]  # of one layer and direction, in the order of ARRAYS
 Arrays = Sequence[DirectionArrays]  # [layer * D + direction]
 State = Any  # as callers give and get it: h (L*D, B, H), or (h, c) for an LSTM
+
+
+class CellRow(NamedTuple):
+    """A row of the kernel table: its number, and what its columns hold."""
+
+    number: int
+    cell: str  # whose equations it computes
+    gates: int
+    states: list[str]
+    saved: list[str]  # the first columns of the saved activations, H wide each
+    gradients: list[tuple[str, int]]  # name and place of the blocks of dgates, as backward makes them
 
 
 @dataclass(frozen=True)
@@ -57,9 +68,9 @@ class LayerSpec:
     zoneout: tuple[float, float] = (0.0, 0.0)  # of h, of c
 
     @cached_property
-    def cell(self) -> _core.CellRow:
+    def cell(self) -> CellRow:
         """The row of the kernel table: its number, and the names of what it saves."""
-        return _core.cells()[self.kernel]
+        return CellRow(*_core.cells()[self.kernel])
 
     @property
     def gates(self) -> int:

@@ -75,15 +75,16 @@ class Tape:
         H, names = self.spec.hidden_size, self.spec.cell.saved
         for layer_pass, stack in self.passes_of(layer, direction):
             shard = layer_pass.shard
-            whole: list[Any] = [(0, shard.T, layer_pass.saved, layer_pass.c, None)]
-            for s0, s1, saved, c, h in whole if stack is None else stack.recomputed(layer_pass):
+            whole = [(0, shard.T, layer_pass.saved, layer_pass.c, None)]
+            segments: Any = whole if stack is None else stack.recomputed(layer_pass)
+            for s0, s1, saved, c, h in segments:
                 first, end = shard.first_row(s0), shard.first_row(s1)
                 for start in range(first, end, tuning.INSPECTED_ROWS):
                     stop = min(start + tuning.INSPECTED_ROWS, end)
                     steps, rows = shard.where(start, stop, layer_pass.backwards)
                     part = slice(start - first, stop - first)
                     values = {name: saved[part, g * H : (g + 1) * H] for g, name in enumerate(names)}
-                    if c is not None:
-                        values["c"] = c[part]
+                    for k, (name, _) in enumerate(self.spec.states[1:]):
+                        values[name] = c[part, k * H : (k + 1) * H]
                     values["h"] = h[part] if h is not None else layer_pass.y[steps, rows]  # type: ignore[index]
                     yield steps, rows, values

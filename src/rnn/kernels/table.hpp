@@ -29,10 +29,10 @@ struct GradientBlock {
 
 // The columns of dgates that reach x, in at most two runs, and the rows of W_ih that they barrier
 template <class T> struct InputColumns {
-  long K[2], column[2], row[2];  // K: how many, zero for a run that there is not
+  Index K[2], column[2], row[2];  // K: how many, zero for a run that there is not
   const T* panels[2];
 };
-constexpr long kGradientPanel = 8192;  // scratch of weight_gradient
+constexpr Index kGradientPanel = 8192;  // scratch of weight_gradient
 
 template <class T> struct CellKernels {
   CellNames names;
@@ -42,37 +42,37 @@ template <class T> struct CellKernels {
   int dgates_width;            // in H
   int rows_per_tile;
   int n_blocks;
-  bool has_c;                  // whether the state is (h, c)
+  int n_states;                // h, and those beside it
   GradientBlock blocks[3];
   void (*pack_forward)(Sequence<T>&, Arena<T>&);
-  long (*projection_width)(long H);
-  void (*project_inputs)(const Sequence<T>&, long rows, const T* const* x, T* input_projection);
+  Index (*projection_width)(Index H);
+  void (*project_inputs)(const Sequence<T>&, Index rows, const T* const* x, T* input_projection);
   void (*pack_backward)(Sequence<T>&, Arena<T>&);
-  void (*forward)(const Sequence<T>&, long s);
-  void (*backward)(const Sequence<T>&, long s);  // s = -1: gradients of the initial state
+  void (*forward)(const Sequence<T>&, Index s);
+  void (*backward)(const Sequence<T>&, Index s);  // s = -1: gradients of the initial state
 };
 
 template <class T> struct Kernels {
   CellKernels<T> cells[kCells];
   const CellKernels<T>* cell(int row) const { return &cells[row]; }
-  void (*weight_gradient)(const WorkShare* share, long rows, long N, long K, const T* d, long ld, const T* const* source,
+  void (*weight_gradient)(const WorkShare* share, Index rows, Index N, Index K, const T* d, Index ld, const T* const* source,
                           T* panel, T* dw);
-  long (*pack_input_gradient)(InputColumns<T>& c, long I, const T* w_ih, T* panels);
-  void (*input_gradient)(WorkShare* share, long rows, long I, const InputColumns<T>& c, const T* dgates, long ld,
+  Index (*pack_input_gradient)(InputColumns<T>& c, Index I, const T* w_ih, T* panels);
+  void (*input_gradient)(WorkShare* share, Index rows, Index I, const InputColumns<T>& c, const T* dgates, Index ld,
                          const T* zeros, T* const* dx);
-  double (*softmax_cross_entropy)(long rows, long K, const T* logits, const int64_t* targets, T scale, T* dlogits);
-  void (*sgd)(long n, T scale, T l2, T lr, T momentum, T damping, bool nesterov, const T* grad, T* buffer, T* param);
-  void (*adam)(long n, T scale, T l2, T keep, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param);
-  void (*rmsprop)(long n, T scale, T l2, T lr, T alpha, T eps, T momentum, const T* grad, T* v, T* m, T* buffer,
+  double (*softmax_cross_entropy)(Index rows, Index K, const T* logits, const int64_t* targets, T scale, T* dlogits);
+  void (*sgd)(Index n, T scale, T l2, T lr, T momentum, T damping, bool nesterov, const T* grad, T* buffer, T* param);
+  void (*adam)(Index n, T scale, T l2, T keep, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param);
+  void (*rmsprop)(Index n, T scale, T l2, T lr, T alpha, T eps, T momentum, const T* grad, T* v, T* m, T* buffer,
                   T* param);
-  double (*sum_of_squares)(long n, const T* x);
-  void (*sum_rows)(long rows, long n, const T* a, long ld, T* out);
-  long (*affine_size)(long K, long I);
-  void (*pack_affine)(long K, long I, const T* w, T* panels);
-  void (*affine)(long K, long I, const T* x, const T* panels, const T* bias, T* out);
-  void (*exp)(long n, const T* x, T* y);
-  void (*tanh)(long n, const T* x, T* y);
-  void (*sigmoid)(long n, const T* x, T* y);
+  double (*sum_of_squares)(Index n, const T* x);
+  void (*sum_rows)(Index rows, Index n, const T* a, Index ld, T* out);
+  Index (*affine_size)(Index K, Index I);
+  void (*pack_affine)(Index K, Index I, const T* w, T* panels);
+  void (*affine)(Index K, Index I, const T* x, const T* panels, const T* bias, T* out);
+  void (*exp)(Index n, const T* x, T* y);
+  void (*tanh)(Index n, const T* x, T* y);
+  void (*sigmoid)(Index n, const T* x, T* y);
 };
 
 // What is made of a chunk of steps [s0, s1) at once, as an order to a team; `memory` is for who makes it
@@ -80,7 +80,7 @@ template <class T> struct Chunk {
   const Sequence<T>* q;
   const CellKernels<T>* cell;
   const void* memory;
-  long s0, s1;
+  Index s0, s1;
 };
 
 struct KernelTable {

@@ -113,7 +113,8 @@ class Recurrent(Module):
         """The specification, and what has to be made anew with it."""
         self.spec = spec = self._new_spec()
         self._small_batch = None
-        if spec.num_directions == 1 and not spec.reverse and _core.SmallBatchInference.takes(spec.num_layers):
+        runs_forwards = spec.num_directions == 1 and not spec.reverse
+        if runs_forwards and _core.SmallBatchInference.takes(spec.num_layers, len(spec.states)):
             self._small_batch = _core.SmallBatchInference(
                 spec.cell.number, spec.is_double, spec.batch_first, self.weights, spec.kernel_options
             )

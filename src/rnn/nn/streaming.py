@@ -48,11 +48,17 @@ class Stream(_core.Stream):
     `run` leaves the state as it was before.
     """
 
-    layer: Streamable
+    __slots__ = ("_layer",)
+    _layer: Streamable
 
     def __init__(self, layer: Streamable, batch: int) -> None:
         super().__init__(layer.spec, packed_weights(layer), batch)
-        self.layer = layer
+        self._layer = layer
+
+    @property
+    def layer(self) -> Streamable:
+        """Whose weights it has."""
+        return self._layer
 
     @property
     def state(self) -> State:
@@ -77,7 +83,7 @@ class Stream(_core.Stream):
     def copy(self) -> Stream:
         """Another stream with the same weights, which both read in one place, and from here on a state of its own."""
         other: Any = super().copy()
-        other.layer = self.layer
+        other._layer = self._layer
         return other
 
 

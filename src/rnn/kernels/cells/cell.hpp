@@ -3,6 +3,8 @@
 // A cell has G gates, GS of which see h(t-1), in torch's order.  The two products of the first kShared gates are added
 // up; those of the others stay apart.  So a unit has A = GS + G - kShared accumulators, first those that h(t-1) goes to:
 //
+// A cell whose step has no product of the state has GS = 0, and no W_hh.
+//
 //                            G  GS  kShared    accumulators
 //   RNN                      1   1     1       a
 //   LSTM                     4   4     4       i f g o
@@ -25,23 +27,23 @@ template <class Cell> constexpr int input_slot(int gate) {
 }
 
 // Rows of a panel of K weights a gate and unit
-constexpr long panel_rows(Storage storage, long K) {
+constexpr Index panel_rows(Storage storage, Index K) {
   return storage == kInt8 ? int8_rows(K) : storage == kBfloat16 ? bf16_rows(K) : K;
 }
 
-template <int G> void pack(Storage storage, const float* w, long H, long K, float* panels) {
+template <int G> void pack(Storage storage, const float* w, Index H, Index K, float* panels) {
   if (storage == kInt8) pack_int8<G>(w, H, K, panels);
   else if (storage == kBfloat16) pack_bf16<G>(w, H, K, panels);
   else pack_rows<float, G>(w, K, H, K, panels);
 }
 
-template <int G> void pack(Storage, const double* w, long H, long K, double* panels) {
+template <int G> void pack(Storage, const double* w, Index H, Index K, double* panels) {
   pack_rows<double, G>(w, K, H, K, panels);
 }
 
 // acc += a . panel for a tile and G gates, of weights in words; `slot_of(gate)` is the accumulator that a gate goes to
 template <int G, int A, bool M, class Slot>
-FASTRNN_INLINE void multiply_words(const Sequence<float>& q, const Tile<float, A, M>& t, const float* const* a, long K,
+FASTRNN_INLINE void multiply_words(const Sequence<float>& q, const Tile<float, A, M>& t, const float* const* a, Index K,
                                    const float* panel, float* fixed, Slot slot_of) {
   int slot[G * panel_vectors(G)];
   for (int g = 0; g < G; ++g)
@@ -51,15 +53,15 @@ FASTRNN_INLINE void multiply_words(const Sequence<float>& q, const Tile<float, A
 }
 
 // Length of a row of accumulators, (panels, A, units)
-template <class T, class Cell> long projection_width(long H) {
+template <class T, class Cell> Index projection_width(Index H) {
   return kAccumulatorsOf<Cell> * Panels<T, Cell::G>{H}.padded();
 }
 
 // input_projection (rows, panels, A, units) = bias + W_ih x for rows that lie anywhere
-template <class T, class Cell> void project_inputs(const Sequence<T>& q, long rows, const T* const* x, T* input_projection) {
+template <class T, class Cell> void project_inputs(const Sequence<T>& q, Index rows, const T* const* x, T* input_projection) {
   constexpr int G = Cell::G, A = kAccumulatorsOf<Cell>;
   FASTRNN_ASSERT(rows >= 0 && x && input_projection && q.bias && q.w_input && q.storage == kFull);
-  const long width = projection_width<T, Cell>(q.H);
+  const Index width = projection_width<T, Cell>(q.H);
   for_each_tile<T, G, A>(q.share, 0, rows, q.H, [&](const TileOf<T, Cell>& tile) {
     PrefetchList<T> prefetch;
     for (int j = 0; j < tile.panels; ++j) {
@@ -79,19 +81,19 @@ template <class T, class Cell> struct TileOperands {
   const T* c_before[kMaxRows];
   T *c[kMaxRows], *y[kMaxRows], *saved[kMaxRows];
 
-  FASTRNN_INLINE TileOperands(const Sequence<T>& q, long s, const TileOf<T, Cell>& t) {
+  FASTRNN_INLINE TileOperands(const Sequence<T>& q, Index s, const TileOf<T, Cell>& t) {
     FASTRNN_ASSERT(t.items() <= kMaxRows && t.row + t.rows <= q.active(s) && (!q.input_projection || s >= q.projection_from));
-    const long row = q.packed(s, t.row) - q.first(q.projection_from);
+    const Index row = q.packed(s, t.row) - q.first(q.projection_from);
     input_projection = q.input_projection ? q.input_projection + row * projection_width<T, Cell>(q.H) : nullptr;
     for (int i = 0; i < t.items(); ++i)
       if (i > 0 && t.panels > 1) step(i);
       else look_up(i, q, s, t.row + i, t.unit);
   }
 
-  FASTRNN_INLINE void look_up(int i, const Sequence<T>& q, long s, long b, long unit) {
+  FASTRNN_INLINE void look_up(int i, const Sequence<T>& q, Index s, Index b, Index unit) {
     if (q.has_x_product()) x[i] = q.x.at(s, b);
     h[i] = q.h_in_product(s, b);
-    if (Cell::kHasC) c_before[i] = q.c_before(s, b) + unit, c[i] = q.c_at(s, b) + unit;
+    if (Cell::kStates > 1) c_before[i] = q.c_before(s, b) + unit, c[i] = q.c_at(s, b) + unit;
     y[i] = q.y.at(s, b) + unit;
     saved[i] = q.saved_at(s, b) + unit;
   }
@@ -99,20 +101,20 @@ template <class T, class Cell> struct TileOperands {
   FASTRNN_INLINE void step(int i) {  // from item i - 1 to the next panel
     constexpr int L = kLanes<T>;
     x[i] = x[0], h[i] = h[0];
-    if (Cell::kHasC) c_before[i] = c_before[i - 1] + L, c[i] = c[i - 1] + L;
+    if (Cell::kStates > 1) c_before[i] = c_before[i - 1] + L, c[i] = c[i - 1] + L;
     y[i] = y[i - 1] + L, saved[i] = saved[i - 1] + L;
   }
 };
 
 // acc += W_ih x(t) of a one-hot x: a row of the table or of a panel or, where W_ih is not packed, a column of W_ih
 template <class T, class Cell>
-FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const TileOf<T, Cell>& t, int i) {
-  const long id = *q.ids.at(s, t.row + t.row_of(i)), unit = t.unit_of(i), units = t.vectors * kLanes<T>;
+FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, Index s, const TileOf<T, Cell>& t, int i) {
+  const Index id = *q.ids.at(s, t.row + t.row_of(i)), unit = t.unit_of(i), units = t.vectors * kLanes<T>;
   FASTRNN_ASSERT(id >= 0 && (q.table || (id < q.I && (q.w_input || q.weights.ih))));
   for (int g = 0; g < Cell::G; ++g)
     for (int v = 0; v < t.vectors; ++v) {
       T* to = t.at(i, input_slot<Cell>(g), v);
-      const long column = g * units + v * kLanes<T>;
+      const Index column = g * units + v * kLanes<T>;
       const int lanes = t.lanes_of(i, v);
       if (q.table) {
         const T* row = q.table + (id * Cell::G + g) * q.H + unit;
@@ -134,7 +136,7 @@ FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, long s, const TileOf<T, Ce
 
 // acc = bias, and the input product of a one-hot x
 template <class T, class Cell>
-FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, long s, const TileOf<T, Cell>& t) {
+FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, Index s, const TileOf<T, Cell>& t) {
   FASTRNN_ASSERT(q.bias);
   for (int i = 0; i < t.items(); ++i) {
     const T* bias = q.bias + t.unit_of(i) * kAccumulatorsOf<Cell>;
@@ -157,12 +159,13 @@ FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const TileOf<T, Cell>& 
       const T* input = q.w_input + t.unit * G * panel_rows(q.storage, q.I);
       const T* state = q.w_state + t.unit * GS * panel_rows(q.storage, q.P);
       if (has_x) multiply_words<G>(q, t, operands.x, q.I, input, q.x_fixed, input_slot<Cell>);
-      return multiply_words<GS>(q, t, operands.h, q.P, state, q.h_fixed, [](int gate) { return gate; });
+      if constexpr (GS > 0) multiply_words<GS>(q, t, operands.h, q.P, state, q.h_fixed, [](int gate) { return gate; });
+      return;
     }
   multiply_any<T, G, GS, Cell::kShared>(
       t.rows, t.vectors, in_place ? t.acc : (operands.input_projection ? operands.input_projection : q.bias) + t.unit * A,
       in_place ? t.ld() : operands.input_projection ? projection_width<T, Cell>(q.H) : 0,
-      {operands.x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {operands.h, q.P, q.w_state + t.unit * GS * q.P}, t.acc,
+      {operands.x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {operands.h, GS ? q.P : 0, q.w_state + t.unit * GS * q.P}, t.acc,
       t.ld(), prefetch);
 }
 
@@ -172,7 +175,7 @@ FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const TileOf<T, Cel
                                        const TileOperands<T, Cell>& operands) {
   constexpr int GS = Cell::GS, Shared = Cell::kShared;
   const bool has_x = q.has_x_product();
-  FASTRNN_ASSERT(q.storage == kFull && q.weights.hh && (!has_x || q.weights.ih));
+  FASTRNN_ASSERT(q.storage == kFull && (q.weights.hh || GS == 0) && (!has_x || q.weights.ih));
   const auto nth = [&](int n, int count) { return q.reverse_panels ? count - 1 - n : n; };
   for (int n = 0; n < kAccumulatorsOf<Cell>; ++n) {
     const int slot = nth(n, kAccumulatorsOf<Cell>);
@@ -181,7 +184,7 @@ FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const TileOf<T, Cel
     for (int m = 0; m < t.items(); ++m)
       for (int v = 0; v < t.vectors; ++v) {
         const int i = nth(m, t.items());
-        const long unit = t.unit_of(i) + v * kLanes<T>;
+        const Index unit = t.unit_of(i) + v * kLanes<T>;
         const int lanes = t.lanes_of(i, v);
         multiply_unpacked<T>(lanes, {operands.x[i], q.I, takes_x ? q.weights.ih + (x_gate * q.H + unit) * q.I : nullptr},
                              {operands.h[i], q.P, takes_h ? q.weights.hh + (slot * q.H + unit) * q.P : nullptr},
@@ -192,7 +195,7 @@ FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const TileOf<T, Cel
 
 // acc = bias + W_ih x(t) + W_hh h(t-1) for the operands of a tile
 template <class T, class Cell>
-FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const TileOf<T, Cell>& t,
+FASTRNN_INLINE void preactivations(const Sequence<T>& q, Index s, const TileOf<T, Cell>& t,
                                    const TileOperands<T, Cell>& operands, PrefetchList<T>& prefetch) {
   FASTRNN_ASSERT(prefetch.n <= t.items() * Cell::kLinesForward);
   const bool in_place = q.one_hot() || !q.prepacked || q.storage != kFull;
@@ -209,35 +212,36 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, long s, const TileOf<T,
 }
 
 // m of recurrent dropout, or one; k of zoneout, see dropout.hpp
-template <class T> FASTRNN_INLINE Vec<T> h_mask(const Sequence<T>& q, long b, long unit, int lanes) {
+template <class T> FASTRNN_INLINE Vec<T> h_mask(const Sequence<T>& q, Index b, Index unit, int lanes) {
   return q.h_mask ? load(q.h_mask + b * q.P + unit, lanes) : splat(T(1));
 }
 
-template <class T> FASTRNN_INLINE Vec<T> zoneout_keep(const Zoneout<T>& z, long s, long b, long unit, int lanes) {
-  return z.keeps.base ? load_bytes<T>(z.keeps.at(s, b) + unit, lanes) : splat(z.p);
+template <class T>
+FASTRNN_INLINE Vec<T> zoneout_keep(T p, const Rows<const uint8_t>& keeps, Index s, Index b, Index unit, int lanes) {
+  return keeps.base ? load_bytes<T>(keeps.at(s, b) + unit, lanes) : splat(p);
 }
 
 // The products' gradients of h become those of h(s): through the mask, with what h(s) handed on unchanged
 template <class T, class Cell>
 void add_unmasked(const Sequence<T>& q, const Tile<T, 1>& t, int r) {
-  const long b = t.row + r;
+  const Index b = t.row + r;
   for (int v = 0; v < t.vectors; ++v) {
-    const long unit = t.unit + v * kLanes<T>;
+    const Index unit = t.unit + v * kLanes<T>;
     const int lanes = t.lanes_of(v);
     Vec<T> dh = t.get(r, 0, v) * h_mask(q, b, unit, lanes);
     if (Cell::kPassesThrough) dh += load(q.dh + b * q.P + unit, lanes);
-    if (q.zoneout_h.p > 0) dh += load(q.dh_zoneout + b * q.P + unit, lanes);
+    if (q.zoneout_h > 0) dh += load(q.dh_zoneout + b * q.P + unit, lanes);
     store(t.at(r, 0, v), dh);
   }
 }
 
 // dh(s) becomes that of what the cell computed; the rest is kept for h(s-1)
-template <class T> void split_zoneout(const Sequence<T>& q, long s, const Tile<T, 1>& t, int r) {
-  const long b = t.row + r;
+template <class T> void split_zoneout(const Sequence<T>& q, Index s, const Tile<T, 1>& t, int r) {
+  const Index b = t.row + r;
   for (int v = 0; v < t.vectors; ++v) {
-    const long unit = t.unit + v * kLanes<T>;
+    const Index unit = t.unit + v * kLanes<T>;
     const int lanes = t.lanes_of(v);
-    const Vec<T> dh = t.get(r, 0, v), k = zoneout_keep(q.zoneout_h, s, b, unit, lanes);
+    const Vec<T> dh = t.get(r, 0, v), k = zoneout_keep(q.zoneout_h, q.keeps_h, s, b, unit, lanes);
     store(q.dh_zoneout + b * q.P + unit, k * dh, lanes);
     store(t.at(r, 0, v), (T(1) - k) * dh);
   }
@@ -257,10 +261,10 @@ template <class T> FASTRNN_INLINE Vec<T> clipped(const Sequence<T>& q, Vec<T> d)
 //   all:                    + dy(s)
 // With noise, acc is the gradient of what the cell computed, before zoneout.
 template <class T, class Cell, class Body>
-FASTRNN_INLINE void for_each_state_gradient(const Sequence<T>& q, long s, Body body) {
-  const bool noisy = q.h_mask || q.zoneout_h.p > 0, zones = q.zoneout_h.p > 0 && s >= 0;
+FASTRNN_INLINE void for_each_state_gradient(const Sequence<T>& q, Index s, Body body) {
+  const bool noisy = q.h_mask || q.zoneout_h > 0, zones = q.zoneout_h > 0 && s >= 0;
   FASTRNN_ASSERT(s >= -1 && s < q.T_ && q.dh && q.w_state && (!zones || q.dh_zoneout));
-  const long continuing = s + 1 < q.T_ ? q.active(s + 1) : 0;
+  const Index continuing = s + 1 < q.T_ ? q.active(s + 1) : 0;
   const auto add_dy = [&](const Tile<T, 1>& t, int r) {
     if (s < 0 || !q.dy.base) return;
     const T* dy = q.dy.at(s, t.row + r) + t.unit;
@@ -275,7 +279,7 @@ FASTRNN_INLINE void for_each_state_gradient(const Sequence<T>& q, long s, Body b
     const T* a[kMaxRows];
     PrefetchList<T> prefetch;
     for (int r = 0; r < t.rows; ++r) {
-      const long b = t.row + r;
+      const Index b = t.row + r;
       if (s >= 0 && q.dy.base) prefetch.add(q.dy.at(s, b) + t.unit);
       if (s >= 0) Cell::prefetch_backward(q, s, b, t.unit, prefetch);
       a[r] = q.dgates_at(s + 1, b);
@@ -318,21 +322,22 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
   const Panels<T, G> panels{q.H};
   const Weights<T>& w = q.weights;
   T* bias = arena.take(A * panels.padded());
-  const long input_size = G * panel_rows(q.storage, q.I) * panels.padded();
-  const long state_size = GS * panel_rows(q.storage, q.P) * panels.padded();
+  const Index input_size = G * panel_rows(q.storage, q.I) * panels.padded();
+  const Index state_size = GS * panel_rows(q.storage, q.P) * panels.padded();
   T* input = q.one_hot() || !q.prepacked ? nullptr : arena.take(input_size);
   T* state = q.prepacked ? arena.take(state_size) : nullptr;
   if (!arena.block) return;
-  FASTRNN_ASSERT(w.ih && w.hh && (q.storage == kFull || q.prepacked));
+  FASTRNN_ASSERT(w.ih && (w.hh || GS == 0) && (q.storage == kFull || q.prepacked));
   if (input) pack<G>(q.storage, w.ih, q.H, q.I, input);
-  if (state) pack<GS>(q.storage, w.hh, q.H, q.P, state);
+  if constexpr (GS > 0)
+    if (state) pack<GS>(q.storage, w.hh, q.H, q.P, state);
   q.w_input = input, q.w_state = state, q.bias = bias;
-  for (long p = 0; p < panels.count(); ++p) {
+  for (Index p = 0; p < panels.count(); ++p) {
     const int width = panels.vectors(p) * kLanes<T>;
     for (int i = 0; i < A * width; ++i) bias[i] = T(0);
     for (int g = 0; g < G; ++g)
-      for (long u = 0; u < width && p * panels.kUnits + u < q.H; ++u) {
-        const long row = g * q.H + p * panels.kUnits + u;
+      for (Index u = 0; u < width && p * panels.kUnits + u < q.H; ++u) {
+        const Index row = g * q.H + p * panels.kUnits + u;
         if (w.b_ih) bias[input_slot<Cell>(g) * width + u] += w.b_ih[row];
         if (w.b_hh) bias[(g < GS ? g : input_slot<Cell>(g)) * width + u] += w.b_hh[row];
       }

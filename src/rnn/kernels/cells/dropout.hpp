@@ -14,26 +14,26 @@ namespace FASTRNN_ISA {
 
 // row = k before + (1 - k) row, of n units
 template <class T>
-void mix(const Zoneout<T>& z, long s, long b, long n, const T* before, T* row) {
-  for (long i = 0; i < n; i += kLanes<T>) {
+void mix(T p, const Rows<const uint8_t>& keeps, Index s, Index b, Index n, const T* before, T* row) {
+  for (Index i = 0; i < n; i += kLanes<T>) {
     const int lanes = int(n - i < kLanes<T> ? n - i : kLanes<T>);
-    const Vec<T> k = zoneout_keep(z, s, b, i, lanes);
+    const Vec<T> k = zoneout_keep(p, keeps, s, b, i, lanes);
     store(row + i, k * load(before + i, lanes) + (T(1) - k) * load<T>(row + i, lanes), lanes);
   }
 }
 
-template <class T, class Cell> void forward_step(const Sequence<T>& q, long s) {
+template <class T, class Cell> void forward_step(const Sequence<T>& q, Index s) {
   if (!q.has_dropout()) return Cell::forward(q, s);
-  const long n = q.active(s);
-  for (long b = 0; b < n; ++b) {
+  const Index n = q.active(s);
+  for (Index b = 0; b < n; ++b) {
     if (q.h_mask) times(q.P, q.h_before(s, b), q.h_mask + b * q.P, q.h_masked + b * q.P);
-    if (q.zoneout_c.p > 0)  // c may be in place
+    if (q.zoneout_c > 0)  // c may be in place
       __builtin_memcpy(q.c_saved + b * q.H, q.c_before(s, b), q.H * sizeof(T));
   }
   Cell::forward(q, s);
-  for (long b = 0; b < n; ++b) {
-    if (q.zoneout_h.p > 0) mix(q.zoneout_h, s, b, q.P, q.h_before(s, b), q.y.at(s, b));
-    if (q.zoneout_c.p > 0) mix(q.zoneout_c, s, b, q.H, q.c_saved + b * q.H, q.c_at(s, b));
+  for (Index b = 0; b < n; ++b) {
+    if (q.zoneout_h > 0) mix(q.zoneout_h, q.keeps_h, s, b, q.P, q.h_before(s, b), q.y.at(s, b));
+    if (q.zoneout_c > 0) mix(q.zoneout_c, q.keeps_c, s, b, q.H, q.c_saved + b * q.H, q.c_at(s, b));
   }
 }
 

@@ -22,7 +22,7 @@ namespace FASTRNN_ISA {
 template <class T, bool General> struct GruSaved {
   Vec<T> r, z, n, last, slope_r, slope_z, slope_n;
 
-  GruSaved(const T* saved, long H, int lanes) {
+  GruSaved(const T* saved, Index H, int lanes) {
     r = load(saved, lanes), z = load(saved + H, lanes), n = load(saved + 2 * H, lanes), last = load(saved + 3 * H, lanes);
     if constexpr (General) {
       slope_r = load(saved + 4 * H, lanes), slope_z = load(saved + 5 * H, lanes), slope_n = load(saved + 6 * H, lanes);
@@ -33,7 +33,7 @@ template <class T, bool General> struct GruSaved {
 };
 
 template <class T>
-FASTRNN_INLINE void gru_prefetch_backward(const Sequence<T>& q, long s, long b, long unit, PrefetchList<T>& prefetch) {
+FASTRNN_INLINE void gru_prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit, PrefetchList<T>& prefetch) {
   for (int k = 0; k < 4; ++k) prefetch.add(q.saved_at(s, b) + k * q.H + unit);
   for (int k = 0; k < q.dgates_width / q.H; ++k) prefetch.add(q.dgates_at(s, b) + k * q.H + unit);
   prefetch.add(q.h_before(s, b) + unit);
@@ -41,13 +41,14 @@ FASTRNN_INLINE void gru_prefetch_backward(const Sequence<T>& q, long s, long b, 
 
 template <class T, bool General> struct Gru {
   static constexpr int G = 3, GS = 3, kShared = 2;
-  static constexpr bool kPassesThrough = true, kHasC = false, kIsNormed = false;
+  static constexpr int kStates = 1;
+  static constexpr bool kPassesThrough = true, kIsNormed = false;
   static constexpr int kLinesForward = 5, kLinesBackward = 5 + GS + G;  // with norms, dgates are so wide
   static constexpr int L = kLanes<T>;
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Gru>(q, arena); }
 
-  static void forward(const Sequence<T>& q, long s) {
+  static void forward(const Sequence<T>& q, Index s) {
     for_each_tile<T, G, 4>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 4>& t) {
       const TileOperands<T, Gru> operands(q, s, t);
       PrefetchList<T> prefetch;
@@ -64,8 +65,8 @@ template <class T, bool General> struct Gru {
   }
 
   // The gates of all operands, then the candidates of all: n waits for r, so an item by itself would wait too.
-  static FASTRNN_INLINE void pointwise(const Sequence<T>& q, long s, const Tile<T, 4>& t, const TileOperands<T, Gru>& operands) {
-    const long H = q.H;
+  static FASTRNN_INLINE void pointwise(const Sequence<T>& q, Index s, const Tile<T, 4>& t, const TileOperands<T, Gru>& operands) {
+    const Index H = q.H;
     for (int i = 0; i < t.items(); ++i) {
       const int lanes = t.lanes_of_item(i);
       Vec<T> slope_r{}, slope_z{};
@@ -93,18 +94,18 @@ template <class T, bool General> struct Gru {
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Gru>(q, arena); }
 
-  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, long s, long b, long unit, PrefetchList<T>& prefetch) {
+  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit, PrefetchList<T>& prefetch) {
     gru_prefetch_backward(q, s, b, unit, prefetch);
   }
 
   //   dz = dh (h(t-1) - n) f0'     dn = dh (1 - z) f1'     dr = dn hn f0'     dhn = dn r     dh(t-1) gets dh z
-  static void backward(const Sequence<T>& q, long s) {
+  static void backward(const Sequence<T>& q, Index s) {
     if (s < 0) return initial_state_gradient<T, Gru>(q);
-    const long H = q.H;
+    const Index H = q.H;
     for_each_state_gradient<T, Gru>(q, s, [&](const Tile<T, 1>& t) {
       for (int row = 0; row < t.rows; ++row)
         for (int v = 0; v < t.vectors; ++v) {
-          const long b = t.row + row, unit = t.unit + v * L;
+          const Index b = t.row + row, unit = t.unit + v * L;
           const int lanes = t.lanes_of(v);
           const GruSaved<T, General> k(q.saved_at(s, b) + unit, H, lanes);
           const Vec<T> dh = t.get(row, 0, v), h_before = load(q.h_before(s, b) + unit, lanes);
@@ -122,7 +123,8 @@ template <class T, bool General> struct Gru {
 
 template <class T, bool General> struct GruResetBefore {
   static constexpr int G = 3, GS = 2, kShared = 2;
-  static constexpr bool kPassesThrough = true, kHasC = false, kIsNormed = false;
+  static constexpr int kStates = 1;
+  static constexpr bool kPassesThrough = true, kIsNormed = false;
   static constexpr int kLinesForward = 0, kLinesBackward = 8;
   static constexpr int L = kLanes<T>;
 
@@ -135,8 +137,8 @@ template <class T, bool General> struct GruResetBefore {
   }
 
   // Two products a step: r and z first, then n from r h(t-1).  The saved activations row holds what is on its way between them.
-  static void forward(const Sequence<T>& q, long s) {
-    const long H = q.H;
+  static void forward(const Sequence<T>& q, Index s) {
+    const Index H = q.H;
     for_each_tile<T, G, 3>(q.share, 0, q.active(s), H, [&](const Tile<T, 3>& t) {
       const TileOperands<T, GruResetBefore> operands(q, s, t);
       PrefetchList<T> prefetch;
@@ -161,7 +163,7 @@ template <class T, bool General> struct GruResetBefore {
       multiply<T>(t.rows, t.vectors, {a, H, q.w_second + t.unit * H}, t.acc, t.ld(), prefetch);
       for (int row = 0; row < t.rows; ++row)
         for (int v = 0; v < t.vectors; ++v) {
-          const long b = t.row + row, unit = t.unit + v * L;
+          const Index b = t.row + row, unit = t.unit + v * L;
           const int lanes = t.lanes_of(v);
           T* saved = q.saved_at(s, b) + unit;
           Vec<T> slope_n{};
@@ -182,19 +184,19 @@ template <class T, bool General> struct GruResetBefore {
     q.w_second = candidate;
   }
 
-  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, long s, long b, long unit, PrefetchList<T>& prefetch) {
+  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit, PrefetchList<T>& prefetch) {
     gru_prefetch_backward(q, s, b, unit, prefetch);
   }
 
   //   dz = dh (h(t-1) - n) f0'     dn = dh (1 - z) f1'     drh = dn . W_hn     dr = drh h(t-1) f0'
   //   dh(t-1) gets dh z + drh r
-  static void backward(const Sequence<T>& q, long s) {
+  static void backward(const Sequence<T>& q, Index s) {
     if (s < 0) return initial_state_gradient<T, GruResetBefore>(q);
-    const long H = q.H;
+    const Index H = q.H;
     for_each_state_gradient<T, GruResetBefore>(q, s, [&](const Tile<T, 1>& t) {
       for (int row = 0; row < t.rows; ++row)
         for (int v = 0; v < t.vectors; ++v) {
-          const long b = t.row + row, unit = t.unit + v * L;
+          const Index b = t.row + row, unit = t.unit + v * L;
           const int lanes = t.lanes_of(v);
           const GruSaved<T, General> k(q.saved_at(s, b) + unit, H, lanes);
           const Vec<T> dh = t.get(row, 0, v), h_before = load(q.h_before(s, b) + unit, lanes);
@@ -205,10 +207,10 @@ template <class T, bool General> struct GruResetBefore {
         }
     });
     for_each_tile<T, 1, 1>(q.share, 0, q.active(s), H, [&](const Tile<T, 1>& t) {
-      product_alone(t, H, q.w_second, [&](long b) { return q.dgates_at(s, b) + 2 * H; });
+      product_alone(t, H, q.w_second, [&](Index b) { return q.dgates_at(s, b) + 2 * H; });
       for (int row = 0; row < t.rows; ++row)
         for (int v = 0; v < t.vectors; ++v) {
-          const long b = t.row + row, unit = t.unit + v * L;
+          const Index b = t.row + row, unit = t.unit + v * L;
           const int lanes = t.lanes_of(v);
           const GruSaved<T, General> k(q.saved_at(s, b) + unit, H, lanes);
           const Vec<T> drh = t.get(row, 0, v) * h_mask(q, b, unit, lanes);  // of r h(t-1) with h(t-1) as it is

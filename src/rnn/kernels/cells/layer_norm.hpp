@@ -31,10 +31,10 @@ template <class T, int Half = kLanes<T> / 2> FASTRNN_INLINE T sum_of_lanes(Vec<T
 }
 
 // Sums f(i, lanes) over vectors of n numbers that start at i; four sums, so that they do not wait for each other
-template <class T, class F> FASTRNN_INLINE T sum_of(long n, F f) {
+template <class T, class F> FASTRNN_INLINE T sum_of(Index n, F f) {
   constexpr int L = kLanes<T>;
   Vec<T> sums[4] = {};
-  long i = 0;
+  Index i = 0;
   for (; i + 4 * L <= n; i += 4 * L)
     FASTRNN_UNROLL
     for (int k = 0; k < 4; ++k) sums[k] += f(i + k * L, L);
@@ -49,12 +49,12 @@ template <class T> FASTRNN_INLINE Vec<T> first_lanes(Vec<T> v, int lanes) {
 }
 
 // Mean, and 1 / sqrt(variance + eps), of n numbers
-template <class T> FASTRNN_INLINE T mean(const T* a, long n) {
-  return sum_of<T>(n, [&](long i, int lanes) { return load(a + i, lanes); }) / T(n);
+template <class T> FASTRNN_INLINE T mean(const T* a, Index n) {
+  return sum_of<T>(n, [&](Index i, int lanes) { return load(a + i, lanes); }) / T(n);
 }
 
-template <class T> FASTRNN_INLINE T rstd(const T* a, long n, T mean) {
-  const T square = sum_of<T>(n, [&](long i, int lanes) {
+template <class T> FASTRNN_INLINE T rstd(const T* a, Index n, T mean) {
+  const T square = sum_of<T>(n, [&](Index i, int lanes) {
     const Vec<T> d = first_lanes<T>(load(a + i, lanes) - mean, lanes);
     return d * d;
   });
@@ -69,14 +69,14 @@ template <class T> struct NormGradient {
   T *dgain, *dbias, rstd, mean_g = 0, mean_gn = 0;
 
   // The share in the means of `count` of N numbers, from `first` on, whose gradients are d
-  FASTRNN_INLINE void add_means(long first, long count, const T* d, long N) {
-    const auto g = [&](long i, int lanes) { return load(d + i, lanes) * load(gain + first + i, lanes); };
+  FASTRNN_INLINE void add_means(Index first, Index count, const T* d, Index N) {
+    const auto g = [&](Index i, int lanes) { return load(d + i, lanes) * load(gain + first + i, lanes); };
     mean_g += sum_of<T>(count, g) / T(N);
-    mean_gn += sum_of<T>(count, [&](long i, int lanes) { return g(i, lanes) * load(n + first + i, lanes); }) / T(N);
+    mean_gn += sum_of<T>(count, [&](Index i, int lanes) { return g(i, lanes) * load(n + first + i, lanes); }) / T(N);
   }
 
   // Of the numbers from i on, once the means are there
-  FASTRNN_INLINE Vec<T> of_product(long i, Vec<T> d, int lanes) const {
+  FASTRNN_INLINE Vec<T> of_product(Index i, Vec<T> d, int lanes) const {
     const Vec<T> normed = load(n + i, lanes), g = d * load(gain + i, lanes);
     store(dgain + i, load<T>(dgain + i, lanes) + d * normed, lanes);
     if (dbias) store(dbias + i, load<T>(dbias + i, lanes) + d, lanes);
@@ -87,7 +87,8 @@ template <class T> struct NormGradient {
 template <class T, class Cell, int Own> struct Normed {
   static constexpr int G = Cell::G, GS = Cell::GS, kShared = 0;  // its accumulators are both products of every gate
   static constexpr int A = kAccumulatorsOf<Cell>, L = kLanes<T>;
-  static constexpr bool kHasC = Cell::kHasC, kIsNormed = true;
+  static constexpr int kStates = Cell::kStates;
+  static constexpr bool kHasC = kStates > 1, kIsNormed = true;
   static constexpr int kLinesForward = Cell::kLinesForward + GS + G, kLinesBackward = Cell::kLinesBackward;
 
   // What a row of the saved activations, or the scratch in its place, has beside the cell's own
@@ -96,7 +97,7 @@ template <class T, class Cell, int Own> struct Normed {
     Statistics<T>* of;  // of h, of x, of c
 
     Row() = default;
-    FASTRNN_INLINE Row(const Sequence<T>& q, long s, long b)
+    FASTRNN_INLINE Row(const Sequence<T>& q, Index s, Index b)
         : h(q.saved_at(s, b) + Own * q.H), x(h + GS * q.H), of(reinterpret_cast<Statistics<T>*>(x + G * q.H)) {}
   };
 
@@ -107,18 +108,18 @@ template <class T, class Cell, int Own> struct Normed {
     q.weights = weights;
   }
 
-  static void forward(const Sequence<T>& q, long s) {
+  static void forward(const Sequence<T>& q, Index s) {
     constexpr int kRows = tile_rows(G * panel_vectors(G));
-    const long n = q.active(s);
+    const Index n = q.active(s);
     FASTRNN_ASSERT(q.norms.gain_ih && q.norms.gain_hh && (!kHasC || q.norms.gain_c) && q.P == q.H);
     FASTRNN_ASSERT(q.saved_width == (Own + GS + G) * q.H + kNormStatistics);
     for_each_tile<T, G, GS + G>(q.share, 0, n, q.H, [&](const TileOf<T, Normed>& t) { products(q, s, t); }, q.reverse_panels);
-    for (long first = 0; first < n; first += kRows)
+    for (Index first = 0; first < n; first += kRows)
       after_products(q, s, first, int(n - first < kRows ? n - first : kRows));
   }
 
   // The step of some rows, whose products are there
-  static FASTRNN_INLINE void after_products(const Sequence<T>& q, long s, long first, int rows) {
+  static FASTRNN_INLINE void after_products(const Sequence<T>& q, Index s, Index first, int rows) {
     Row row[kMaxRows];
     for (int r = 0; r < rows; ++r) {
       row[r] = Row(q, s, first + r);
@@ -140,11 +141,11 @@ template <class T, class Cell, int Own> struct Normed {
       else Cell::pointwise(q, t, operands);
     });
     if constexpr (kHasC)
-      for (long b = first; b < first + rows; ++b) output(q, s, b);
+      for (Index b = first; b < first + rows; ++b) output(q, s, b);
   }
 
   // Both products of a tile, into the rows of the saved activations
-  static FASTRNN_INLINE void products(const Sequence<T>& q, long s, const TileOf<T, Normed>& t) {
+  static FASTRNN_INLINE void products(const Sequence<T>& q, Index s, const TileOf<T, Normed>& t) {
     const TileOperands<T, Normed> operands(q, s, t);
     PrefetchList<T> prefetch;
     for (int i = 0; i < t.items(); ++i) {
@@ -160,13 +161,13 @@ template <class T, class Cell, int Own> struct Normed {
 
   // The accumulators of the cell from the products, which are normalised in place where there is saved activations
   static FASTRNN_INLINE void accumulators(const Sequence<T>& q, const Row* rows, const TileOf<T, Cell>& t) {
-    const long H = q.H;
+    const Index H = q.H;
     const bool keeps = q.saved;
     for (int n = 0; n < t.items(); ++n) {
       const Row& row = rows[t.row_of(n)];
       const Statistics<T> h = row.of[0], x = row.of[1];
       for (int v = 0; v < t.vectors; ++v) {
-        const long unit = t.unit_of(n) + v * L;
+        const Index unit = t.unit_of(n) + v * L;
         const int lanes = t.lanes_of(n, v);
         const auto scaled = [&](T* product, Statistics<T> k, const T* gain, const T* bias) {
           const Vec<T> normed = (load<T>(product, lanes) - k.mean) * k.rstd, a = normed * load(gain, lanes);
@@ -174,11 +175,11 @@ template <class T, class Cell, int Own> struct Normed {
           return bias ? a + load(bias, lanes) : a;
         };
         const auto of_h = [&](int g) {
-          const long i = g * H + unit;
+          const Index i = g * H + unit;
           return scaled(row.h + i, h, q.norms.gain_hh + i, q.weights.b_hh ? q.weights.b_hh + i : nullptr);
         };
         const auto of_x = [&](int g) {
-          const long i = g * H + unit;
+          const Index i = g * H + unit;
           return scaled(row.x + i, x, q.norms.gain_ih + i, q.weights.b_ih ? q.weights.b_ih + i : nullptr);
         };
         for (int g = 0; g < Cell::kShared; ++g) store(t.at(n, g, v), of_h(g) + of_x(g));
@@ -192,16 +193,16 @@ template <class T, class Cell, int Own> struct Normed {
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Cell>(q, arena); }
 
-  static void backward(const Sequence<T>& q, long s) {
+  static void backward(const Sequence<T>& q, Index s) {
     if (s < 0) return Cell::backward(q, s);
     if constexpr (kHasC) cell_backward(q, s);
     else Cell::backward(q, s);
-    for (long b = 0; b < q.active(s); ++b) through_norms(q, s, b);
+    for (Index b = 0; b < q.active(s); ++b) through_norms(q, s, b);
   }
 
   // In dgates of a row: from the gradients of the accumulators, as the cell left them, to those of the products
-  static FASTRNN_INLINE void through_norms(const Sequence<T>& q, long s, long b) {
-    const long H = q.H, shared = Cell::kShared * H;
+  static FASTRNN_INLINE void through_norms(const Sequence<T>& q, Index s, Index b) {
+    const Index H = q.H, shared = Cell::kShared * H;
     FASTRNN_ASSERT(q.sums && q.dnorms.gain_ih && q.dnorms.gain_hh && q.dgates_width == (GS + G) * H);
     const Row row(q, s, b);
     T* d = q.dgates_at(s, b);
@@ -210,7 +211,7 @@ template <class T, class Cell, int Own> struct Normed {
     h.add_means(0, GS * H, d, GS * H);
     x.add_means(0, shared, d, G * H);
     x.add_means(shared, G * H - shared, d + GS * H, G * H);
-    for (long u = 0; u < H; u += L) {
+    for (Index u = 0; u < H; u += L) {
       const int lanes = H - u < L ? int(H - u) : L;
       Vec<T> da[A];
       for (int k = 0; k < A; ++k) da[k] = load<T>(d + k * H + u, lanes);
@@ -223,11 +224,11 @@ template <class T, class Cell, int Own> struct Normed {
   // ---------------------------------------------------------------- the cell state of an LSTM
 
   // h = o tanh(LN(c) gain + bias) of a row whose gates and c are there
-  static FASTRNN_INLINE void output(const Sequence<T>& q, long s, long b) {
+  static FASTRNN_INLINE void output(const Sequence<T>& q, Index s, Index b) {
     const T *c = q.c_at(s, b), *o = q.saved_at(s, b) + 3 * q.H;
     const T m = mean(c, q.H);
     const Statistics<T> k = Row(q, s, b).of[2] = {m, rstd(c, q.H, m)};
-    for (long u = 0; u < q.H; u += L) {
+    for (Index u = 0; u < q.H; u += L) {
       const int lanes = q.H - u < L ? int(q.H - u) : L;
       Vec<T> slope;
       const Vec<T> seen = seen_c(q, u, lanes, (load(c + u, lanes) - k.mean) * k.rstd);
@@ -235,21 +236,21 @@ template <class T, class Cell, int Own> struct Normed {
     }
   }
 
-  static FASTRNN_INLINE Vec<T> seen_c(const Sequence<T>& q, long unit, int lanes, Vec<T> normed) {
+  static FASTRNN_INLINE Vec<T> seen_c(const Sequence<T>& q, Index unit, int lanes, Vec<T> normed) {
     const Vec<T> bias = q.norms.bias_c ? load(q.norms.bias_c + unit, lanes) : Vec<T>{};
     return normed * load(q.norms.gain_c + unit, lanes) + bias;
   }
 
   // Cell::backward with the norm of c between h and c.  The columns of dgates that are yet to come hold, on the way,
   // the gradient of what the norm gives and then that of c (4), and c normalised (5).
-  static void cell_backward(const Sequence<T>& q, long s) {
-    const long H = q.H;
+  static void cell_backward(const Sequence<T>& q, Index s) {
+    const Index H = q.H;
     for_each_state_gradient<T, Cell>(q, s, [&](const Tile<T, 1>& t) {
       for (int r = 0; r < t.rows; ++r) {
         const typename Cell::Row row(q, s, t.row + r);
         const Statistics<T> c = Row(q, s, t.row + r).of[2];
         for (int v = 0; v < t.vectors; ++v) {
-          const long unit = t.unit + v * L;
+          const Index unit = t.unit + v * L;
           const int lanes = t.lanes_of(v);
           const typename Cell::Values k(q, row, unit, lanes);
           const Vec<T> dh = t.get(r, 0, v), normed = (k.c - c.mean) * c.rstd;
@@ -261,12 +262,12 @@ template <class T, class Cell, int Own> struct Normed {
         }
       }
     });
-    for (long b = 0; b < q.active(s); ++b) {
+    for (Index b = 0; b < q.active(s); ++b) {
       const typename Cell::Row row(q, s, b);
       T* d = row.dgates;
       NormGradient<T> c{d + 5 * H, q.norms.gain_c, q.dnorms.gain_c, q.dnorms.bias_c, Row(q, s, b).of[2].rstd};
       c.add_means(0, H, d + 4 * H, H);
-      for (long u = 0; u < H; u += L) {
+      for (Index u = 0; u < H; u += L) {
         const int lanes = H - u < L ? int(H - u) : L;
         const Vec<T> by_h = c.of_product(u, load<T>(d + 4 * H + u, lanes), lanes), dout = load<T>(d + 3 * H + u, lanes);
         const typename Cell::Values k(q, row, u, lanes);

@@ -18,7 +18,8 @@ namespace FASTRNN_ISA {
 
 template <class T, bool General> struct Lstm {
   static constexpr int G = 4, GS = 4, kShared = 4;
-  static constexpr bool kPassesThrough = false, kHasC = true, kIsNormed = false;
+  static constexpr int kStates = 2;
+  static constexpr bool kPassesThrough = false, kIsNormed = false;
   static constexpr int kLinesForward = 6, kLinesBackward = 9;
   static constexpr int L = kLanes<T>;
   static constexpr int kUnprojected = General ? 8 : 4;  // column of o f2(c) on the saved activations, in H
@@ -33,11 +34,11 @@ template <class T, bool General> struct Lstm {
   }
 
   // Row k of the peephole weights times c, or zero
-  static FASTRNN_INLINE Vec<T> peephole(const Sequence<T>& q, int k, long unit, int lanes, Vec<T> c) {
+  static FASTRNN_INLINE Vec<T> peephole(const Sequence<T>& q, int k, Index unit, int lanes, Vec<T> c) {
     return q.weights.peephole ? load(q.weights.peephole + k * q.H + unit, lanes) * c : Vec<T>{};
   }
 
-  static void forward(const Sequence<T>& q, long s) {
+  static void forward(const Sequence<T>& q, Index s) {
     for_each_tile<T, G, 4>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 4>& t) {
       const TileOperands<T, Lstm> operands(q, s, t);
       PrefetchList<T> prefetch;
@@ -65,7 +66,7 @@ template <class T, bool General> struct Lstm {
   // o stays in its accumulator
   static FASTRNN_INLINE void gates_and_c(const Sequence<T>& q, const Tile<T, 4>& t, const TileOperands<T, Lstm>& operands,
                                          int n) {
-    const long H = q.H, unit = t.unit_of(n);
+    const Index H = q.H, unit = t.unit_of(n);
     const int lanes = t.lanes_of_item(n);
     const Vec<T> c_before = load(operands.c_before[n], lanes);
     Vec<T> ai = t.get(n, 0, 0), af = t.get(n, 1, 0), ag = t.get(n, 2, 0), ao = t.get(n, 3, 0), slope[4];
@@ -98,10 +99,10 @@ template <class T, bool General> struct Lstm {
   }
 
   // h = W_hr (o f2(c))
-  static void project(const Sequence<T>& q, long s) {
+  static void project(const Sequence<T>& q, Index s) {
     FASTRNN_ASSERT(q.saved_width >= (kUnprojected + 1) * q.H);
     for_each_tile<T, 1, 1>(q.share, 0, q.active(s), q.P, [&](const Tile<T, 1>& t) {
-      product_alone(t, q.H, q.w_second, [&](long b) { return q.saved_at(s, b) + kUnprojected * q.H; });
+      product_alone(t, q.H, q.w_second, [&](Index b) { return q.saved_at(s, b) + kUnprojected * q.H; });
       for (int r = 0; r < t.rows; ++r)
         for (int v = 0; v < t.vectors; ++v)
           store(q.y.at(s, t.row + r) + t.unit + v * L, t.get(r, 0, v), t.lanes_of(v));
@@ -117,7 +118,7 @@ template <class T, bool General> struct Lstm {
     q.w_second = projection;
   }
 
-  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, long s, long b, long unit, PrefetchList<T>& prefetch) {
+  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit, PrefetchList<T>& prefetch) {
     if (q.weights.hr) return;  // units are those of the projection then
     for (int k = 0; k < 4; ++k) {
       prefetch.add(q.saved_at(s, b) + k * q.H + unit);
@@ -126,10 +127,10 @@ template <class T, bool General> struct Lstm {
     prefetch.add(q.c_before(s, b) + unit);
   }
 
-  static void backward(const Sequence<T>& q, long s) {
+  static void backward(const Sequence<T>& q, Index s) {
     FASTRNN_ASSERT(q.dc && (!General || !q.weights.peephole || q.dpeephole));
     if (s < 0) {
-      for (long b = 0; b < q.active(0); ++b)
+      for (Index b = 0; b < q.active(0); ++b)
         if (q.is_reset(0, b)) __builtin_memset(q.dc + b * q.H, 0, q.H * sizeof(T));
       return initial_state_gradient<T, Lstm>(q);
     }
@@ -141,19 +142,19 @@ template <class T, bool General> struct Lstm {
           store(q.dprojected_at(s, t.row + r) + t.unit + v * L, t.get(r, 0, v), t.lanes_of(v));
     });
     for_each_tile<T, 1, 1>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
-      product_alone(t, q.P, q.w_second, [&](long b) { return q.dprojected_at(s, b); });
+      product_alone(t, q.P, q.w_second, [&](Index b) { return q.dprojected_at(s, b); });
       backward_tile(q, s, t);
     });
   }
 
   // Row (s, b): what the walk back reads and writes of it
   struct Row {
-    long s, b;
+    Index s, b;
     const T *saved, *c, *c_before;
     T *dgates, *dc;
     bool reset;  // after this step
 
-    FASTRNN_INLINE Row(const Sequence<T>& q, long s, long b)
+    FASTRNN_INLINE Row(const Sequence<T>& q, Index s, Index b)
         : s(s), b(b), saved(q.saved_at(s, b)), c(q.c_at(s, b)), c_before(q.c_before(s, b)), dgates(q.dgates_at(s, b)),
           dc(q.dc + b * q.H), reset(s + 1 < q.T_ && b < q.active(s + 1) && q.is_reset(s + 1, b)) {}
   };
@@ -162,8 +163,8 @@ template <class T, bool General> struct Lstm {
   struct Values {
     Vec<T> i, f, g, o, slope[4], c_before, c;
 
-    FASTRNN_INLINE Values(const Sequence<T>& q, const Row& row, long unit, int lanes) {
-      const long H = q.H;
+    FASTRNN_INLINE Values(const Sequence<T>& q, const Row& row, Index unit, int lanes) {
+      const Index H = q.H;
       const T* saved = row.saved + unit;
       i = load(saved, lanes), f = load(saved + H, lanes), g = load(saved + 2 * H, lanes), o = load(saved + 3 * H, lanes);
       if constexpr (General) {
@@ -173,15 +174,15 @@ template <class T, bool General> struct Lstm {
         slope[2] = Tanh<T>::slope(g), slope[3] = Sigmoid<T>::slope(o);
       }
       c_before = load(row.c_before + unit, lanes);
-      c = q.zoneout_c.p > 0 ? f * c_before + i * g : load(row.c + unit, lanes);  // before zoneout
+      c = q.zoneout_c > 0 ? f * c_before + i * g : load(row.c + unit, lanes);  // before zoneout
     }
   };
 
-  static FASTRNN_INLINE void backward_tile(const Sequence<T>& q, long s, const Tile<T, 1>& t) {
+  static FASTRNN_INLINE void backward_tile(const Sequence<T>& q, Index s, const Tile<T, 1>& t) {
     for (int r = 0; r < t.rows; ++r) {
       const Row row(q, s, t.row + r);
       for (int v = 0; v < t.vectors; ++v) {
-        const long unit = t.unit + v * L;
+        const Index unit = t.unit + v * L;
         const int lanes = t.lanes_of(v);
         const Values k(q, row, unit, lanes);
         Vec<T> slope, dc_zoneout;
@@ -199,11 +200,11 @@ template <class T, bool General> struct Lstm {
   }
 
   // dc(t) from step t+1, less what of it is for c(t-1) by zoneout
-  static FASTRNN_INLINE Vec<T> dc_after(const Sequence<T>& q, const Row& row, long unit, int lanes, Vec<T>* dc_zoneout) {
+  static FASTRNN_INLINE Vec<T> dc_after(const Sequence<T>& q, const Row& row, Index unit, int lanes, Vec<T>* dc_zoneout) {
     Vec<T> dc = row.reset ? Vec<T>{} : load<T>(row.dc + unit, lanes);
     *dc_zoneout = Vec<T>{};
-    if (q.zoneout_c.p > 0) {
-      *dc_zoneout = zoneout_keep(q.zoneout_c, row.s, row.b, unit, lanes) * dc;
+    if (q.zoneout_c > 0) {
+      *dc_zoneout = zoneout_keep(q.zoneout_c, q.keeps_c, row.s, row.b, unit, lanes) * dc;
       dc -= *dc_zoneout;
     }
     return dc;
@@ -211,9 +212,9 @@ template <class T, bool General> struct Lstm {
 
   //   di = dc g f0'            df = dc c(t-1) f0'           dg = dc i f1'
   //   dc(t-1) = dc f + p_i di + p_f df
-  static FASTRNN_INLINE void gate_gradients(const Sequence<T>& q, const Row& row, long unit, int lanes, const Values& k,
+  static FASTRNN_INLINE void gate_gradients(const Sequence<T>& q, const Row& row, Index unit, int lanes, const Values& k,
                                             Vec<T> dout, Vec<T> dc, Vec<T> dc_zoneout) {
-    const long H = q.H;
+    const Index H = q.H;
     if (General) dc += peephole(q, 2, unit, lanes, dout);
     Vec<T> di = dc * k.g, df = dc * k.c_before;
     if (General && q.coupled) di -= df;

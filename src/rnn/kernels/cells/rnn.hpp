@@ -12,13 +12,14 @@ namespace FASTRNN_ISA {
 
 template <class T, class F, bool General> struct Rnn {
   static constexpr int G = 1, GS = 1, kShared = 1;
-  static constexpr bool kPassesThrough = false, kHasC = false, kIsNormed = false;
+  static constexpr int kStates = 1;
+  static constexpr bool kPassesThrough = false, kIsNormed = false;
   static constexpr int kLinesForward = 1, kLinesBackward = 2;  // that an item of prefetch_forward and of prefetch_backward adds
   static constexpr int L = kLanes<T>;
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Rnn>(q, arena); }
 
-  static void forward(const Sequence<T>& q, long s) {
+  static void forward(const Sequence<T>& q, Index s) {
     for_each_tile<T, G, 1>(q.share, 0, q.active(s), q.H, [&](const Tile<T, 1>& t) {
       const TileOperands<T, Rnn> operands(q, s, t);
       PrefetchList<T> prefetch;
@@ -44,17 +45,17 @@ template <class T, class F, bool General> struct Rnn {
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Rnn>(q, arena); }
 
-  static FASTRNN_INLINE const T* slopes_or_h(const Sequence<T>& q, long s, long b) {
+  static FASTRNN_INLINE const T* slopes_or_h(const Sequence<T>& q, Index s, Index b) {
     return General ? q.saved_at(s, b) : q.y.at(s, b);
   }
 
-  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, long s, long b, long unit, PrefetchList<T>& prefetch) {
+  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit, PrefetchList<T>& prefetch) {
     prefetch.add(slopes_or_h(q, s, b) + unit);
     prefetch.add(q.dgates_at(s, b) + unit);
   }
 
   // da = dh f'(a)
-  static void backward(const Sequence<T>& q, long s) {
+  static void backward(const Sequence<T>& q, Index s) {
     if (s < 0) return initial_state_gradient<T, Rnn>(q);
     for_each_state_gradient<T, Rnn>(q, s, [&](const Tile<T, 1>& t) {
       for (int r = 0; r < t.rows; ++r) {

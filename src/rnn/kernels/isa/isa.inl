@@ -22,7 +22,7 @@ constexpr CellKernels<T> kernels_of(CellNames names, bool is_general, int saved_
   static_assert(Cell::kLinesForward <= kMostLines && Cell::kLinesBackward + 1 <= kMostLines,
                 "PrefetchList is too small for this cell");
   return {names, is_general, Cell::kIsNormed, Cell::G, saved_width, dgates_width,
-          tile_rows(Cell::G * panel_vectors(Cell::G)), n_blocks, Cell::kHasC, {b0, b1, b2}, Cell::pack_forward,
+          tile_rows(Cell::G * panel_vectors(Cell::G)), n_blocks, Cell::kStates, {b0, b1, b2}, Cell::pack_forward,
           projection_width<T, Cell>, project_inputs<T, Cell>, Cell::pack_backward, forward_step<T, Cell>, Cell::backward};
 }
 
@@ -73,7 +73,8 @@ template <class T> constexpr Kernels<T> kernels() {
           map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};
 }
 
-// Whether the gradient blocks of a cell lie within its dgates and saved activations and are, of W_ih as of W_hh, as many as its gates
+// Whether the gradient blocks of a cell lie within its dgates and saved activations and are, of W_ih as of W_hh if there is one,
+// as many as its gates
 template <class T> constexpr bool blocks_fit(const CellKernels<T>& cell) {
   int gates[] = {0, 0};
   for (int i = 0; i < cell.n_blocks; ++i) {
@@ -82,7 +83,8 @@ template <class T> constexpr bool blocks_fit(const CellKernels<T>& cell) {
     if (b.source == GradientBlock::kSaved && b.saved_column >= cell.saved_width) return false;
     gates[b.weight] += b.gates;
   }
-  return gates[0] == cell.gates && gates[1] == cell.gates;
+  return gates[GradientBlock::kIH] == cell.gates &&
+         (gates[GradientBlock::kHH] == cell.gates || gates[GradientBlock::kHH] == 0);
 }
 
 template <class T> constexpr bool all_blocks_fit() {

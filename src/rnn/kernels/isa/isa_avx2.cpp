@@ -1,3 +1,5 @@
+#include "table.hpp"  // before the target: what is not of one instruction set is compiled for all
+
 #if defined(__x86_64__)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)

@@ -16,9 +16,9 @@ FASTRNN_INLINE double root_of(double x) { return __builtin_sqrt(x); }
 // Stochastic gradient descent, with a buffer for momentum or null:
 //   b = momentum b + damping g         param -= lr b,  or with Nesterov's momentum  lr (g + momentum b)
 template <class T>
-void sgd(long n, T scale, T l2, T lr, T momentum, T damping, bool nesterov, const T* __restrict grad,
+void sgd(Index n, T scale, T l2, T lr, T momentum, T damping, bool nesterov, const T* __restrict grad,
          T* __restrict buffer, T* __restrict param) {
-  for (long i = 0; i < n; ++i) {
+  for (Index i = 0; i < n; ++i) {
     T g = scale * grad[i] + l2 * param[i];
     if (buffer) {
       const T b = momentum * buffer[i] + damping * g;
@@ -33,9 +33,9 @@ void sgd(long n, T scale, T l2, T lr, T momentum, T damping, bool nesterov, cons
 //   m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
 //   param = keep param - rate m / (sqrt(v) / root + eps)          rate = lr / (1 - b1^t),  root = sqrt(1 - b2^t)
 template <class T>
-void adam(long n, T scale, T l2, T keep, T b1, T b2, T rate, T root, T eps, const T* __restrict grad, T* __restrict m,
+void adam(Index n, T scale, T l2, T keep, T b1, T b2, T rate, T root, T eps, const T* __restrict grad, T* __restrict m,
           T* __restrict v, T* __restrict param) {
-  for (long i = 0; i < n; ++i) {
+  for (Index i = 0; i < n; ++i) {
     const T g = scale * grad[i] + l2 * param[i];
     m[i] = b1 * m[i] + (T(1) - b1) * g;
     v[i] = b2 * v[i] + (T(1) - b2) * g * g;
@@ -47,9 +47,9 @@ void adam(long n, T scale, T l2, T keep, T b1, T b2, T rate, T root, T eps, cons
 //   v = alpha v + (1 - alpha) g^2      m = alpha m + (1 - alpha) g      d = g / (sqrt(v - m^2) + eps)
 //   b = momentum b + d                 param -= lr b
 template <class T>
-void rmsprop(long n, T scale, T l2, T lr, T alpha, T eps, T momentum, const T* __restrict grad, T* __restrict v,
+void rmsprop(Index n, T scale, T l2, T lr, T alpha, T eps, T momentum, const T* __restrict grad, T* __restrict v,
              T* __restrict m, T* __restrict buffer, T* __restrict param) {
-  for (long i = 0; i < n; ++i) {
+  for (Index i = 0; i < n; ++i) {
     const T g = scale * grad[i] + l2 * param[i];
     v[i] = alpha * v[i] + (T(1) - alpha) * g * g;
     T variance = v[i];
@@ -67,9 +67,9 @@ void rmsprop(long n, T scale, T l2, T lr, T alpha, T eps, T momentum, const T* _
   }
 }
 
-template <class T> double sum_of_squares(long n, const T* x) {
+template <class T> double sum_of_squares(Index n, const T* x) {
   double part[16] = {}, sum = 0;
-  long i = 0;
+  Index i = 0;
   for (; i + 16 <= n; i += 16)
     for (int j = 0; j < 16; ++j) part[j] += double(x[i + j]) * double(x[i + j]);
   for (; i < n; ++i) sum += double(x[i]) * double(x[i]);
@@ -78,22 +78,22 @@ template <class T> double sum_of_squares(long n, const T* x) {
 }
 
 // out (n,) += sum over rows of a (rows, n), whose rows are ld apart
-template <class T> void sum_rows(long rows, long n, const T* a, long ld, T* out) {
+template <class T> void sum_rows(Index rows, Index n, const T* a, Index ld, T* out) {
   constexpr int L = kLanes<T>;
-  long j = 0;
+  Index j = 0;
   for (; j + 4 * L <= n; j += 4 * L) {
     Vec<T> sum[4];
     for (int v = 0; v < 4; ++v) sum[v] = load(out + j + v * L);
-    for (long r = 0; r < rows; ++r)
+    for (Index r = 0; r < rows; ++r)
       for (int v = 0; v < 4; ++v) sum[v] += load(a + r * ld + j + v * L);
     for (int v = 0; v < 4; ++v) store(out + j + v * L, sum[v]);
   }
   for (; j < n; ++j)
-    for (long r = 0; r < rows; ++r) out[j] += a[r * ld + j];
+    for (Index r = 0; r < rows; ++r) out[j] += a[r * ld + j];
 }
 
-template <class T, Vec<T> (*F)(Vec<T>)> void map(long n, const T* x, T* y) {
-  for (long i = 0; i < n; i += kLanes<T>) {
+template <class T, Vec<T> (*F)(Vec<T>)> void map(Index n, const T* x, T* y) {
+  for (Index i = 0; i < n; i += kLanes<T>) {
     const int lanes = n - i < kLanes<T> ? int(n - i) : kLanes<T>;
     store(y + i, F(load(x + i, lanes)), lanes);
   }

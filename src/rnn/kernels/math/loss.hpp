@@ -11,10 +11,10 @@ namespace FASTRNN_ISA {
 // logits (rows, K), targets (rows,) in [0, K), or negative: not counted.  dlogits (rows, K) = scale (p - onehot), may
 // be logits itself.  Returns the sum of the losses.
 template <class T>
-double softmax_cross_entropy(long rows, long K, const T* logits, const int64_t* targets, T scale, T* dlogits) {
+double softmax_cross_entropy(Index rows, Index K, const T* logits, const int64_t* targets, T scale, T* dlogits) {
   constexpr int L = kLanes<T>;
   double loss = 0;
-  for (long row = 0; row < rows; ++row, logits += K, dlogits += K) {
+  for (Index row = 0; row < rows; ++row, logits += K, dlogits += K) {
     const int64_t target = targets[row];
     FASTRNN_ASSERT(target < K);
     if (target < 0) {
@@ -23,7 +23,7 @@ double softmax_cross_entropy(long rows, long K, const T* logits, const int64_t* 
     }
     T max = logits[0];
     Vec<T> highest = splat(max);
-    long k = 0;
+    Index k = 0;
     for (; k + L <= K; k += L) {
       const Vec<T> o = load(logits + k);
       highest = select<T>(o > highest, o, highest);

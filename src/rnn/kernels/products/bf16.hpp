@@ -15,7 +15,7 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-constexpr long bf16_rows(long K) { return (K + 1) / 2; }
+constexpr Index bf16_rows(Index K) { return (K + 1) / 2; }
 
 // The upper half of a word, held within finite numbers: the word is nearest to x if the lower half is that.  Ties to even
 inline uint32_t bfloat16_before(uint32_t lower, float x, int32_t least) {
@@ -33,9 +33,9 @@ inline uint32_t word_of(float lower, float upper) {
 }
 
 // Panels of G*H x K weights w
-template <int G> void pack_bf16(const float* w, long H, long K, float* panels) {
-  pack_words<G>(w, H, K, bf16_rows(K), panels, [K](const float* row, float* column, long width) {
-    for (long k = 0; k < K; k += 2) {
+template <int G> void pack_bf16(const float* w, Index H, Index K, float* panels) {
+  pack_words<G>(w, H, K, bf16_rows(K), panels, [K](const float* row, float* column, Index width) {
+    for (Index k = 0; k < K; k += 2) {
       const uint32_t word = word_of(row[k], k + 1 < K ? row[k + 1] : 0);
       __builtin_memcpy(column + k / 2 * width, &word, sizeof word);
     }
@@ -47,7 +47,7 @@ FASTRNN_INLINE Vec<float> lower(Bits<float> words) { return (Vec<float>)(words <
 FASTRNN_INLINE Vec<float> upper(Bits<float> words) { return (Vec<float>)words; }
 
 // Vector v of row k of a panel that is `vectors` wide
-inline Vec<float> bf16_column(const float* panel, long k, long vectors, int v) {
+inline Vec<float> bf16_column(const float* panel, Index k, Index vectors, int v) {
   const Bits<float> words = load_words(panel + (k / 2 * vectors + v) * kLanes<float>);
   return k % 2 ? upper(words) : lower(words);
 }
@@ -55,11 +55,11 @@ inline Vec<float> bf16_column(const float* panel, long k, long vectors, int v) {
 // Vector v of acc (MR, ld), at slot[v], += a (MR, K) . panel (K, NV vectors).  Few accumulators are two sets, one for
 // each half, so that enough independent multiply-adds are in flight.
 template <int NV, int MR>
-__attribute__((noinline)) void bf16_product(const float* const* a, long K, const float* panel, float* acc, long ld,
+__attribute__((noinline)) void bf16_product(const float* const* a, Index K, const float* panel, float* acc, Index ld,
                                               const int* slot) {
   constexpr int L = kLanes<float>, S = MR * NV >= 8 ? 1 : 2;
   Vec<float> c[S][MR][NV] = {};
-  long k = 0;
+  Index k = 0;
   for (; k + 2 <= K; k += 2, panel += NV * L)
     FASTRNN_UNROLL
     for (int v = 0; v < NV; ++v) {
@@ -82,15 +82,15 @@ __attribute__((noinline)) void bf16_product(const float* const* a, long K, const
 }
 
 template <int NV, int MR = tile_rows(NV)>
-FASTRNN_INLINE void bf16_product_of_rows(int rows, const float* const* a, long K, const float* panel, float* acc,
-                                           long ld, const int* slot) {
+FASTRNN_INLINE void bf16_product_of_rows(int rows, const float* const* a, Index K, const float* panel, float* acc,
+                                           Index ld, const int* slot) {
   if (rows == MR) return bf16_product<NV, MR>(a, K, panel, acc, ld, slot);
   if constexpr (MR > 1) bf16_product_of_rows<NV, MR - 1>(rows, a, K, panel, acc, ld, slot);
 }
 
 // The product of G gates of a tile; vector v of it goes to slot[v] of a row of accumulators
 template <int G, int V = panel_vectors(G), int A, bool M>
-FASTRNN_INLINE void multiply_bf16(const Tile<float, A, M>& t, const float* const* a, long K, const float* panel,
+FASTRNN_INLINE void multiply_bf16(const Tile<float, A, M>& t, const float* const* a, Index K, const float* panel,
                                     const int* slot) {
   FASTRNN_ASSERT(a && K > 0 && panel && slot && t.vectors >= 1 && t.vectors <= V);
   if (t.vectors == V) return bf16_product_of_rows<G * V>(t.rows, a, K, panel, t.acc, t.ld(), slot);

@@ -15,12 +15,12 @@ namespace fastrnn {
 namespace FASTRNN_ISA {
 
 // Rows of a panel of the source: it stays in the first-level cache
-constexpr long kPanelRows = 128;
+constexpr Index kPanelRows = 128;
 static_assert(kPanelRows * panel_vectors(1) * kLanes<float> <= kGradientPanel);
 
 // dw (MR, NV vectors), rows ld_w apart, the last vector with `lanes` lanes, += d^T . panel (rows, NV vectors)
 template <class T, int NV, int MR>
-__attribute__((noinline)) void tile_gradient(long rows, const T* d, long ld, const T* panel, T* dw, long ld_w, int lanes) {
+__attribute__((noinline)) void tile_gradient(Index rows, const T* d, Index ld, const T* panel, T* dw, Index ld_w, int lanes) {
   constexpr int L = kLanes<T>;
   Vec<T> c[MR][NV];
   FASTRNN_UNROLL
@@ -30,7 +30,7 @@ __attribute__((noinline)) void tile_gradient(long rows, const T* d, long ld, con
       __builtin_prefetch(dw + r * ld_w + v * L);
       c[r][v] = Vec<T>{};
     }
-  for (long i = 0; i < rows; ++i, panel += NV * L, d += ld) {
+  for (Index i = 0; i < rows; ++i, panel += NV * L, d += ld) {
     Vec<T> x[NV];
     FASTRNN_UNROLL
     for (int v = 0; v < NV; ++v) x[v] = load(panel + v * L);
@@ -52,7 +52,7 @@ __attribute__((noinline)) void tile_gradient(long rows, const T* d, long ld, con
 }
 
 template <class T, int NV, int MR = tile_rows(NV)>
-FASTRNN_INLINE void gradient_of_rows(int n, long rows, const T* d, long ld, const T* panel, T* dw, long ld_w, int lanes) {
+FASTRNN_INLINE void gradient_of_rows(int n, Index rows, const T* d, Index ld, const T* panel, T* dw, Index ld_w, int lanes) {
   FASTRNN_ASSERT(n >= 1 && n <= MR);
   if (n == MR) return tile_gradient<T, NV, MR>(rows, d, ld, panel, dw, ld_w, lanes);
   if constexpr (MR > 1) gradient_of_rows<T, NV, MR - 1>(n, rows, d, ld, panel, dw, ld_w, lanes);
@@ -60,19 +60,19 @@ FASTRNN_INLINE void gradient_of_rows(int n, long rows, const T* d, long ld, cons
 
 // dw (N, NV vectors), the last with `lanes` lanes, += d^T . source, whose columns start at `column`
 template <class T, int NV = panel_vectors(1)>
-void panel_gradient(int vectors, int lanes, long rows, long N, const T* d, long ld, const T* const* source, long column,
-                    T* panel, T* dw, long ld_w) {
+void panel_gradient(int vectors, int lanes, Index rows, Index N, const T* d, Index ld, const T* const* source, Index column,
+                    T* panel, T* dw, Index ld_w) {
   if constexpr (NV > 1)
     if (vectors < NV)
       return panel_gradient<T, NV - 1>(vectors, lanes, rows, N, d, ld, source, column, panel, dw, ld_w);
   constexpr int L = kLanes<T>, kRows = tile_rows(NV);
-  const long tiles = (N + kRows - 1) / kRows;
-  for (long row = 0; row < rows; row += kPanelRows) {
-    const long n = rows - row < kPanelRows ? rows - row : kPanelRows;
-    for (long i = 0; i < n; ++i)
+  const Index tiles = (N + kRows - 1) / kRows;
+  for (Index row = 0; row < rows; row += kPanelRows) {
+    const Index n = rows - row < kPanelRows ? rows - row : kPanelRows;
+    for (Index i = 0; i < n; ++i)
       for (int v = 0; v < NV; ++v)
         store(panel + (i * NV + v) * L, load(source[row + i] + column + v * L, v + 1 < NV ? L : lanes));
-    for (long tile = 0, j = 0; tile < tiles; ++tile) {  // of even sizes, as in `for_each_tile`
+    for (Index tile = 0, j = 0; tile < tiles; ++tile) {  // of even sizes, as in `for_each_tile`
       const int width = int(N / tiles + (tile < N % tiles));
       gradient_of_rows<T, NV>(width, n, d + row * ld + j, ld, panel, dw + j * ld_w, ld_w, lanes);
       j += width;
@@ -82,14 +82,14 @@ void panel_gradient(int vectors, int lanes, long rows, long N, const T* d, long 
 
 // A share of  dw (N, K) += d^T . source.  panel: scratch of kGradientPanel numbers
 template <class T>
-void weight_gradient(const WorkShare* share, long rows, long N, long K, const T* d, long ld, const T* const* source,
+void weight_gradient(const WorkShare* share, Index rows, Index N, Index K, const T* d, Index ld, const T* const* source,
                      T* panel, T* dw) {
   const Panels<T, 1> panels{K};
   FASTRNN_ASSERT(rows >= 0 && K > 0 && N > 0 && N <= ld && d && source && panel && dw);
-  long first, end;
+  Index first, end;
   take(share, panels.count(), &first, &end);
-  for (long p = first; p < end; ++p) {
-    const long column = p * panels.kUnits;
+  for (Index p = first; p < end; ++p) {
+    const Index column = p * panels.kUnits;
     const int vectors = panels.vectors(p), left = int(K - column - (vectors - 1) * kLanes<T>);
     panel_gradient<T>(vectors, left < kLanes<T> ? left : kLanes<T>, rows, N, d, ld, source, column, panel, dw + column, K);
   }
@@ -97,8 +97,8 @@ void weight_gradient(const WorkShare* share, long rows, long N, long K, const T*
 
 // Panels of the rows of W_ih (G*H, I) that belong to each of the at most two runs of columns of dgates which reach x.
 // Returns their size; only that if `panels` is null.
-template <class T> long pack_input_gradient(InputColumns<T>& c, long I, const T* w_ih, T* panels) {
-  long size = 0;
+template <class T> Index pack_input_gradient(InputColumns<T>& c, Index I, const T* w_ih, T* panels) {
+  Index size = 0;
   for (int i = 0; i < 2; ++i) {
     c.panels[i] = panels + size;
     if (panels) pack_columns(w_ih + c.row[i] * I, I, c.K[i], I, panels + size);
@@ -109,7 +109,7 @@ template <class T> long pack_input_gradient(InputColumns<T>& c, long I, const T*
 
 // A share of  dx (I,) of each row = its dgates (rows ld apart) . W_ih.  zeros: at least I of them
 template <class T>
-void input_gradient(WorkShare* share, long rows, long I, const InputColumns<T>& c, const T* dgates, long ld, const T* zeros,
+void input_gradient(WorkShare* share, Index rows, Index I, const InputColumns<T>& c, const T* dgates, Index ld, const T* zeros,
                     T* const* dx) {
   for (int i = 0; i < 2; ++i)
     FASTRNN_ASSERT(c.K[i] >= 0 && c.column[i] >= 0 && c.column[i] + c.K[i] <= ld && (c.K[i] == 0 || c.panels[i]));

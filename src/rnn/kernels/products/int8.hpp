@@ -19,18 +19,18 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-constexpr long kMostTerms = 1 << 17;  // K: of more, a sum may exceed 32 bits
-constexpr long int8_rows(long K) { return 2 + (K + 3) / 4; }
+constexpr Index kMostTerms = 1 << 17;  // K: of more, a sum may exceed 32 bits
+constexpr Index int8_rows(Index K) { return 2 + (K + 3) / 4; }
 constexpr float kLeast = 0x1p-100f;  // beside it values count as zero: for rows of zeros
 
 // Panels of G*H x K weights w
-template <int G> void pack_int8(const float* w, long H, long K, float* panels) {
-  pack_words<G>(w, H, K, int8_rows(K), panels, [K](const float* row, float* column, long width) {
+template <int G> void pack_int8(const float* w, Index H, Index K, float* panels) {
+  pack_words<G>(w, H, K, int8_rows(K), panels, [K](const float* row, float* column, Index width) {
     float largest = kLeast;
-    for (long k = 0; k < K; ++k) largest = __builtin_fmaxf(largest, __builtin_fabsf(row[k]));
+    for (Index k = 0; k < K; ++k) largest = __builtin_fmaxf(largest, __builtin_fabsf(row[k]));
     const float scale = largest / 127;
     int32_t offset = 0;
-    for (long k = 0; k < K; ++k) {
+    for (Index k = 0; k < K; ++k) {
       const int q = int(__builtin_lrintf(row[k] / scale));
       reinterpret_cast<int8_t*>(column + (2 + k / 4) * width)[k % 4] = int8_t(q);
       offset -= 128 * q;
@@ -44,18 +44,18 @@ FASTRNN_INLINE Vec<float> as_floats(Bits<float> whole) { return __builtin_conver
 FASTRNN_INLINE Vec<float> byte_of(Bits<float> words, int i) { return as_floats(words << (24 - 8 * i) >> 24); }
 
 // Vector v of row k of a panel that is `vectors` wide
-inline Vec<float> int8_column(const float* panel, long k, long vectors, int v) {
+inline Vec<float> int8_column(const float* panel, Index k, Index vectors, int v) {
   constexpr int L = kLanes<float>;
   return load(panel + v * L) * byte_of(load_words(panel + ((2 + k / 4) * vectors + v) * L), int(k % 4));
 }
 
 // Vector v of acc, at slot[v], += a (K,) . panel (K, NV vectors)
 template <int NV>
-__attribute__((noinline)) void int8_product(const float* a, long K, const float* panel, float* acc, const int* slot) {
+__attribute__((noinline)) void int8_product(const float* a, Index K, const float* panel, float* acc, const int* slot) {
   constexpr int L = kLanes<float>;
   const float* words = panel + 2 * NV * L;
   Vec<float> c[NV] = {};
-  long k = 0;
+  Index k = 0;
   for (; k + 4 <= K; k += 4, words += NV * L)
     FASTRNN_UNROLL
     for (int v = 0; v < NV; ++v) {
@@ -78,16 +78,16 @@ FASTRNN_INLINE void add_dot_products4(Bits<float>& sums, Bits<float> digits, Bit
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(digits), "v"(weights));
 }
 
-constexpr long fixed_digits(long K) { return (K + 15) / 16 * 16; }  // bytes; those from K on barrier words that are zero
+constexpr Index fixed_digits(Index K) { return (K + 15) / 16 * 16; }  // bytes; those from K on barrier words that are zero
 
 // A row in fixed point: the step and, from word 16 on, the lowest digit of every value, then the next, then the highest.
 // The step is NaN if a value is not finite.
-inline void to_fixed(const float* a, long K, float* fixed) {
+inline void to_fixed(const float* a, Index K, float* fixed) {
   constexpr int L = kLanes<float>;
   constexpr float kMost = 0x7f7f00;  // of |n|: n + 0x808080 has 24 bits
-  const auto at = [&](long k) { return load(a + k, int(K - k < L ? K - k : L)); };
+  const auto at = [&](Index k) { return load(a + k, int(K - k < L ? K - k : L)); };
   Vec<float> largest = splat(kLeast), zero_or_nan{};
-  for (long k = 0; k < K; k += L) {
+  for (Index k = 0; k < K; k += L) {
     const Vec<float> x = at(k), magnitude = (Vec<float>)((Bits<float>)x & 0x7fffffff);
     largest = select<float>(magnitude > largest, magnitude, largest);
     zero_or_nan += x * 0.0f;
@@ -97,7 +97,7 @@ inline void to_fixed(const float* a, long K, float* fixed) {
   fixed[0] = most / kMost + sum;
   const float per_step = kMost / most;
   uint8_t* digits = reinterpret_cast<uint8_t*>(fixed + 16);
-  for (long k = 0; k < K; k += L) {
+  for (Index k = 0; k < K; k += L) {
     const Vec<float> x = at(k) * per_step, half = select<float>(x < 0.0f, splat(-0.5f), splat(0.5f));
     const Bits<float> n = __builtin_convertvector(x + half, Bits<float>) + 0x808080;
     FASTRNN_UNROLL
@@ -110,14 +110,14 @@ inline void to_fixed(const float* a, long K, float* fixed) {
 
 // As int8_product, for a row in fixed point
 template <int NV>
-__attribute__((noinline)) void fixed_product(const float* fixed, long K, const float* panel, float* acc, const int* slot) {
+__attribute__((noinline)) void fixed_product(const float* fixed, Index K, const float* panel, float* acc, const int* slot) {
   constexpr int L = kLanes<float>;
   const float* words = panel + 2 * NV * L;
   const uint8_t* digits = reinterpret_cast<const uint8_t*>(fixed + 16);
   Bits<float> sums[3][NV];
   FASTRNN_UNROLL
   for (int v = 0; v < NV; ++v) sums[0][v] = sums[1][v] = sums[2][v] = load_words(panel + (NV + v) * L);
-  for (long k = 0; k < K; k += 4, digits += 4, words += NV * L) {
+  for (Index k = 0; k < K; k += 4, digits += 4, words += NV * L) {
     Bits<float> w[NV];
     FASTRNN_UNROLL
     for (int v = 0; v < NV; ++v) w[v] = load_words(words + v * L);
@@ -140,7 +140,7 @@ __attribute__((noinline)) void fixed_product(const float* fixed, long K, const f
 
 // Rows a (K,) to fixed (rows, fixed_size(K)), where there are products of that
 FASTRNN_INLINE void to_fixed([[maybe_unused]] int rows, [[maybe_unused]] const float* const* a,
-                             [[maybe_unused]] long K, [[maybe_unused]] float* fixed) {
+                             [[maybe_unused]] Index K, [[maybe_unused]] float* fixed) {
 #if FASTRNN_VECTOR_BYTES == 64
   for (int r = 0; r < rows; ++r) to_fixed(a[r], K, fixed + r * fixed_size(K));
 #endif
@@ -149,7 +149,7 @@ FASTRNN_INLINE void to_fixed([[maybe_unused]] int rows, [[maybe_unused]] const f
 // The product of G gates of a tile, row by row; vector v of it goes to slot[v] of a row of accumulators.  With `has_vnni`,
 // `fixed` (rows, fixed_size(K)) is read in place of a.
 template <int G, int V = panel_vectors(G), int A, bool M>
-FASTRNN_INLINE void multiply_int8(const Tile<float, A, M>& t, const float* const* a, long K, const float* panel,
+FASTRNN_INLINE void multiply_int8(const Tile<float, A, M>& t, const float* const* a, Index K, const float* panel,
                                       const int* slot, bool has_vnni, float* fixed) {
   if (t.vectors == V) {
     FASTRNN_ASSERT(a && K > 0 && panel && slot && (!has_vnni || (fixed && K <= kMostTerms)));

@@ -40,27 +40,27 @@ constexpr int panel_vectors(int gates) {
 template <class T, int G> struct Panels {
   static constexpr int kVectors = panel_vectors(G);
   static constexpr int kUnits = kVectors * kLanes<T>;
-  long H;
+  Index H;
 
-  long count() const { return (H + kUnits - 1) / kUnits; }
-  long padded() const { return (H + kLanes<T> - 1) / kLanes<T> * kLanes<T>; }  // all panels but the last are full
-  int vectors(long panel) const {
-    long left = (H - panel * kUnits + kLanes<T> - 1) / kLanes<T>;
+  Index count() const { return (H + kUnits - 1) / kUnits; }
+  Index padded() const { return (H + kLanes<T> - 1) / kLanes<T> * kLanes<T>; }  // all panels but the last are full
+  int vectors(Index panel) const {
+    Index left = (H - panel * kUnits + kLanes<T> - 1) / kLanes<T>;
     return int(left < kVectors ? left : kVectors);
   }
 };
 
 // out: for each panel (K, G, units), units of G*H x K weights w (row-major, ld)
-template <class T, int G> void pack_rows(const T* w, long ld, long H, long K, T* out) {
+template <class T, int G> void pack_rows(const T* w, Index ld, Index H, Index K, T* out) {
   constexpr int L = kLanes<T>;
   FASTRNN_ASSERT(w && out && H > 0 && K > 0 && ld >= K);
   const Panels<T, G> panels{H};
-  for (long p = 0; p < panels.count(); ++p) {
+  for (Index p = 0; p < panels.count(); ++p) {
     const int width = panels.vectors(p) * L;
     for (int g = 0; g < G; ++g)
       for (int u = 0; u < width; u += L) {
-        const long unit = p * panels.kUnits + u;
-        for (long k = 0; k < K; k += L) {
+        const Index unit = p * panels.kUnits + u;
+        for (Index k = 0; k < K; k += L) {
           const int steps = int(K - k < L ? K - k : L);
           Vec<T> v[L];
           for (int i = 0; i < L; ++i) v[i] = unit + i < H ? load(w + (g * H + unit + i) * ld + k, steps) : Vec<T>{};
@@ -74,28 +74,28 @@ template <class T, int G> void pack_rows(const T* w, long ld, long H, long K, T*
 
 // The way of pack_rows for formats of their own, whose panels are (rows, G, units): body(row, column, width) puts a row
 // (K,) of w into column[0], column[width], ..., which are zero
-template <int G, class Body> void pack_words(const float* w, long H, long K, long rows, float* panels, Body body) {
+template <int G, class Body> void pack_words(const float* w, Index H, Index K, Index rows, float* panels, Body body) {
   const Panels<float, G> all{H};
   FASTRNN_ASSERT(w && panels && H > 0 && K > 0);
   __builtin_memset(panels, 0, rows * G * all.padded() * sizeof(float));
-  for (long p = 0; p < all.count(); ++p) {
-    const long units = all.vectors(p) * kLanes<float>, width = G * units;
+  for (Index p = 0; p < all.count(); ++p) {
+    const Index units = all.vectors(p) * kLanes<float>, width = G * units;
     for (int g = 0; g < G; ++g)
-      for (long u = 0; u < units && p * all.kUnits + u < H; ++u)
+      for (Index u = 0; u < units && p * all.kUnits + u < H; ++u)
         body(w + (g * H + p * all.kUnits + u) * K, panels + g * units + u, width);
     panels += rows * width;
   }
 }
 
 // out: for each panel (K, units), units of K x H weights w (row-major, ld)
-template <class T> void pack_columns(const T* w, long ld, long K, long H, T* out) {
+template <class T> void pack_columns(const T* w, Index ld, Index K, Index H, T* out) {
   constexpr int L = kLanes<T>;
   const Panels<T, 1> panels{H};
   FASTRNN_ASSERT(K == 0 || (w && out && H > 0 && ld >= H));
-  for (long p = 0; p < panels.count(); ++p)
-    for (long k = 0; k < K; ++k)
+  for (Index p = 0; p < panels.count(); ++p)
+    for (Index k = 0; k < K; ++k)
       for (int v = 0; v < panels.vectors(p); ++v, out += L) {
-        const long unit = p * panels.kUnits + v * L;
+        const Index unit = p * panels.kUnits + v * L;
         store(out, load(w + k * ld + unit, int(H - unit < L ? H - unit : L)));
       }
 }
@@ -115,7 +115,7 @@ template <class T> struct PrefetchList {
 // The left side of a product, a pointer for each row of the tile, and its panel
 template <class T> struct Factors {
   const T* const* a;
-  long K;
+  Index K;
   const T* panel;
 };
 
@@ -138,7 +138,7 @@ FASTRNN_INLINE void accumulate(Vec<T> (&c)[MR][N], const Factors<T>& f, Prefetch
       FASTRNN_UNROLL
       for (int v = 0; v < NV; ++v) more[s][r][v] = Vec<T>{};
   }
-  long k = 0;
+  Index k = 0;
   int n = prefetch.n;
   for (; k + kStride <= f.K; k += kStride) {
     if (n) {
@@ -183,8 +183,8 @@ FASTRNN_INLINE void accumulate(Vec<T> (&c)[MR][N], const Factors<T>& f, Prefetch
 //
 // init has rows of A vectors, init_ld apart: biases (init_ld = 0) or acc itself.  With x.K = 0 it is one product.
 template <class T, int NX, int NH, int NS, int MR>
-__attribute__((noinline)) void tile_products(const T* init, long init_ld, const Factors<T>& x, const Factors<T>& h,
-                                             T* acc, long ld, PrefetchList<T>& prefetch) {
+__attribute__((noinline)) void tile_products(const T* init, Index init_ld, const Factors<T>& x, const Factors<T>& h,
+                                             T* acc, Index ld, PrefetchList<T>& prefetch) {
   constexpr int L = kLanes<T>;
   constexpr auto x_slot = [](int v) { return v < NS ? v : NH + v - NS; };
   FASTRNN_ASSERT(init && init_ld >= 0 && acc && ld > 0);
@@ -201,7 +201,7 @@ __attribute__((noinline)) void tile_products(const T* init, long init_ld, const 
     FASTRNN_UNROLL
     for (int v = NS; v < NH; ++v) c[r][v] = load(init + r * init_ld + v * L);
   }
-  accumulate<T, NH>(c, h, prefetch);
+  if constexpr (NH > 0) accumulate<T, NH>(c, h, prefetch);
   FASTRNN_UNROLL
   for (int r = 0; r < MR; ++r)
     FASTRNN_UNROLL
@@ -212,8 +212,8 @@ __attribute__((noinline)) void tile_products(const T* init, long init_ld, const 
 }
 
 template <class T, int NX, int NH, int NS, int MR = tile_rows(NX > NH ? NX : NH)>
-FASTRNN_INLINE void products_of_rows(int rows, const T* init, long init_ld, const Factors<T>& x, const Factors<T>& h,
-                                     T* acc, long ld, PrefetchList<T>& prefetch) {
+FASTRNN_INLINE void products_of_rows(int rows, const T* init, Index init_ld, const Factors<T>& x, const Factors<T>& h,
+                                     T* acc, Index ld, PrefetchList<T>& prefetch) {
   FASTRNN_ASSERT(rows >= 1 && rows <= MR);
   if (rows == MR) return tile_products<T, NX, NH, NS, MR>(init, init_ld, x, h, acc, ld, prefetch);
   if constexpr (MR > 1) products_of_rows<T, NX, NH, NS, MR - 1>(rows, init, init_ld, x, h, acc, ld, prefetch);
@@ -221,8 +221,8 @@ FASTRNN_INLINE void products_of_rows(int rows, const T* init, long init_ld, cons
 
 // Both products of a tile of `vectors` vectors of units: G gates of x, GS of h, the first `Shared` of them summed
 template <class T, int G, int GS, int Shared, int V = panel_vectors(G)>
-FASTRNN_INLINE void multiply(int rows, int vectors, const T* init, long init_ld, const Factors<T>& x,
-                             const Factors<T>& h, T* acc, long ld, PrefetchList<T>& prefetch) {
+FASTRNN_INLINE void multiply(int rows, int vectors, const T* init, Index init_ld, const Factors<T>& x,
+                             const Factors<T>& h, T* acc, Index ld, PrefetchList<T>& prefetch) {
   FASTRNN_ASSERT(vectors >= 1 && vectors <= V);
   if (vectors == V)
     return products_of_rows<T, G * V, GS * V, Shared * V>(rows, init, init_ld, x, h, acc, ld, prefetch);
@@ -230,37 +230,37 @@ FASTRNN_INLINE void multiply(int rows, int vectors, const T* init, long init_ld,
 }
 
 // The same where K is large: sums of kTerms terms of both products by themselves, which lose less than one long sum
-constexpr long kTerms = 256, kManyTerms = 512;
+constexpr Index kTerms = 256, kManyTerms = 512;
 
 template <class T, int G, int GS, int Shared>
-__attribute__((noinline)) void multiply_many(int rows, int vectors, const T* init, long init_ld, const Factors<T>& x,
-                                             const Factors<T>& h, T* acc, long ld, PrefetchList<T>& prefetch) {
+__attribute__((noinline)) void multiply_many(int rows, int vectors, const T* init, Index init_ld, const Factors<T>& x,
+                                             const Factors<T>& h, T* acc, Index ld, PrefetchList<T>& prefetch) {
   constexpr int A = GS + G - Shared, V = panel_vectors(G), L = kLanes<T>;
   alignas(64) T zeros[A * V * L] = {}, part[kMaxRows * A * V * L];
-  const long width = long(A) * vectors * L;
+  const Index width = Index(A) * vectors * L;
   const T *rows_of_x[kMaxRows], *rows_of_h[kMaxRows];
-  const auto terms = [&](const Factors<T>& f, int width_of_k, long k, const T** a) {
-    const long left = f.K - k, count = left < 0 ? 0 : left < kTerms ? left : kTerms;
+  const auto terms = [&](const Factors<T>& f, int width_of_k, Index k, const T** a) {
+    const Index left = f.K - k, count = left < 0 ? 0 : left < kTerms ? left : kTerms;
     if (count == 0) return Factors<T>{nullptr, 0, nullptr};
     for (int r = 0; r < rows; ++r) a[r] = f.a[r] + k;
     return Factors<T>{a, count, f.panel + k * width_of_k * vectors * L};
   };
-  const auto sum = [&](long k, const T* from, long from_ld, T* to, long to_ld) {
+  const auto sum = [&](Index k, const T* from, Index from_ld, T* to, Index to_ld) {
     multiply<T, G, GS, Shared>(rows, vectors, from, from_ld, terms(x, G, k, rows_of_x), terms(h, GS, k, rows_of_h), to,
                                to_ld, prefetch);
   };
   sum(0, init, init_ld, acc, ld);
-  for (long k = kTerms; k < x.K || k < h.K; k += kTerms) {
+  for (Index k = kTerms; k < x.K || k < h.K; k += kTerms) {
     sum(k, zeros, 0, part, width);
     for (int r = 0; r < rows; ++r)
-      for (long i = 0; i < width; i += L) store(acc + r * ld + i, load(acc + r * ld + i) + load(part + r * width + i));
+      for (Index i = 0; i < width; i += L) store(acc + r * ld + i, load(acc + r * ld + i) + load(part + r * width + i));
   }
 }
 
 // The one or the other
 template <class T, int G, int GS, int Shared>
-FASTRNN_INLINE void multiply_any(int rows, int vectors, const T* init, long init_ld, const Factors<T>& x,
-                                 const Factors<T>& h, T* acc, long ld, PrefetchList<T>& prefetch) {
+FASTRNN_INLINE void multiply_any(int rows, int vectors, const T* init, Index init_ld, const Factors<T>& x,
+                                 const Factors<T>& h, T* acc, Index ld, PrefetchList<T>& prefetch) {
   if (x.K > kManyTerms || h.K > kManyTerms)
     return multiply_many<T, G, GS, Shared>(rows, vectors, init, init_ld, x, h, acc, ld, prefetch);
   multiply<T, G, GS, Shared>(rows, vectors, init, init_ld, x, h, acc, ld, prefetch);
@@ -268,7 +268,7 @@ FASTRNN_INLINE void multiply_any(int rows, int vectors, const T* init, long init
 
 // acc (rows, ld) += a (rows, K) . panel (K, vectors)
 template <class T>
-FASTRNN_INLINE void multiply(int rows, int vectors, const Factors<T>& f, T* acc, long ld, PrefetchList<T>& prefetch) {
+FASTRNN_INLINE void multiply(int rows, int vectors, const Factors<T>& f, T* acc, Index ld, PrefetchList<T>& prefetch) {
   multiply<T, 1, 1, 1>(rows, vectors, acc, ld, {nullptr, 0, nullptr}, f, acc, ld, prefetch);
 }
 
@@ -294,7 +294,7 @@ template <class T> FASTRNN_INLINE Vec<T> sums_of_lanes(Vec<T> (&v)[kLanes<T>]) {
 
 // sums (rows, lanes) += x . row i of w (rows, K), lane by lane, for as many rows as lanes and the N vectors from k on.
 // A row lies in one block, and is read as such: x waits in registers.
-template <class T, int N> FASTRNN_INLINE void add_dot_products(T* sums, const T* x, long K, const T* w) {
+template <class T, int N> FASTRNN_INLINE void add_dot_products(T* sums, const T* x, Index K, const T* w) {
   constexpr int L = kLanes<T>;
   Vec<T> part[N];
   FASTRNN_UNROLL
@@ -307,9 +307,9 @@ template <class T, int N> FASTRNN_INLINE void add_dot_products(T* sums, const T*
   }
 }
 
-template <class T> FASTRNN_INLINE void add_dot_products(T* sums, const T* x, long K, const T* w) {
+template <class T> FASTRNN_INLINE void add_dot_products(T* sums, const T* x, Index K, const T* w) {
   constexpr int L = kLanes<T>, kMost = FASTRNN_REGISTERS / 2;
-  long k = 0;
+  Index k = 0;
   for (; k + kMost * L <= K; k += kMost * L) add_dot_products<T, kMost>(sums, x + k, K, w + k);
   for (; k + 4 * L <= K; k += 4 * L) add_dot_products<T, 4>(sums, x + k, K, w + k);
   for (; k + L <= K; k += L) add_dot_products<T, 1>(sums, x + k, K, w + k);
@@ -318,9 +318,9 @@ template <class T> FASTRNN_INLINE void add_dot_products(T* sums, const T* x, lon
   for (int i = 0; i < L; ++i) store(sums + i * L, load(sums + i * L) + rest * load(w + i * K + k, int(K - k)));
 }
 
-template <class T> T dot_product(const T* x, const T* w, long K) {
+template <class T> T dot_product(const T* x, const T* w, Index K) {
   Vec<T> sums{};
-  for (long k = 0; k < K; k += kLanes<T>) {
+  for (Index k = 0; k < K; k += kLanes<T>) {
     const int lanes = int(K - k < kLanes<T> ? K - k : kLanes<T>);
     sums += load(x + k, lanes) * load(w + k, lanes);
   }
@@ -332,7 +332,7 @@ template <class T> T dot_product(const T* x, const T* w, long K) {
 // The left side of a product and the weights as torch stores them, (units, K), from the first unit on; null: none
 template <class T> struct Unpacked {
   const T* a;
-  long K;
+  Index K;
   const T* w;
 };
 
@@ -368,7 +368,7 @@ template <> struct PanelWidth<false> { int vectors; };
 // a row is a chain of dependent operations, and those of several panels overlap as those of several rows do.
 template <class T, int A, bool SeveralGates = (A > 1)> struct Tile : PanelWidth<SeveralGates> {
   using PanelWidth<SeveralGates>::vectors;
-  long row, unit;     // the first
+  Index row, unit;     // the first
   int rows, panels;   // one of them is 1
   int lanes;          // units in the last vector
   bool is_first;      // nothing was swept before of its rows
@@ -377,7 +377,7 @@ template <class T, int A, bool SeveralGates = (A > 1)> struct Tile : PanelWidth<
   // TileOperands of a tile: its rows, or its panels
   int items() const { return SeveralGates ? rows * panels : rows; }
   int row_of(int i) const { return panels > 1 ? 0 : i; }  // beyond `row`
-  long unit_of(int i) const { return panels > 1 ? unit + i * kLanes<T> : unit; }
+  Index unit_of(int i) const { return panels > 1 ? unit + i * kLanes<T> : unit; }
   int lanes_of_item(int i) const { return i + 1 < panels ? kLanes<T> : lanes; }
 
   // Panel j by itself
@@ -387,7 +387,7 @@ template <class T, int A, bool SeveralGates = (A > 1)> struct Tile : PanelWidth<
     return one;
   }
 
-  long ld() const { return long(A) * vectors * kLanes<T>; }
+  Index ld() const { return Index(A) * vectors * kLanes<T>; }
   T* at(int i, int gate, int v) const {
     FASTRNN_ASSERT(i >= 0 && i < items() && gate >= 0 && gate < A && v >= 0 && v < vectors);
     return acc + i * ld() + (gate * vectors + v) * kLanes<T>;
@@ -399,7 +399,7 @@ template <class T, int A, bool SeveralGates = (A > 1)> struct Tile : PanelWidth<
 
 // acc = a . panel for a tile of a product by itself, without bias or other terms; row(b) is the row of `a` for batch row b
 template <class T, class Row>
-FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, long K, const T* panels, Row row) {
+FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, Index K, const T* panels, Row row) {
   FASTRNN_ASSERT(panels);
   const T* a[kMaxRows];
   PrefetchList<T> prefetch;
@@ -414,26 +414,26 @@ FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, long K, const T* panels, 
 // unit.  The rows divide evenly, so that no tile is much smaller than the others.  The second for_each_tile of a share begins
 // when all have done the first.  `reverse_panels`: the last panel first.
 template <class T, int G, int A, class Body>
-FASTRNN_INLINE void for_each_tile(WorkShare* share, long row0, long row1, long H, Body body, bool reverse_panels = false) {
+FASTRNN_INLINE void for_each_tile(WorkShare* share, Index row0, Index row1, Index H, Body body, bool reverse_panels = false) {
   const Panels<T, G> panels{H};
   constexpr int kRows = tile_rows(G * panels.kVectors);
   const int rows = int(row1 - row0), tiles = (rows + kRows - 1) / kRows;
   if (rows <= 0) return;
   if (share && share->swept) barrier(share);
   if (share) share->swept = true;
-  long first, end;
+  Index first, end;
   take(share, panels.count(), &first, &end);
   FASTRNN_ASSERT(row0 >= 0 && H > 0 && first >= 0 && first <= end && end <= panels.count());
   alignas(64) T acc[kMaxRows * A * panels.kUnits];
   Tile<T, A, (G > 1)> tile;
   tile.acc = acc;
-  for (long n = first; n < end; n += tile.panels) {
+  for (Index n = first; n < end; n += tile.panels) {
     tile.panels = G > 1 && rows == 1 ? int(end - n < kMaxRows ? end - n : kMaxRows) : 1;
     tile.is_first = n == first;
-    const long p = reverse_panels ? first + end - n - tile.panels : n;
+    const Index p = reverse_panels ? first + end - n - tile.panels : n;
     tile.unit = p * panels.kUnits;
     if constexpr (G == 1) tile.vectors = panels.vectors(p);
-    const long left = H - tile.unit - ((tile.panels - 1) * panels.kUnits + (tile.vectors - 1) * kLanes<T>);
+    const Index left = H - tile.unit - ((tile.panels - 1) * panels.kUnits + (tile.vectors - 1) * kLanes<T>);
     tile.lanes = int(left < kLanes<T> ? left : kLanes<T>);
     tile.row = row0;
     for (int i = 0; i < tiles; ++i) {

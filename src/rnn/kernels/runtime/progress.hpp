@@ -1,10 +1,8 @@
-// How far a walk has come, told by the thread that walks to one that follows it, a layer above or below; and how threads
-// wait for each other.
+// How far a layer pass has come, told by its thread to that of the layer above or below, which follows it; and how
+// threads wait for each other.
 #pragma once
 
-#include <cstdint>
-#include <sched.h>
-#include <time.h>
+#include "runtime/os.hpp"
 
 namespace fastrnn {
 
@@ -16,21 +14,9 @@ inline void publish(Progress* p, int64_t steps) {
   if (p) __atomic_store_n(&p->steps, steps, __ATOMIC_RELEASE);
 }
 
-inline int64_t nanoseconds() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return int64_t(t.tv_sec) * 1000000000 + t.tv_nsec;
-}
-
 // A flag that one thread at a time may hold
 inline bool take_flag(int* flag) { return __atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE) == 0; }
 inline void drop_flag(int* flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
-
-inline void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 // Returns when done() is true, and for how many nanoseconds it waited, or 0 if that was not long.  Without sleep at
 // first: a step takes microseconds.
@@ -40,7 +26,7 @@ template <class Done> int64_t wait(Done done) {
     pause();
   }
   const int64_t since = nanoseconds();
-  while (!done()) sched_yield();
+  while (!done()) yield();
   return nanoseconds() - since;
 }
 
@@ -55,7 +41,7 @@ template <class Done> bool wait_briefly(Done done) {
       pause();
     }
     before = nanoseconds();
-    sched_yield();
+    yield();
   }
   return done();
 }

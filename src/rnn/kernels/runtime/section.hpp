@@ -12,27 +12,6 @@
 
 namespace fastrnn {
 
-#if defined(__x86_64__)
-using FloatMode = unsigned;
-constexpr FloatMode kFlushDenormals = 0x8040;  // FTZ, of results, and DAZ, of operands
-inline FloatMode float_mode() { return __builtin_ia32_stmxcsr(); }
-inline void set_float_mode(FloatMode mode) { __builtin_ia32_ldmxcsr(mode); }
-#elif defined(__aarch64__)
-using FloatMode = uint64_t;
-constexpr FloatMode kFlushDenormals = 1 << 24;  // FZ, of both
-inline FloatMode float_mode() {
-  FloatMode mode;
-  asm volatile("mrs %0, fpcr" : "=r"(mode));
-  return mode;
-}
-inline void set_float_mode(FloatMode mode) { asm volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
-#else
-using FloatMode = int;
-constexpr FloatMode kFlushDenormals = 0;
-inline FloatMode float_mode() { return 0; }
-inline void set_float_mode(FloatMode) {}
-#endif
-
 // Runs the handlers of signals that have come, if the caller is the thread in which Python runs them.  Returns whether
 // one of them raised an error, which is set then.  Takes the GIL.
 using HearSignals = bool (*)();

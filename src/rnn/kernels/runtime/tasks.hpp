@@ -3,18 +3,7 @@
 
 #include "runtime/progress.hpp"
 
-#include <pthread.h>
-
 namespace fastrnn {
-
-// How long a thread sleeps at most, on some condition
-inline timespec in_nanoseconds(int64_t n) {
-  timespec t;
-  clock_gettime(CLOCK_REALTIME, &t);
-  const int64_t until = t.tv_nsec + n;
-  t.tv_sec += until / 1000000000, t.tv_nsec = long(until % 1000000000);
-  return t;
-}
 
 // The tasks of one call.  Its master takes tasks, each the next, and so do workers that come while there are some; the
 // master closes the job and waits for the workers to leave.
@@ -24,14 +13,14 @@ class Job {
   Job* outer_ = nullptr;  // that this one is part of a task of
   int cancelled_ = 0;
   int64_t next_ = 0;      // the task that is taken next
-  int64_t helpers_ = 0;   // that have come and not left, + kClosed when nobody may come any more
+  int64_t workers_ = 0;   // that have come and not left, + kClosed when nobody may come any more
   int64_t come_ = 0;      // how often one has come
-  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
-  pthread_cond_t left_ = PTHREAD_COND_INITIALIZER;
+  Mutex mutex_;
+  Condition left_;
 
   static inline thread_local Job* current_ = nullptr;
 
-  bool no_helpers() const { return __atomic_load_n(&helpers_, __ATOMIC_ACQUIRE) % kClosed == 0; }
+  bool no_workers() const { return __atomic_load_n(&workers_, __ATOMIC_ACQUIRE) % kClosed == 0; }
 
  public:
   Job() noexcept {}
@@ -61,34 +50,33 @@ class Job {
 
   // A worker comes, and takes its part until it leaves; false: it is too late
   bool enter() {
-    int64_t workers = __atomic_load_n(&helpers_, __ATOMIC_RELAXED);
+    int64_t workers = __atomic_load_n(&workers_, __ATOMIC_RELAXED);
     do {
       if (workers >= kClosed) return false;
-    } while (!__atomic_compare_exchange_n(&helpers_, &workers, workers + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+    } while (!__atomic_compare_exchange_n(&workers_, &workers, workers + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
     __atomic_fetch_add(&come_, 1, __ATOMIC_RELEASE);
     current_ = this;
     return true;
   }
   void leave() {
     current_ = nullptr;
-    if (__atomic_sub_fetch(&helpers_, 1, __ATOMIC_ACQ_REL) != kClosed) return;
-    pthread_mutex_lock(&mutex_);
-    pthread_cond_broadcast(&left_);
-    pthread_mutex_unlock(&mutex_);
+    if (__atomic_sub_fetch(&workers_, 1, __ATOMIC_ACQ_REL) != kClosed) return;
+    mutex_.lock();
+    left_.notify_all();
+    mutex_.unlock();
   }
   int64_t come() const { return __atomic_load_n(&come_, __ATOMIC_ACQUIRE); }
 
   // The master: nobody comes from here on
-  void close() { __atomic_fetch_add(&helpers_, kClosed, __ATOMIC_ACQ_REL); }
+  void close() { __atomic_fetch_add(&workers_, kClosed, __ATOMIC_ACQ_REL); }
 
   // Whether all workers have left, in about so many nanoseconds at most
   bool all_left(int64_t patience) {
-    if (wait_briefly([&] { return no_helpers(); })) return true;
-    const timespec until = in_nanoseconds(patience);
-    pthread_mutex_lock(&mutex_);
-    while (!no_helpers() && pthread_cond_timedwait(&left_, &mutex_, &until) == 0) {}
-    pthread_mutex_unlock(&mutex_);
-    return no_helpers();
+    if (wait_briefly([&] { return no_workers(); })) return true;
+    mutex_.lock();
+    left_.wait_for(mutex_, patience, [&] { return no_workers(); });
+    mutex_.unlock();
+    return no_workers();
   }
 
   // The master, in the end
@@ -99,8 +87,8 @@ class Job {
 // sleeps until there is one.
 class Tickets {
   int64_t count_ = 0, sleepers_ = 0;
-  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
-  pthread_cond_t given_ = PTHREAD_COND_INITIALIZER;
+  Mutex mutex_;
+  Condition given_;
 
   bool try_take() {
     int64_t count = __atomic_load_n(&count_, __ATOMIC_SEQ_CST);
@@ -115,18 +103,18 @@ class Tickets {
   void give(int64_t n) {
     __atomic_fetch_add(&count_, n, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&sleepers_, __ATOMIC_SEQ_CST) == 0) return;
-    pthread_mutex_lock(&mutex_);
-    pthread_cond_broadcast(&given_);
-    pthread_mutex_unlock(&mutex_);
+    mutex_.lock();
+    given_.notify_all();
+    mutex_.unlock();
   }
 
   void take() {
     if (wait_briefly([&] { return try_take(); })) return;
-    pthread_mutex_lock(&mutex_);
+    mutex_.lock();
     __atomic_fetch_add(&sleepers_, 1, __ATOMIC_SEQ_CST);
-    while (!try_take()) pthread_cond_wait(&given_, &mutex_);
+    while (!try_take()) given_.wait(mutex_);
     __atomic_fetch_sub(&sleepers_, 1, __ATOMIC_SEQ_CST);
-    pthread_mutex_unlock(&mutex_);
+    mutex_.unlock();
   }
 };
 
@@ -134,8 +122,7 @@ class Tickets {
 template <class Count> bool comes_to(int64_t n, int64_t patience, Count count) {
   const auto done = [&] { return count() >= n; };
   if (wait_briefly(done)) return true;
-  const timespec nap = {0, 100000};
-  for (const int64_t until = nanoseconds() + patience; nanoseconds() < until; nanosleep(&nap, nullptr))
+  for (const int64_t until = nanoseconds() + patience; nanoseconds() < until; sleep_for(100000))
     if (done()) return true;
   return done();
 }

@@ -15,6 +15,7 @@
 // it waited: each time for twice as long as before, until they get on again.
 #pragma once
 
+#include "index.hpp"
 #include "runtime/progress.hpp"
 
 namespace fastrnn {
@@ -40,11 +41,11 @@ struct WorkShare {
   int64_t meeting;      // `arrived` when all have come to the last meeting
   int64_t waited = 0;   // nanoseconds, at meetings
   bool swept = false;   // see `for_each_tile`
-  void take(long n, long* begin, long* end) const { *begin = n * index / count, *end = n * (index + 1) / count; }
+  void take(Index n, Index* begin, Index* end) const { *begin = n * index / count, *end = n * (index + 1) / count; }
 };
 
 // The share of n panels; all of them if there is none
-inline void take(const WorkShare* share, long n, long* begin, long* end) {
+inline void take(const WorkShare* share, Index n, Index* begin, Index* end) {
   *begin = 0, *end = n;
   if (share) share->take(n, begin, end);
 }
@@ -55,13 +56,6 @@ constexpr int64_t kNumber = 1 << 16, kTaking = 1 << 8;
 
 inline int joined(int64_t call) { return int(call & 255); }
 inline int participants(int64_t call) { return int(call >> 8 & 255); }
-
-// Time that the calling thread had a core
-inline int64_t time_on_core() {
-  timespec t;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return int64_t(t.tv_sec) * 1000000000 + t.tv_nsec;
-}
 
 // Whether teams are worth it at present, of all teams of this process.  What it holds is a guess: masters may overwrite
 // each other's.
@@ -104,7 +98,7 @@ inline int announce(Team* team, bool dismissed) {
 
 // Counts the master's time; returns whether it has to do without workers
 inline bool count(Team* team) {
-  const int64_t now = time_on_core(), waited = team->waited, worked = now - team->since - waited;
+  const int64_t now = nanoseconds_on_core(), waited = team->waited, worked = now - team->since - waited;
   team->since = now, team->waited = 0;
   return Backoff::after(worked > 0 ? worked : 0, waited);
 }
@@ -130,7 +124,7 @@ template <class Job> void run_shared(Team* team, void (*work)(const Job*, WorkSh
     order->work(order->job, share);
   };
   team->job = &order;
-  if (!team->since) team->since = time_on_core();
+  if (!team->since) team->since = nanoseconds_on_core();
   team->arrived_before = __atomic_load_n(&team->arrived, __ATOMIC_RELAXED);
   WorkShare share{team, 0, 1 + announce(team, false), team->arrived_before};
   work(&job, &share);
