@@ -107,7 +107,7 @@ template <class T> Array<T> project_all(const Sequence<T>& q, const CellKernels<
 // All that forward and backward of a layer write
 template <class T>
 Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nullptr,
-                    Storage storage = kFull, bool has_vnni = false) {
+                    Storage storage = kFull) {
   const Index B = m.B, I = m.I, H = m.H, P = m.P, width = m.G * H;
   Array<int64_t> start{0}, x_at, y_at, ids, each_row;
   Array<uint8_t> reset;
@@ -133,7 +133,7 @@ Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nul
   const Rows<const int64_t> indices{m.input == Layer::kOneHot ? ids.data() : nullptr, each_row.data(), B};
   if (storage == kFull) q.ids = indices;  // a stream packs W_ih without knowing of indices
   q.prepacked = m.input != Layer::kUnpacked;
-  q.storage = storage, q.has_vnni = has_vnni, q.x_fixed = x_fixed.data(), q.h_fixed = h_fixed.data();
+  q.storage = storage, q.x_fixed = x_fixed.data(), q.h_fixed = h_fixed.data();
   q.reset = {reset.data(), each_row.data(), B};
   q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.saved = saved.data();
   bool has_hh = false;
@@ -153,11 +153,11 @@ Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nul
   q.dh = dh.data(), q.dc = dc.data(), q.dgates = dgates.data(), q.dprojected = dprojected.data();
   q.dpeephole = dpeephole.data();
   {
-    const Array<T> memory = packed(q, cell.pack_forward);
+    const Array<T> memory = packed(q, cell.forward[storage].pack);
     q.ids = indices;
     const Array<T> input_projection = m.input == Layer::kProjected ? project_all(q, cell) : Array<T>();
     if (!input_projection.empty()) q.input_projection = input_projection.data();
-    for (Index s = 0; s < kSteps; ++s) run_step(team, q, cell.forward, s);
+    for (Index s = 0; s < kSteps; ++s) run_step(team, q, cell.forward[storage].step, s);
   }
   const Array<T> memory = packed(q, cell.pack_backward);
   for (Index s = kSteps - 1; s >= 0; --s) run_step(team, q, cell.backward, s);
@@ -206,7 +206,7 @@ void check_compressed(const KernelTable& table) {
           for (auto input : {Layer::kStepByStep, Layer::kOneHot}) {
             const CellKernels<float>& cell = *table.f32.cell(row);
             const Layer layer{input, cell.gates, B, H / 2 + 3, H, H};
-            const auto ours = run(cell, layer, nullptr, storage, table.has_vnni);
+            const auto ours = run(cell, layer, nullptr, storage);
             const auto theirs = run(*scalar::table.f32.cell(row), layer, nullptr, storage);
             for (size_t i = 0; i < ours.size(); ++i)
               worst = std::fmax(worst, difference(ours[i], Array<double>(theirs[i].begin(), theirs[i].end())) /

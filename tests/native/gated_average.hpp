@@ -10,7 +10,8 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-template <class T> struct GatedAverage {
+template <class T, class P = Full<T>> struct GatedAverage {
+  using Products = P;
   static constexpr int G = 2, GS = 0, kShared = 0, kStates = 1;
   static constexpr bool kPassesThrough = true, kIsNormed = false;
   static constexpr int kLinesForward = 0, kLinesBackward = 0;
@@ -58,8 +59,11 @@ template <class T> struct GatedAverage {
 };
 
 // Its row of a table
+template <class T> struct GatedAverageOf {
+  template <class P> using With = GatedAverage<T, P>;
+};
 template <class T> constexpr CellKernels<T> gated_average() {
-  return kernels_of<T, GatedAverage<T>>({"gated average", "gated average", "h", "z n", ""}, false, 2, 2, 1,
+  return kernels_of<T, GatedAverageOf<T>, Int8<false>>({"gated average", "gated average", "h", "z n", ""}, false, 2, 2, 1,
                                         {B::kIH, B::kX, 0, 2, 0, 0}, {});
 }
 static_assert(blocks_fit(gated_average<float>()) && blocks_fit(gated_average<double>()));

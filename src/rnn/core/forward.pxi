@@ -73,7 +73,7 @@ cdef void lay_out_forward(
     if arena.block != NULL:
         memset(zeros, 0, n_zeros * sizeof(real))
         q.zeros = zeros
-    cell.pack_forward(q[0], arena[0])
+    cell.on(q.storage).pack(q[0], arena[0])
 
 
 cdef int begin_forward(
@@ -125,7 +125,7 @@ cdef bint run_steps(
             wait_for(below, block)
             project_block(q, cell, m, s, block, team)
         wait_for(below, s + 1)
-        run_step(team, q[0], cell.forward, s)
+        run_step(team, q[0], cell.on(q.storage).step, s)
         q.reverse_panels = not q.reverse_panels  # each step begins with the weights that the last one ended with
         publish(own, s + 1)
     return False

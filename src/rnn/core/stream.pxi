@@ -37,7 +37,6 @@ cdef class PackedWeights:
             else:
                 set_cell(<Sequence[float]*>self.sequences + k, kernels.f32.cell(cell), weights[k], options)
                 (<Sequence[float]*>self.sequences)[k].storage = storage
-                (<Sequence[float]*>self.sequences)[k].has_vnni = kernels.has_vnni
         if is_double:
             self.memory = pack_layers(<Sequence[double]*>self.sequences, self.layers, kernels.f64.cell(cell))
         else:
@@ -67,7 +66,7 @@ cdef void* pack_layers(Sequence[real]* stack, int layers, const CellKernels[real
         arena.used = 0
         for k in range(layers):
             stack[k].prepacked = True
-            cell.pack_forward(stack[k], arena)
+            cell.on(stack[k].storage).pack(stack[k], arena)
         if not again and allocate(&arena):
             return NULL
     return arena.block
@@ -509,7 +508,7 @@ cdef bint run_stream(
             else:
                 q.x.base, q.x.offset = <real*>call.x + t * call.x_step, m.x_offset
                 q.ids.base = NULL
-            run_step(team, q[0], cell.forward, 0)
+            run_step(team, q[0], cell.on(q.storage).step, 0)
             q.reverse_panels = not q.reverse_panels  # begins next time with what was read last, and is still in cache
             if n == B:
                 memcpy(hk, y, B * P * sizeof(real))

@@ -39,7 +39,6 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         cbool coupled
         T zoneout_h, zoneout_c
         Storage storage
-        cbool has_vnni
     cppclass CallArrays[T]:
         int64_t steps "T_"
         int64_t B
@@ -139,16 +138,18 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         const char *gradients
     int N_CELLS "fastrnn::kCells"
     const char* ACTIVATION_NAMES "fastrnn::kActivationNames"
+    cppclass ForwardKernels[T]:
+        void (*pack)(Sequence[T]&, Arena[T]&)
+        void (*step)(const Sequence[T]&, int64_t)
     cppclass CellKernels[T]:
         CellNames names
         int gates, saved_width, dgates_width, rows_per_tile, n_blocks
         int n_states
         GradientBlock blocks[3]
-        void (*pack_forward)(Sequence[T]&, Arena[T]&)
+        const ForwardKernels[T]& on(Storage)
         int64_t (*projection_width)(int64_t)
         void (*project_inputs)(const Sequence[T]&, int64_t, const T* const*, T*)
         void (*pack_backward)(Sequence[T]&, Arena[T]&)
-        void (*forward)(const Sequence[T]&, int64_t)
         void (*backward)(const Sequence[T]&, int64_t)
     cppclass Chunk[T]:
         const Sequence[T]* q
@@ -174,7 +175,6 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         void (*sigmoid)(int64_t, const T*, T*)
     cppclass KernelTable:
         const char* name
-        cbool has_vnni
         Kernels[float] f32
         Kernels[double] f64
         const Kernels[float]& of(float)

@@ -58,7 +58,7 @@ template <class T> struct Norms {
 constexpr Index kNormStatistics = 16;  // numbers at the end of a row of the saved activations, of a layer that has them
 
 // How a stream holds W_ih and W_hh: as they are or, those of float32, in fewer bytes, see bf16.hpp and int8.hpp
-enum Storage { kFull, kBfloat16, kInt8 };
+enum Storage { kFull, kBfloat16, kInt8, kStorages };
 
 // Words that a row of K values takes in fixed point, see int8.hpp
 constexpr Index fixed_size(Index K) { return 16 + (K + 15) / 16 * 12; }
@@ -76,7 +76,6 @@ template <class T> struct CellConfig {
   bool coupled;            // LSTM: f = 1 - i
   T zoneout_h, zoneout_c;  // probability that a unit of h, of c, keeps its value; see dropout.hpp
   Storage storage;         // of w_input and w_state
-  bool has_vnni;           // int8 is multiplied in whole numbers: the machine has an instruction for it
 };
 
 // The arrays of one call

@@ -34,6 +34,12 @@ template <class T> struct InputColumns {
 };
 constexpr Index kGradientPanel = 8192;  // scratch of weight_gradient
 
+// The forward step on weights that are stored in one way
+template <class T> struct ForwardKernels {
+  void (*pack)(Sequence<T>&, Arena<T>&);
+  void (*step)(const Sequence<T>&, Index s);
+};
+
 template <class T> struct CellKernels {
   CellNames names;
   bool is_general, is_normed;  // takes any activations and the clip; with layer normalisation
@@ -44,11 +50,11 @@ template <class T> struct CellKernels {
   int n_blocks;
   int n_states;                // h, and those beside it
   GradientBlock blocks[3];
-  void (*pack_forward)(Sequence<T>&, Arena<T>&);
+  ForwardKernels<T> forward[kStorages];  // by Storage; of float64, kFull alone
+  const ForwardKernels<T>& on(Storage storage) const { return forward[storage]; }
   Index (*projection_width)(Index H);
   void (*project_inputs)(const Sequence<T>&, Index rows, const T* const* x, T* input_projection);
   void (*pack_backward)(Sequence<T>&, Arena<T>&);
-  void (*forward)(const Sequence<T>&, Index s);
   void (*backward)(const Sequence<T>&, Index s);  // s = -1: gradients of the initial state
 };
 
@@ -85,7 +91,6 @@ template <class T> struct Chunk {
 
 struct KernelTable {
   const char* name;
-  bool has_vnni;  // Sequence::has_vnni of its streams
   Kernels<float> f32;
   Kernels<double> f64;
   const Kernels<float>& of(float) const { return f32; }

@@ -13,9 +13,9 @@
 #pragma once
 
 #include "math/activations.hpp"
-#include "products/int8.hpp"
 #include "products/bf16.hpp"
-#include "products/product.hpp"
+#include "products/full.hpp"
+#include "products/int8.hpp"
 
 namespace fastrnn {
 namespace FASTRNN_ISA {
@@ -26,30 +26,14 @@ template <class Cell> constexpr int input_slot(int gate) {
   return gate < Cell::kShared ? gate : Cell::GS + gate - Cell::kShared;
 }
 
-// Rows of a panel of K weights a gate and unit
-constexpr Index panel_rows(Storage storage, Index K) {
-  return storage == kInt8 ? int8_rows(K) : storage == kBfloat16 ? bf16_rows(K) : K;
-}
-
-template <int G> void pack(Storage storage, const float* w, Index H, Index K, float* panels) {
-  if (storage == kInt8) pack_int8<G>(w, H, K, panels);
-  else if (storage == kBfloat16) pack_bf16<G>(w, H, K, panels);
-  else pack_rows<float, G>(w, K, H, K, panels);
-}
-
-template <int G> void pack(Storage, const double* w, Index H, Index K, double* panels) {
-  pack_rows<double, G>(w, K, H, K, panels);
-}
-
 // acc += a . panel for a tile and G gates, of weights in words; `slot_of(gate)` is the accumulator that a gate goes to
-template <int G, int A, bool M, class Slot>
-FASTRNN_INLINE void multiply_words(const Sequence<float>& q, const Tile<float, A, M>& t, const float* const* a, Index K,
-                                   const float* panel, float* fixed, Slot slot_of) {
+template <class Products, int G, int A, bool M, class Slot>
+FASTRNN_INLINE void multiply_words(const Tile<float, A, M>& t, const float* const* a, Index K, const float* panel,
+                                   const float* fixed, Slot slot_of) {
   int slot[G * panel_vectors(G)];
   for (int g = 0; g < G; ++g)
     for (int v = 0; v < t.vectors; ++v) slot[g * t.vectors + v] = (slot_of(g) * t.vectors + v) * kLanes<float>;
-  if (q.storage == kInt8) multiply_int8<G>(t, a, K, panel, slot, q.has_vnni, fixed + t.row * fixed_size(K));
-  else multiply_bf16<G>(t, a, K, panel, slot);
+  Products::template multiply<G>(t, a, K, panel, fixed + t.row * fixed_size(K), slot);
 }
 
 // Length of a row of accumulators, (panels, A, units)
@@ -60,7 +44,7 @@ template <class T, class Cell> Index projection_width(Index H) {
 // input_projection (rows, panels, A, units) = bias + W_ih x for rows that lie anywhere
 template <class T, class Cell> void project_inputs(const Sequence<T>& q, Index rows, const T* const* x, T* input_projection) {
   constexpr int G = Cell::G, A = kAccumulatorsOf<Cell>;
-  FASTRNN_ASSERT(rows >= 0 && x && input_projection && q.bias && q.w_input && q.storage == kFull);
+  FASTRNN_ASSERT(rows >= 0 && x && input_projection && q.bias && q.w_input && Cell::Products::kIsFull);
   const Index width = projection_width<T, Cell>(q.H);
   for_each_tile<T, G, A>(q.share, 0, rows, q.H, [&](const TileOf<T, Cell>& tile) {
     PrefetchList<T> prefetch;
@@ -109,24 +93,19 @@ template <class T, class Cell> struct TileOperands {
 // acc += W_ih x(t) of a one-hot x: a row of the table or of a panel or, where W_ih is not packed, a column of W_ih
 template <class T, class Cell>
 FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, Index s, const TileOf<T, Cell>& t, int i) {
-  const Index id = *q.ids.at(s, t.row + t.row_of(i)), unit = t.unit_of(i), units = t.vectors * kLanes<T>;
+  using Products = typename Cell::Products;
+  const Index id = *q.ids.at(s, t.row + t.row_of(i)), unit = t.unit_of(i);
   FASTRNN_ASSERT(id >= 0 && (q.table || (id < q.I && (q.w_input || q.weights.ih))));
   for (int g = 0; g < Cell::G; ++g)
     for (int v = 0; v < t.vectors; ++v) {
       T* to = t.at(i, input_slot<Cell>(g), v);
-      const Index column = g * units + v * kLanes<T>;
       const int lanes = t.lanes_of(i, v);
       if (q.table) {
         const T* row = q.table + (id * Cell::G + g) * q.H + unit;
         store(to, load<T>(to) + load(row + v * kLanes<T>, lanes));
-      } else if (q.storage != kFull) {
-        if constexpr (sizeof(T) == sizeof(float)) {
-          const auto column_of = q.storage == kInt8 ? int8_column : bf16_column;
-          const T* panel = q.w_input + unit * Cell::G * panel_rows(q.storage, q.I);
-          store(to, load<T>(to) + column_of(panel, id, Cell::G * t.vectors, g * t.vectors + v));
-        }
       } else if (q.w_input) {
-        store(to, load<T>(to) + load(q.w_input + (unit * q.I + id * units) * Cell::G + column));
+        const T* panel = q.w_input + unit * Cell::G * Products::panel_rows(q.I);
+        store(to, load<T>(to) + Products::column(panel, id, Cell::G * t.vectors, g * t.vectors + v));
       } else {
         const T* w = q.weights.ih + (g * q.H + unit + v * kLanes<T>) * q.I + id;
         for (int u = 0; u < lanes; ++u) to[u] += w[u * q.I];
@@ -151,22 +130,21 @@ template <class T, class Cell>
 FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const TileOf<T, Cell>& t,
                                    const TileOperands<T, Cell>& operands, bool in_place, PrefetchList<T>& prefetch) {
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
+  using Products = typename Cell::Products;
   const bool has_x = q.has_x_product();
-  FASTRNN_ASSERT(q.bias && q.w_state && (!has_x || q.w_input));
-  FASTRNN_ASSERT(q.storage == kFull || (sizeof(T) == sizeof(float) && !q.input_projection));
-  if constexpr (sizeof(T) == sizeof(float))
-    if (q.storage != kFull) {
-      const T* input = q.w_input + t.unit * G * panel_rows(q.storage, q.I);
-      const T* state = q.w_state + t.unit * GS * panel_rows(q.storage, q.P);
-      if (has_x) multiply_words<G>(q, t, operands.x, q.I, input, q.x_fixed, input_slot<Cell>);
-      if constexpr (GS > 0) multiply_words<GS>(q, t, operands.h, q.P, state, q.h_fixed, [](int gate) { return gate; });
-      return;
-    }
-  multiply_any<T, G, GS, Cell::kShared>(
-      t.rows, t.vectors, in_place ? t.acc : (operands.input_projection ? operands.input_projection : q.bias) + t.unit * A,
-      in_place ? t.ld() : operands.input_projection ? projection_width<T, Cell>(q.H) : 0,
-      {operands.x, has_x ? q.I : 0, q.w_input + t.unit * G * q.I}, {operands.h, GS ? q.P : 0, q.w_state + t.unit * GS * q.P}, t.acc,
-      t.ld(), prefetch);
+  FASTRNN_ASSERT(q.bias && q.w_state && (!has_x || q.w_input) && (Products::kIsFull || !q.input_projection));
+  const T* input = q.w_input + t.unit * G * Products::panel_rows(q.I);
+  const T* state = q.w_state + t.unit * GS * Products::panel_rows(q.P);
+  if constexpr (Products::kIsFull) {
+    multiply_any<T, G, GS, Cell::kShared>(
+        t.rows, t.vectors, in_place ? t.acc : (operands.input_projection ? operands.input_projection : q.bias) + t.unit * A,
+        in_place ? t.ld() : operands.input_projection ? projection_width<T, Cell>(q.H) : 0,
+        {operands.x, has_x ? q.I : 0, input}, {operands.h, GS ? q.P : 0, state}, t.acc, t.ld(), prefetch);
+  } else {
+    if (has_x) multiply_words<Products, G>(t, operands.x, q.I, input, q.x_fixed, input_slot<Cell>);
+    if constexpr (GS > 0)
+      multiply_words<Products, GS>(t, operands.h, q.P, state, q.h_fixed, [](int gate) { return gate; });
+  }
 }
 
 // acc += W_ih x(t) + W_hh h(t-1) from the weights as they are; gate by gate, so that they are read in long runs
@@ -175,7 +153,7 @@ FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const TileOf<T, Cel
                                        const TileOperands<T, Cell>& operands) {
   constexpr int GS = Cell::GS, Shared = Cell::kShared;
   const bool has_x = q.has_x_product();
-  FASTRNN_ASSERT(q.storage == kFull && (q.weights.hh || GS == 0) && (!has_x || q.weights.ih));
+  FASTRNN_ASSERT((q.weights.hh || GS == 0) && (!has_x || q.weights.ih));
   const auto nth = [&](int n, int count) { return q.reverse_panels ? count - 1 - n : n; };
   for (int n = 0; n < kAccumulatorsOf<Cell>; ++n) {
     const int slot = nth(n, kAccumulatorsOf<Cell>);
@@ -198,15 +176,16 @@ template <class T, class Cell>
 FASTRNN_INLINE void preactivations(const Sequence<T>& q, Index s, const TileOf<T, Cell>& t,
                                    const TileOperands<T, Cell>& operands, PrefetchList<T>& prefetch) {
   FASTRNN_ASSERT(prefetch.n <= t.items() * Cell::kLinesForward);
-  const bool in_place = q.one_hot() || !q.prepacked || q.storage != kFull;
+  using Products = typename Cell::Products;
+  FASTRNN_ASSERT(q.prepacked || Products::kIsFull);
+  const bool in_place = q.one_hot() || !q.prepacked || !Products::kIsFull;
   if (in_place) start_accumulators<T, Cell>(q, s, t);
-  if (!q.prepacked) return multiply_as_stored<T, Cell>(q, t, operands);
-  if constexpr (sizeof(T) == sizeof(float))
-    if (q.storage == kInt8 && q.has_vnni && t.is_first) {
-      FASTRNN_ASSERT(q.h_fixed && (!q.has_x_product() || q.x_fixed));
-      if (q.has_x_product()) to_fixed(t.rows, operands.x, q.I, q.x_fixed + t.row * fixed_size(q.I));
-      to_fixed(t.rows, operands.h, q.P, q.h_fixed + t.row * fixed_size(q.P));
-    }
+  if constexpr (Products::kIsFull) {
+    if (!q.prepacked) return multiply_as_stored<T, Cell>(q, t, operands);
+  } else if (t.is_first) {
+    if (q.has_x_product()) Products::prepare(t.rows, operands.x, q.I, q.x_fixed + t.row * fixed_size(q.I));
+    Products::prepare(t.rows, operands.h, q.P, q.h_fixed + t.row * fixed_size(q.P));
+  }
   for (int j = 0; j < t.panels; ++j)
     multiply_panel<T, Cell>(q, t.panel(q.reverse_panels ? t.panels - 1 - j : j), operands, in_place, prefetch);
 }
@@ -286,7 +265,8 @@ FASTRNN_INLINE void for_each_state_gradient(const Sequence<T>& q, Index s, Body 
       set(t, r, Cell::kPassesThrough && !noisy ? q.dh + b * q.P : nullptr);
     }
     FASTRNN_ASSERT(prefetch.n <= t.rows * (Cell::kLinesBackward + 1));
-    multiply<T>(t.rows, t.vectors, {a, Cell::GS * q.H, q.w_state + t.unit * Cell::GS * q.H}, t.acc, t.ld(), prefetch);
+    const Factors<T> factors{a, Cell::GS * q.H, q.w_state + t.unit * Cell::GS * q.H};
+    Cell::Products::multiply_columns(t.rows, t.vectors, factors, t.acc, t.ld(), prefetch);
     for (int r = 0; r < t.rows; ++r) {
       if (noisy) add_unmasked<T, Cell>(q, t, r);
       if (q.is_reset(s + 1, t.row + r)) set(t, r, nullptr);
@@ -318,19 +298,20 @@ template <class T, class Cell> FASTRNN_INLINE void initial_state_gradient(const 
 // Panels of W_ih and W_hh and, in the layout of the accumulators, the biases: each gate's b_ih goes where its input
 // product goes, and b_hh where its state product goes, if it has one in this for_each_tile.
 template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& arena) {
+  using Products = typename Cell::Products;
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
   const Panels<T, G> panels{q.H};
   const Weights<T>& w = q.weights;
   T* bias = arena.take(A * panels.padded());
-  const Index input_size = G * panel_rows(q.storage, q.I) * panels.padded();
-  const Index state_size = GS * panel_rows(q.storage, q.P) * panels.padded();
+  const Index input_size = G * Products::panel_rows(q.I) * panels.padded();
+  const Index state_size = GS * Products::panel_rows(q.P) * panels.padded();
   T* input = q.one_hot() || !q.prepacked ? nullptr : arena.take(input_size);
   T* state = q.prepacked ? arena.take(state_size) : nullptr;
   if (!arena.block) return;
-  FASTRNN_ASSERT(w.ih && (w.hh || GS == 0) && (q.storage == kFull || q.prepacked));
-  if (input) pack<G>(q.storage, w.ih, q.H, q.I, input);
+  FASTRNN_ASSERT(w.ih && (w.hh || GS == 0) && (Products::kIsFull || q.prepacked));
+  if (input) Products::template pack<G>(w.ih, q.H, q.I, input);
   if constexpr (GS > 0)
-    if (state) pack<GS>(q.storage, w.hh, q.H, q.P, state);
+    if (state) Products::template pack<GS>(w.hh, q.H, q.P, state);
   q.w_input = input, q.w_state = state, q.bias = bias;
   for (Index p = 0; p < panels.count(); ++p) {
     const int width = panels.vectors(p) * kLanes<T>;
@@ -349,7 +330,7 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
 template <class T, class Cell> void pack_state_gradient(Sequence<T>& q, Arena<T>& arena) {
   T* state = arena.take(Cell::GS * q.H * Panels<T, 1>{q.P}.padded());
   if (!arena.block) return;
-  pack_columns(q.weights.hh, q.P, Cell::GS * q.H, q.P, state);
+  Cell::Products::pack_columns(q.weights.hh, q.P, Cell::GS * q.H, q.P, state);
   q.w_state = state;
 }
 

@@ -39,7 +39,8 @@ FASTRNN_INLINE void gru_prefetch_backward(const Sequence<T>& q, Index s, Index b
   prefetch.add(q.h_before(s, b) + unit);
 }
 
-template <class T, bool General> struct Gru {
+template <class T, bool General, class P = Full<T>> struct Gru {
+  using Products = P;
   static constexpr int G = 3, GS = 3, kShared = 2;
   static constexpr int kStates = 1;
   static constexpr bool kPassesThrough = true, kIsNormed = false;
@@ -121,7 +122,8 @@ template <class T, bool General> struct Gru {
   }
 };
 
-template <class T, bool General> struct GruResetBefore {
+template <class T, bool General, class P = Full<T>> struct GruResetBefore {
+  using Products = P;
   static constexpr int G = 3, GS = 2, kShared = 2;
   static constexpr int kStates = 1;
   static constexpr bool kPassesThrough = true, kIsNormed = false;

@@ -85,6 +85,7 @@ template <class T> struct NormGradient {
 };
 
 template <class T, class Cell, int Own> struct Normed {
+  using Products = typename Cell::Products;
   static constexpr int G = Cell::G, GS = Cell::GS, kShared = 0;  // its accumulators are both products of every gate
   static constexpr int A = kAccumulatorsOf<Cell>, L = kLanes<T>;
   static constexpr int kStates = Cell::kStates;

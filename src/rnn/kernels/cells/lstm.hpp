@@ -16,7 +16,8 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-template <class T, bool General> struct Lstm {
+template <class T, bool General, class P = Full<T>> struct Lstm {
+  using Products = P;
   static constexpr int G = 4, GS = 4, kShared = 4;
   static constexpr int kStates = 2;
   static constexpr bool kPassesThrough = false, kIsNormed = false;

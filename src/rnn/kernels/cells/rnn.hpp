@@ -10,7 +10,8 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-template <class T, class F, bool General> struct Rnn {
+template <class T, class F, bool General, class P = Full<T>> struct Rnn {
+  using Products = P;
   static constexpr int G = 1, GS = 1, kShared = 1;
   static constexpr int kStates = 1;
   static constexpr bool kPassesThrough = false, kIsNormed = false;

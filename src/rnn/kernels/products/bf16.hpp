@@ -97,5 +97,24 @@ FASTRNN_INLINE void multiply_bf16(const Tile<float, A, M>& t, const float* const
   if constexpr (V > 1) multiply_bf16<G, V - 1>(t, a, K, panel, slot);
 }
 
+// The policy, see full.hpp
+struct Bf16 {
+  static constexpr Storage kStorage = kBfloat16;
+  static constexpr bool kIsFull = false;
+
+  static constexpr Index panel_rows(Index K) { return bf16_rows(K); }
+  template <int G> static void pack(const float* w, Index H, Index K, float* panels) { pack_bf16<G>(w, H, K, panels); }
+  static Vec<float> column(const float* panel, Index k, Index vectors, int v) {
+    return bf16_column(panel, k, vectors, v);
+  }
+  static void prepare(int, const float* const*, Index, float*) {}
+
+  template <int G, int A, bool M>
+  static FASTRNN_INLINE void multiply(const Tile<float, A, M>& t, const float* const* a, Index K, const float* panel,
+                                      const float*, const int* slot) {
+    multiply_bf16<G>(t, a, K, panel, slot);
+  }
+};
+
 }  // namespace FASTRNN_ISA
 }  // namespace fastrnn

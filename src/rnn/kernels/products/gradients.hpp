@@ -8,7 +8,7 @@
 // time, and d is read as it is.
 #pragma once
 
-#include "products/product.hpp"
+#include "products/full.hpp"
 #include "table.hpp"
 
 namespace fastrnn {
@@ -18,53 +18,20 @@ namespace FASTRNN_ISA {
 constexpr Index kPanelRows = 128;
 static_assert(kPanelRows * panel_vectors(1) * kLanes<float> <= kGradientPanel);
 
-// dw (MR, NV vectors), rows ld_w apart, the last vector with `lanes` lanes, += d^T . panel (rows, NV vectors)
-template <class T, int NV, int MR>
-__attribute__((noinline)) void tile_gradient(Index rows, const T* d, Index ld, const T* panel, T* dw, Index ld_w, int lanes) {
-  constexpr int L = kLanes<T>;
-  Vec<T> c[MR][NV];
-  FASTRNN_UNROLL
-  for (int r = 0; r < MR; ++r)
-    FASTRNN_UNROLL
-    for (int v = 0; v < NV; ++v) {
-      __builtin_prefetch(dw + r * ld_w + v * L);
-      c[r][v] = Vec<T>{};
-    }
-  for (Index i = 0; i < rows; ++i, panel += NV * L, d += ld) {
-    Vec<T> x[NV];
-    FASTRNN_UNROLL
-    for (int v = 0; v < NV; ++v) x[v] = load(panel + v * L);
-    FASTRNN_UNROLL
-    for (int r = 0; r < MR; ++r) {
-      const Vec<T> each = splat(d[r]);
-      FASTRNN_UNROLL
-      for (int v = 0; v < NV; ++v) c[r][v] += each * x[v];
-    }
-  }
-  FASTRNN_UNROLL
-  for (int r = 0; r < MR; ++r) {
-    T* to = dw + r * ld_w;
-    FASTRNN_UNROLL
-    for (int v = 0; v + 1 < NV; ++v) store(to + v * L, load<T>(to + v * L) + c[r][v]);
-    to += (NV - 1) * L;
-    store(to, load<T>(to, lanes) + c[r][NV - 1], lanes);
-  }
-}
-
-template <class T, int NV, int MR = tile_rows(NV)>
+template <class T, class Products, int NV, int MR = tile_rows(NV)>
 FASTRNN_INLINE void gradient_of_rows(int n, Index rows, const T* d, Index ld, const T* panel, T* dw, Index ld_w, int lanes) {
   FASTRNN_ASSERT(n >= 1 && n <= MR);
-  if (n == MR) return tile_gradient<T, NV, MR>(rows, d, ld, panel, dw, ld_w, lanes);
-  if constexpr (MR > 1) gradient_of_rows<T, NV, MR - 1>(n, rows, d, ld, panel, dw, ld_w, lanes);
+  if (n == MR) return Products::template tile_gradient<NV, MR>(rows, d, ld, panel, dw, ld_w, lanes);
+  if constexpr (MR > 1) gradient_of_rows<T, Products, NV, MR - 1>(n, rows, d, ld, panel, dw, ld_w, lanes);
 }
 
 // dw (N, NV vectors), the last with `lanes` lanes, += d^T . source, whose columns start at `column`
-template <class T, int NV = panel_vectors(1)>
+template <class T, class Products, int NV = panel_vectors(1)>
 void panel_gradient(int vectors, int lanes, Index rows, Index N, const T* d, Index ld, const T* const* source, Index column,
                     T* panel, T* dw, Index ld_w) {
   if constexpr (NV > 1)
     if (vectors < NV)
-      return panel_gradient<T, NV - 1>(vectors, lanes, rows, N, d, ld, source, column, panel, dw, ld_w);
+      return panel_gradient<T, Products, NV - 1>(vectors, lanes, rows, N, d, ld, source, column, panel, dw, ld_w);
   constexpr int L = kLanes<T>, kRows = tile_rows(NV);
   const Index tiles = (N + kRows - 1) / kRows;
   for (Index row = 0; row < rows; row += kPanelRows) {
@@ -74,14 +41,14 @@ void panel_gradient(int vectors, int lanes, Index rows, Index N, const T* d, Ind
         store(panel + (i * NV + v) * L, load(source[row + i] + column + v * L, v + 1 < NV ? L : lanes));
     for (Index tile = 0, j = 0; tile < tiles; ++tile) {  // of even sizes, as in `for_each_tile`
       const int width = int(N / tiles + (tile < N % tiles));
-      gradient_of_rows<T, NV>(width, n, d + row * ld + j, ld, panel, dw + j * ld_w, ld_w, lanes);
+      gradient_of_rows<T, Products, NV>(width, n, d + row * ld + j, ld, panel, dw + j * ld_w, ld_w, lanes);
       j += width;
     }
   }
 }
 
 // A share of  dw (N, K) += d^T . source.  panel: scratch of kGradientPanel numbers
-template <class T>
+template <class T, class Products>
 void weight_gradient(const WorkShare* share, Index rows, Index N, Index K, const T* d, Index ld, const T* const* source,
                      T* panel, T* dw) {
   const Panels<T, 1> panels{K};
@@ -91,24 +58,24 @@ void weight_gradient(const WorkShare* share, Index rows, Index N, Index K, const
   for (Index p = first; p < end; ++p) {
     const Index column = p * panels.kUnits;
     const int vectors = panels.vectors(p), left = int(K - column - (vectors - 1) * kLanes<T>);
-    panel_gradient<T>(vectors, left < kLanes<T> ? left : kLanes<T>, rows, N, d, ld, source, column, panel, dw + column, K);
+    panel_gradient<T, Products>(vectors, left < kLanes<T> ? left : kLanes<T>, rows, N, d, ld, source, column, panel, dw + column, K);
   }
 }
 
 // Panels of the rows of W_ih (G*H, I) that belong to each of the at most two runs of columns of dgates which reach x.
 // Returns their size; only that if `panels` is null.
-template <class T> Index pack_input_gradient(InputColumns<T>& c, Index I, const T* w_ih, T* panels) {
+template <class T, class Products> Index pack_input_gradient(InputColumns<T>& c, Index I, const T* w_ih, T* panels) {
   Index size = 0;
   for (int i = 0; i < 2; ++i) {
     c.panels[i] = panels + size;
-    if (panels) pack_columns(w_ih + c.row[i] * I, I, c.K[i], I, panels + size);
+    if (panels) Products::pack_columns(w_ih + c.row[i] * I, I, c.K[i], I, panels + size);
     size += c.K[i] * Panels<T, 1>{I}.padded();
   }
   return size;
 }
 
 // A share of  dx (I,) of each row = its dgates (rows ld apart) . W_ih.  zeros: at least I of them
-template <class T>
+template <class T, class Products>
 void input_gradient(WorkShare* share, Index rows, Index I, const InputColumns<T>& c, const T* dgates, Index ld, const T* zeros,
                     T* const* dx) {
   for (int i = 0; i < 2; ++i)
@@ -120,7 +87,7 @@ void input_gradient(WorkShare* share, Index rows, Index I, const InputColumns<T>
       first[r] = dgates + (t.row + r) * ld + c.column[0], second[r] = dgates + (t.row + r) * ld + c.column[1];
       prefetch.add(dx[t.row + r] + t.unit);
     }
-    multiply<T, 1, 1, 1>(t.rows, t.vectors, zeros, 0, {second, c.K[1], c.panels[1] + t.unit * c.K[1]},
+    Products::multiply_both_columns(t.rows, t.vectors, zeros, {second, c.K[1], c.panels[1] + t.unit * c.K[1]},
                          {first, c.K[0], c.panels[0] + t.unit * c.K[0]}, t.acc, t.ld(), prefetch);
     for (int r = 0; r < t.rows; ++r)
       for (int v = 0; v < t.vectors; ++v)

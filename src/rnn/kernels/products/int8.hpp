@@ -5,7 +5,7 @@
 // A word of 32 bits holds four rows of a panel, the first in its lowest byte.  A panel is (2 + ceil(K / 4), G, units): a
 // row of scales, a row of offsets -128 (sum of q), rows of words.
 //
-// Where there is an instruction for the four products of two words (`has_vnni`), x and h are taken in fixed point.  A row
+// Where there is an instruction for the four products of two words (VNNI), x and h are taken in fixed point.  A row
 // a (K,) is  step n,  step = max |a| / 2^23 (a little more),  n whole: as good as float32 for what is added up.  n is three
 // digits to the base 256, each from -128 to 127; they are held as d + 128, which the offset makes good:
 //
@@ -43,8 +43,9 @@ template <int G> void pack_int8(const float* w, Index H, Index K, float* panels)
 FASTRNN_INLINE Vec<float> as_floats(Bits<float> whole) { return __builtin_convertvector(whole, Vec<float>); }
 FASTRNN_INLINE Vec<float> byte_of(Bits<float> words, int i) { return as_floats(words << (24 - 8 * i) >> 24); }
 
-// Vector v of row k of a panel that is `vectors` wide
-inline Vec<float> int8_column(const float* panel, Index k, Index vectors, int v) {
+// Vector v of row k of a panel that is `vectors` wide.  By itself, lest the product be fused with a sum: as it is rounded
+// here, so it is for every set
+__attribute__((noinline)) inline Vec<float> int8_column(const float* panel, Index k, Index vectors, int v) {
   constexpr int L = kLanes<float>;
   return load(panel + v * L) * byte_of(load_words(panel + ((2 + k / 4) * vectors + v) * L), int(k % 4));
 }
@@ -138,35 +139,67 @@ __attribute__((noinline)) void fixed_product(const float* fixed, Index K, const 
 
 #endif
 
-// Rows a (K,) to fixed (rows, fixed_size(K)), where there are products of that
-FASTRNN_INLINE void to_fixed([[maybe_unused]] int rows, [[maybe_unused]] const float* const* a,
-                             [[maybe_unused]] Index K, [[maybe_unused]] float* fixed) {
-#if FASTRNN_VECTOR_BYTES == 64
-  for (int r = 0; r < rows; ++r) to_fixed(a[r], K, fixed + r * fixed_size(K));
-#endif
-}
-
-// The product of G gates of a tile, row by row; vector v of it goes to slot[v] of a row of accumulators.  With `has_vnni`,
-// `fixed` (rows, fixed_size(K)) is read in place of a.
+// The product of G gates of a tile, row by row; vector v of it goes to slot[v] of a row of accumulators
 template <int G, int V = panel_vectors(G), int A, bool M>
 FASTRNN_INLINE void multiply_int8(const Tile<float, A, M>& t, const float* const* a, Index K, const float* panel,
-                                      const int* slot, bool has_vnni, float* fixed) {
+                                  const int* slot) {
   if (t.vectors == V) {
-    FASTRNN_ASSERT(a && K > 0 && panel && slot && (!has_vnni || (fixed && K <= kMostTerms)));
-    for (int r = 0; r < t.rows; ++r) {
-      float* acc = t.acc + r * t.ld();
-#if FASTRNN_VECTOR_BYTES == 64
-      if (has_vnni) {
-        fixed_product<G * V>(fixed + r * fixed_size(K), K, panel, acc, slot);
-        continue;
-      }
-#endif
-      int8_product<G * V>(a[r], K, panel, acc, slot);
-    }
+    FASTRNN_ASSERT(a && K > 0 && panel && slot);
+    for (int r = 0; r < t.rows; ++r) int8_product<G * V>(a[r], K, panel, t.acc + r * t.ld(), slot);
     return;
   }
-  if constexpr (V > 1) multiply_int8<G, V - 1>(t, a, K, panel, slot, has_vnni, fixed);
+  if constexpr (V > 1) multiply_int8<G, V - 1>(t, a, K, panel, slot);
 }
+
+// The policies, see full.hpp
+template <bool Vnni> struct Int8 {
+  static constexpr Storage kStorage = kInt8;
+  static constexpr bool kIsFull = false;
+
+  static constexpr Index panel_rows(Index K) { return int8_rows(K); }
+  template <int G> static void pack(const float* w, Index H, Index K, float* panels) { pack_int8<G>(w, H, K, panels); }
+  static Vec<float> column(const float* panel, Index k, Index vectors, int v) {
+    return int8_column(panel, k, vectors, v);
+  }
+  static void prepare(int, const float* const*, Index, float*) {}
+
+  template <int G, int A, bool M>
+  static FASTRNN_INLINE void multiply(const Tile<float, A, M>& t, const float* const* a, Index K, const float* panel,
+                                      const float*, const int* slot) {
+    multiply_int8<G>(t, a, K, panel, slot);
+  }
+};
+
+#if FASTRNN_VECTOR_BYTES == 64
+
+// As multiply_int8, of rows in fixed point (rows, fixed_size(K))
+template <int G, int V = panel_vectors(G), int A, bool M>
+FASTRNN_INLINE void multiply_fixed(const Tile<float, A, M>& t, Index K, const float* panel, const float* fixed,
+                                   const int* slot) {
+  if (t.vectors == V) {
+    FASTRNN_ASSERT(fixed && K > 0 && K <= kMostTerms && panel && slot);
+    for (int r = 0; r < t.rows; ++r)
+      fixed_product<G * V>(fixed + r * fixed_size(K), K, panel, t.acc + r * t.ld(), slot);
+    return;
+  }
+  if constexpr (V > 1) multiply_fixed<G, V - 1>(t, K, panel, fixed, slot);
+}
+
+template <> struct Int8<true> : Int8<false> {
+  // Rows a (K,) in fixed point: fixed (rows, fixed_size(K))
+  static void prepare(int rows, const float* const* a, Index K, float* fixed) {
+    FASTRNN_ASSERT(fixed);
+    for (int r = 0; r < rows; ++r) to_fixed(a[r], K, fixed + r * fixed_size(K));
+  }
+
+  template <int G, int A, bool M>
+  static FASTRNN_INLINE void multiply(const Tile<float, A, M>& t, const float* const*, Index K, const float* panel,
+                                      const float* fixed, const int* slot) {
+    multiply_fixed<G>(t, K, panel, fixed, slot);
+  }
+};
+
+#endif
 
 }  // namespace FASTRNN_ISA
 }  // namespace fastrnn
