@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 from fastrnn.reference import DropoutMasks
 
-from problems import as_pair, output_width, state_width
+from problems import output_width, state_width
+from states import as_tuple
 
 
 def leaf(torch, array):
@@ -21,7 +22,7 @@ def leaf(torch, array):
 def differentiated(torch, p, y, state, x, initial, params):
     """Back-propagate the loss of the problem and collect everything as NumPy arrays."""
     loss = (y * torch.from_numpy(p.dy)).sum()
-    loss = loss + sum((s * torch.from_numpy(d)).sum() for s, d in zip(state, as_pair(p.dstate), strict=True))
+    loss = loss + sum((s * torch.from_numpy(d)).sum() for s, d in zip(state, as_tuple(p.dstate), strict=True))
     loss.backward()
     return SimpleNamespace(
         y=y.detach().numpy(),
@@ -36,7 +37,7 @@ def run_autograd(torch, p):
     """What the layer of a problem computes, and its gradients: y, state, dx, dstate, grads."""
     layer = p.layer
     params = {name: leaf(torch, array) for name, array in layer.params.items()}
-    initial = [leaf(torch, s) for s in as_pair(p.state)]
+    initial = [leaf(torch, s) for s in as_tuple(p.state)]
     one_hot = np.issubdtype(p.x.dtype, np.integer)
     x = torch.eye(layer.input_size, dtype=torch.float64)[torch.from_numpy(p.x)] if one_hot else leaf(torch, p.x)
 

@@ -101,10 +101,6 @@ def is_lstm(layer):
     return layer.cell == "lstm"
 
 
-def as_pair(state):
-    return state if isinstance(state, tuple) else (state,)
-
-
 def problem(cell, options, how=()):
     """A layer, arguments for it, and a random loss: the sum of y * dy and of the final state * dstate."""
     rng = np.random.default_rng(20)

@@ -13,10 +13,10 @@ import pytest
 from fastrnn import interchange, reference
 from fastrnn.engine import tuning
 
-from test_layers import agree, as_tuple, assert_same_as_reference, case
-from test_segments import assert_same_bits
-from test_stream import COMPRESSED, stored_weights
-from test_threads import assert_same_for_any_number_of_threads
+from layer_cases import assert_same_as_reference, case
+from same_bits import assert_same_bits_in_segments, assert_same_for_any_number_of_threads
+from states import agree, as_state, as_tuple
+from streams import COMPRESSED, stored_weights
 
 CELLS = {
     "rnn tanh": (fastrnn.RNN, {}),
@@ -98,7 +98,7 @@ def test_a_layer_and_its_gradients_are_those_of_a_torch_module_with_layer_norm(c
     ends = [h_t, c_t][: len(dfinal)]
     loss = (y_t * torch.from_numpy(dy)).sum()
     sum([(s * torch.from_numpy(d[0])).sum() for s, d in zip(ends, dfinal, strict=True)], loss).backward()
-    dx, dstate = layer.backward(tape, dy, tuple(dfinal) if len(dfinal) == 2 else dfinal[0])
+    dx, dstate = layer.backward(tape, dy, as_state(dfinal))
     agree("y", y, y_t.detach().numpy(), TOLERANCE[dtype])
     agree("dx", dx, x_t.grad.numpy(), 4 * TOLERANCE[dtype])
     for ours, theirs in zip(as_tuple(dstate), state_t, strict=True):
@@ -191,7 +191,7 @@ def test_segments_that_run_forward_again_give_the_same_bits(cell):
         for B in (1, 3, 19):
             x, state, ragged = case(layer, rng, T=30, B=B, ragged=True, reset=True)
             for count in (1, 4, 1000):
-                assert_same_bits(layer, x, state, ragged, checkpoint=count)
+                assert_same_bits_in_segments(layer, x, state, ragged, checkpoint=count)
 
 
 @every_cell

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fastrnn.training import DivergedError, NonFinite, first_nonfinite
 
-from test_layers import CELLS, case
+from layer_cases import CELLS, case
 
 T, B, I, H = 30, 5, 3, 6
 GATES = {"gru": "rzn", "gru reset before": "rzn", "lstm": "ifgo", "lstm peephole": "ifgo"}

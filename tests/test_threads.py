@@ -1,6 +1,5 @@
 """Threads: the same bits for any number of them, from several callers at once, and in a forked child."""
 
-import copy
 import os
 import signal
 import subprocess
@@ -16,11 +15,8 @@ import pytest
 from fastrnn import _core
 from fastrnn.engine import parallel, tuning
 
-
-def assert_same_bits(results):
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
+from same_bits import assert_all_equal
+from states import as_tuple
 
 
 def in_four_threads(call):
@@ -36,17 +32,6 @@ def wait_for_all(helpers):
     together = threading.Barrier(helpers + 1)
     _core.submit(together.wait, helpers)
     together.wait(timeout=10)
-
-
-def assert_same_for_any_number_of_threads(layer, x):
-    """y, dx and all gradients of a layer that may draw at random, to the bit."""
-    results = []
-    for count in (1, 2, 3):
-        fastrnn.set_num_threads(count)
-        copied = copy.deepcopy(layer)
-        y, _, tape = copied.forward(x)
-        results.append([y, copied.backward(tape, y)[0], *copied.grads.values()])
-    assert_same_bits(results)
 
 
 def training_step(layer, x, lengths):
@@ -67,7 +52,7 @@ def test_the_same_bits_for_any_number_of_threads(cell, ragged, restore_threads):
     for count in (1, 2, 3, 8):
         fastrnn.set_num_threads(count)
         results.append(training_step(layer, x, lengths))
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize("options", [{}, {"ragged": True}, {"reverse": True}, {"batch": 1}, {"one_hot": True}], ids=str)
@@ -140,10 +125,6 @@ def all_passes(layer, x, **options):
     return [y, *as_tuple(state), layer(x, **options)[0], *gradients]
 
 
-def as_tuple(state):
-    return state if isinstance(state, tuple) else (state,)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", SHARED)
 def test_threads_that_share_the_steps_of_a_row_give_the_same_bits(name, dtype, restore_threads, gathered):
@@ -154,7 +135,7 @@ def test_threads_that_share_the_steps_of_a_row_give_the_same_bits(name, dtype, r
     for count in (1, 2, 3):
         fastrnn.set_num_threads(count)
         results.append(all_passes(layer, x))
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize("options", ["ragged", "reset", "one_hot", "few_rows", "many_rows"])
@@ -168,7 +149,7 @@ def test_threads_that_share_the_steps_of_a_batch_give_the_same_bits(name, option
     for count in (1, 2, 3):
         fastrnn.set_num_threads(count)
         results.append(all_passes(layer, x, **given))
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
@@ -184,7 +165,7 @@ def test_a_stream_whose_steps_are_shared_gives_the_same_bits_in_any_pieces(name,
         y = whole.run(x)
         np.testing.assert_array_equal(np.concatenate([pieces.run(x[:9]), pieces.run(x[9:])]), y)
         results.append([y, *as_tuple(whole.state)])
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +181,7 @@ def test_steps_that_cannot_be_shared_are_not_by_layers_and_streams_alike(cell, o
         stream = layer.stream()
         assert stream.threads == stream.copy().threads == layer.forward(x)[2].layer_passes[0][0].threads == 1
         results.append([layer(x)[0], stream.run(x), *as_tuple(stream.state)])
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize("weights", ["int8", "bfloat16"])
@@ -219,7 +200,7 @@ def test_what_may_be_shared_is_decided_by_the_weights_that_a_stream_has(weights,
         layer.compress("float32")
         assert compressed.copy().threads == refreshed.threads == (1 if weights == "int8" else 3)
         results.append([compressed.copy().run(x), refreshed.run(x)])
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 def test_helpers_may_come_at_any_time_or_never(restore_threads):
@@ -229,10 +210,10 @@ def test_helpers_may_come_at_any_time_or_never(restore_threads):
     expected = all_passes(layer, x)
     fastrnn.set_num_threads(3)
     for _ in range(20):
-        assert_same_bits([expected, all_passes(layer, x)])
+        assert_all_equal([expected, all_passes(layer, x)])
     busy = threading.Event()
     _core.submit(busy.wait, 2)  # nobody is free
-    assert_same_bits([expected, all_passes(layer, x)])
+    assert_all_equal([expected, all_passes(layer, x)])
     busy.set()
     wait_for_all(2)
 
@@ -293,7 +274,7 @@ def test_the_same_bits_for_any_number_of_threads_with_indices(input_size, ragged
     for count in (1, 2, 3, 8):
         fastrnn.set_num_threads(count)
         results.append(training_step(layer, ids, lengths))
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 def test_head_and_loss_give_the_same_bits_for_any_number_of_threads(restore_threads):
@@ -307,7 +288,7 @@ def test_head_and_loss_give_the_same_bits_for_any_number_of_threads(restore_thre
         head.zero_grad()
         loss, do = fastrnn.softmax_cross_entropy(o, np.arange(2000) % 90)
         results.append([o, np.array(loss), head.backward(tape, do), *(g.copy() for g in head.grads.values())])
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize("classes", [90, 1500])
@@ -321,7 +302,7 @@ def test_cross_entropy_gives_the_same_bits_for_any_number_of_threads(classes, re
         head.zero_grad()
         loss, dh = head.cross_entropy(h, np.arange(3500) % classes, mask=mask)
         results.append([np.array(loss), dh, *(g.copy() for g in head.grads.values())])
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 def test_several_callers_at_once_share_a_layer(restore_threads):
