@@ -29,7 +29,7 @@ LARGE: dict[str, tuple[str, tuple[int, ...], dict[str, Any], tuple[str, ...], di
     "rnn shared": ("rnn", (60, 3, 96, 200), {}, (), {}),
     "gru divided": ("gru", (40, 48, 40, 72), {}, (), {}),
     "gru ragged, divided": ("gru", (40, 48, 40, 72), {}, ("lengths",), {}),
-    "lstm layers at once": ("lstm", (120, 4, 48, 80), {"num_layers": 3}, (), {}),
+    "lstm pipelined layers": ("lstm", (120, 4, 48, 80), {"num_layers": 3}, (), {}),
     "lstm both directions": ("lstm", (50, 20, 30, 50), {"bidirectional": True, "num_layers": 2}, ("lengths",), {}),
     "lstm segments": ("lstm", (300, 6, 24, 40), {"num_layers": 2, "dropout": 0.2}, ("lengths",), {"checkpoint": 4}),
     "gru segments": ("gru", (300, 2, 24, 40), {"num_layers": 2, "zoneout": 0.2}, (), {"checkpoint": "auto"}),
@@ -58,7 +58,7 @@ def checksums() -> dict[str, str]:
 
 
 def _case(
-    crc: int, cell: str, sizes: tuple[int, ...], options: dict[str, Any], how: tuple[str, ...] = (), kept: Any = None
+    crc: int, cell: str, sizes: tuple[int, ...], options: dict[str, Any], how: tuple[str, ...] = (), saving: Any = None
 ) -> int:
     """The checksum, after crc, of inference, training and streaming by one layer."""
     T, B, I, H = sizes
@@ -75,7 +75,7 @@ def _case(
         keywords["reset"] = rng.random(axes) < 0.1
     y, state = layer(x, **keywords)
     state = tuple(array[...] for array in as_tuple(state))
-    again, final, tape = layer.forward(x, as_state(state), **keywords, **(kept or {}))
+    again, final, tape = layer.forward(x, as_state(state), **keywords, **(saving or {}))
     dstate = as_state(tuple(rng.standard_normal(array.shape).astype(layer.dtype) for array in state))
     dx, dinitial = layer.backward(tape, rng.standard_normal(y.shape).astype(layer.dtype), dstate)
     arrays = [y, *state, again, *as_tuple(final), *as_tuple(dinitial), *layer.grads.values()]

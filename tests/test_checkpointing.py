@@ -60,7 +60,7 @@ def test_segments_begin_where_chunks_of_products_do(cell):
         assert_same_bits_in_segments(layer, *case(layer, np.random.default_rng(0), T=T, B=1), checkpoint=4)
 
 
-# For these, a segment is walked through all layers. 3,800 rows of 60 units are 4 to 30 chunks of steps, in a ragged
+# For these, a segment goes through all layers. 3,800 rows of 60 units are 4 to 30 chunks of steps, in a ragged
 # batch half as many
 STACKED = {
     "plain": ({}, {}),
@@ -70,8 +70,8 @@ STACKED = {
     "one-hot": ({}, {"ragged": True, "one_hot": True}),
     "dropout": ({"dropout": 0.4}, {}),
     "dropout, ragged, reversed": ({"dropout": 0.4, "reverse": True}, {"ragged": True, "reset": True}),
-    "noise": ({"dropout": 0.3, **DROPOUTS}, {"ragged": True}),
-    "noise, reversed": ({"dropout": 0.3, "reverse": True, **DROPOUTS}, {"ragged": True, "reset": True}),
+    "all dropouts": ({"dropout": 0.3, **DROPOUTS}, {"ragged": True}),
+    "all dropouts, reversed": ({"dropout": 0.3, "reverse": True, **DROPOUTS}, {"ragged": True, "reset": True}),
     "zoneout": ({"zoneout": 0.2}, {"ragged": True, "reset": True}),
     "zoneout, reversed": ({"zoneout": 0.3, "dropout": 0.2, "reverse": True}, {}),
 }
@@ -85,10 +85,11 @@ def stack_case(layer, rng, B, **variant):
 
 @pytest.mark.parametrize(
     ("stack", "dtype"),
-    [(stack, "float32") for stack in STACKED] + [(stack, "float64") for stack in ("ragged, reset", "noise, reversed")],
+    [(stack, "float32") for stack in STACKED]
+    + [(stack, "float64") for stack in ("ragged, reset", "all dropouts, reversed")],
 )
 @pytest.mark.parametrize("cell", CELLS)
-def test_stacks_walked_in_segments_give_the_same_bits(cell, stack, dtype):
+def test_stacks_whose_segments_go_through_all_layers_give_the_same_bits(cell, stack, dtype):
     (kind, options), (own, variant) = CELLS[cell], STACKED[stack]
     rng = np.random.default_rng(len(cell) + len(stack))
     for B, num_layers, count in ((FEW_ROWS, 2, 1000), (MANY_ROWS, 3, 3)):
@@ -199,11 +200,11 @@ def test_segments_differ_by_a_chunk_at_most():
     assert set(np.diff(tape.stacks[0][0].begin)) == {4 * 1024, 5 * 1024}
 
 
-@pytest.mark.parametrize("noise", [{}, {"dropout": 0.3, "zoneout": 0.1, **DROPOUTS}], ids=["plain", "noise"])
+@pytest.mark.parametrize("dropouts", [{}, {"dropout": 0.3, "zoneout": 0.1, **DROPOUTS}], ids=["plain", "dropouts"])
 @pytest.mark.parametrize("cell", ["rnn tanh", "rnn softsign, clip", "gru", "lstm"])
-def test_memory_of_long_sequences_through_a_stack_is_a_twentieth(cell, noise):
+def test_memory_of_long_sequences_through_a_stack_is_a_twentieth(cell, dropouts):
     kind, options = CELLS[cell]
-    layer = kind(64, 64, 2, **options, **noise, rng=0)
+    layer = kind(64, 64, 2, **options, **dropouts, rng=0)
     x = np.random.default_rng(0).normal(size=(100_000, 1, 64)).astype(np.float32)
     dy = np.ones_like(x)
     plain, segmented = held_memory(layer, x, dy), held_memory(layer, x, dy, checkpoint="auto")
@@ -227,20 +228,20 @@ def test_memory_limit_is_kept(cell, share):
     assert held_memory(layer, x, dy, memory_limit=int(share * plain)) < share * plain + 8 * len(x) + 25_000
 
 
-def test_memory_limit_is_that_of_all_layers_directions_and_walks_together():
+def test_memory_limit_is_that_of_all_layers_directions_and_shards_together():
     layer = fastrnn.LSTM(64, 64, 2, bidirectional=True, rng=0)
     tape = layer.forward(np.ones((500, 40, 64), np.float32), memory_limit=10**7)[2]
-    columns = [column for layer in tape.stacks for column in layer]
-    assert len(columns) > 4
-    assert sum(column.memory(len(column.begin) - 1) for column in columns) <= 10**7
+    stacks = [stack for of_layer in tape.stacks for stack in of_layer]
+    assert len(stacks) > 4
+    assert sum(stack.memory(len(stack.begin) - 1) for stack in stacks) <= 10**7
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2])
-@pytest.mark.parametrize("noise", [{}, {"dropout": 0.3, "zoneout": 0.1, **DROPOUTS}], ids=["plain", "noise"])
+@pytest.mark.parametrize("dropouts", [{}, {"dropout": 0.3, "zoneout": 0.1, **DROPOUTS}], ids=["plain", "dropouts"])
 @pytest.mark.parametrize("cell", ["rnn tanh", "lstm"])
-def test_memory_limit_of_a_stack_covers_what_is_between_layers(cell, noise, share):
+def test_memory_limit_of_a_stack_covers_what_is_between_layers(cell, dropouts, share):
     kind, options = CELLS[cell]
-    layer = kind(64, 64, 3, **options, **noise, rng=0)
+    layer = kind(64, 64, 3, **options, **dropouts, rng=0)
     x = np.random.default_rng(0).normal(size=(20_000, 1, 64)).astype(np.float32)
     dy = np.ones_like(x)
     plain = held_memory(layer, x, dy)
@@ -403,10 +404,10 @@ def test_segments_work_at_the_same_time_unless_there_is_zoneout(dropped, restore
     """What the test before this one finds only when threads meet."""
     fastrnn.set_num_threads(2)
     layer = fastrnn.LSTM(8, 64, 2, **dropped, rng=0)
-    run, at_once = parallel.run, []
-    monkeypatch.setattr(parallel, "run", lambda tasks: at_once.append(len(tasks)) or run(tasks))
+    run, tasks_of_runs = parallel.run, []
+    monkeypatch.setattr(parallel, "run", lambda tasks: tasks_of_runs.append(len(tasks)) or run(tasks))
     assert_same_bits_in_segments(layer, np.ones((1500, 2, 8), np.float32), None, {}, checkpoint=5)
-    assert max(at_once) == (1 if "zoneout" in dropped else 2)
+    assert max(tasks_of_runs) == (1 if "zoneout" in dropped else 2)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

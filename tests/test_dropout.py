@@ -44,14 +44,14 @@ def test_mask_is_where_a_part_of_the_numbers_is_below_p(p, bits):
     np.testing.assert_array_equal(mask.whole(400), parts < np.rint(p * 2**bits))
 
 
-def layer_of(cell, *args, noise=(DROPOUTS, ZONEOUT), **options):
+def layer_of(cell, *args, drops=(DROPOUTS, ZONEOUT), **options):
     kind, own = CELLS[cell]
-    given = {name: p for each in noise for name, p in each.items() if kind is fastrnn.LSTM or name != "zoneout_cell"}
+    given = {name: p for each in drops for name, p in each.items() if kind is fastrnn.LSTM or name != "zoneout_cell"}
     return kind(*args, **own, **given, **options)
 
 
 @every_cell
-def test_training_with_all_noise_is_what_the_reference_is(cell, instructions):
+def test_training_with_all_dropout_is_what_the_reference_is(cell, instructions):
     rng = np.random.default_rng(3)
     for dtype in ("float32", "float64"):
         layer = layer_of(cell, 6, 21, num_layers=2, bidirectional=True, dropout=0.2, dtype=dtype, rng=rng)
@@ -60,7 +60,7 @@ def test_training_with_all_noise_is_what_the_reference_is(cell, instructions):
 
 
 @every_cell
-def test_noise_is_right_in_batches_that_are_cut_and_over_many_chunks_of_steps(cell):
+def test_dropout_is_right_in_batches_that_are_cut_and_over_many_chunks_of_steps(cell):
     rng = np.random.default_rng(4)
     layer = layer_of(cell, 5, 64, dtype="float64", rng=rng)
     assert tuning.shard_count(layer.spec.step_work, 60, 70) > 1
@@ -84,10 +84,10 @@ def test_inference_drops_nothing_and_takes_the_mean_of_zoneout(cell, dtype):
 
 @every_cell
 def test_inference_with_dropout_is_that_of_a_plain_layer(cell):
-    noisy = layer_of(cell, 6, 21, noise=(DROPOUTS,), rng=0)
-    plain = layer_of(cell, 6, 21, noise=(), rng=0)
+    dropping = layer_of(cell, 6, 21, drops=(DROPOUTS,), rng=0)
+    plain = layer_of(cell, 6, 21, drops=(), rng=0)
     x = np.random.default_rng(1).standard_normal((9, 5, 6), dtype=np.float32)
-    np.testing.assert_array_equal(noisy(x)[0], plain(x)[0])
+    np.testing.assert_array_equal(dropping(x)[0], plain(x)[0])
 
 
 @three_cells
@@ -110,11 +110,11 @@ def test_the_same_bits_for_any_number_of_threads(kind, restore_threads):
 
 @pytest.mark.parametrize("name", [*DROPOUTS, *ZONEOUT, "all"])
 @every_cell
-def test_segments_that_run_forward_again_meet_the_same_noise(cell, name):
-    noise = (DROPOUTS, ZONEOUT) if name == "all" else ({name: 0.3},)
+def test_segments_that_run_forward_again_meet_the_same_masks(cell, name):
+    drops = (DROPOUTS, ZONEOUT) if name == "all" else ({name: 0.3},)
     rng = np.random.default_rng(9)
     for stack in ({"num_layers": 2}, {"bidirectional": True, "batch_first": True}):
-        layer = layer_of(cell, 6, 21, noise=noise, **stack, rng=rng)
+        layer = layer_of(cell, 6, 21, drops=drops, **stack, rng=rng)
         for B in (1, 3, 19):
             x, state, ragged = case(layer, rng, 30, B, ragged=True)
             x = x.swapaxes(0, 1) if layer.batch_first else x
@@ -124,7 +124,7 @@ def test_segments_that_run_forward_again_meet_the_same_noise(cell, name):
 
 
 @three_cells
-def test_layers_that_drop_are_not_run_at_once_but_those_of_inference_are(kind):
+def test_layers_that_drop_are_not_pipelined_but_those_of_inference_are(kind):
     rng = np.random.default_rng(10)
     x = rng.standard_normal((500, 3, 64), dtype=np.float32)
     for name, p in (*DROPOUTS.items(), ("zoneout", 0.25)):
@@ -167,15 +167,15 @@ def test_compressed_streams_take_the_mean_of_zoneout(cell, weights):
     rng = np.random.default_rng(13)
     kind, own = CELLS[cell]
     layer = layer_of(cell, 6, 37, rng=rng)
-    noise = {name: getattr(layer, name) for name in ZONEOUT if hasattr(layer, name)}
+    zoneout = {name: getattr(layer, name) for name in ZONEOUT if hasattr(layer, name)}
     layer.compress(weights)
     x, _, _ = case(layer, rng, STEPS, 3)
-    expected = with_stored_weights(layer, kind, own | noise)(x)[0]
+    expected = with_stored_weights(layer, kind, own | zoneout)(x)[0]
     agree("y", layer.stream(3).run(x), expected, TOLERANCE["float32"])
 
 
 @three_cells
-def test_the_search_for_values_that_are_not_finite_goes_through_noise_and_leaves_gradients(kind):
+def test_the_search_for_values_that_are_not_finite_goes_through_dropout_and_leaves_gradients(kind):
     layer = kind(6, 21, 2, **DROPOUTS, zoneout=0.25, rng=0)
     y, _, tape = layer.forward(np.ones((9, 5, 6), np.float32))
     layer.backward(tape, y)
@@ -185,7 +185,7 @@ def test_the_search_for_values_that_are_not_finite_goes_through_noise_and_leaves
         np.testing.assert_array_equal(g, was)
 
 
-def test_a_tape_may_be_walked_twice():
+def test_backward_may_take_a_tape_twice():
     layer = fastrnn.LSTM(6, 21, **DROPOUTS, **ZONEOUT, rng=0)
     y, _, tape = layer.forward(np.ones((9, 5, 6), np.float32))
     first, second = (layer.backward(tape, y)[0] for _ in range(2))
@@ -299,7 +299,7 @@ def test_a_probability_lies_between_zero_and_one(name, bad, error):
 
 
 @pytest.mark.parametrize("name", [*DROPOUTS, "zoneout", "zoneout_cell"])
-def test_a_saved_layer_has_its_noise(name, tmp_path):
+def test_a_saved_layer_has_its_dropout(name, tmp_path):
     layer = fastrnn.LSTM(6, 8, **{name: 0.25}, rng=0)
     interchange.save_safetensors(tmp_path / "layer", layer)
     assert getattr(interchange.load_safetensors(tmp_path / "layer"), name) == 0.25

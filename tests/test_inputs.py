@@ -171,7 +171,7 @@ def test_broadcast_arrays_are_read_like_their_copies(kind, axes):
     assert_same(train(layer, x, state, dy, state), expected)
 
 
-def test_what_the_kernels_walk_is_aligned():
+def test_what_the_kernels_read_is_aligned():
     # x86 forgives unaligned reads, other machines do not
     for name, lay_out in LAYOUTS.items():
         array = kernel_ready(lay_out(np.zeros((T, B, I))))
@@ -180,14 +180,14 @@ def test_what_the_kernels_walk_is_aligned():
         assert not any(stride % array.itemsize for stride in array.strides), name
 
 
-def test_an_array_that_can_be_walked_is_not_copied():
+def test_an_array_that_the_kernels_can_read_is_not_copied():
     x = np.zeros((B, T, I)).swapaxes(0, 1)[::-1, ::2]
     assert kernel_ready(x) is x
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 @pytest.mark.parametrize(("T", "B"), [(7, 0), (7, 5), (5, 40)])
-def test_walks_deal_out_a_ragged_batch_by_falling_length(T, B, parts):
+def test_shards_deal_out_a_ragged_batch_by_falling_length(T, B, parts):
     lengths = np.random.default_rng(T + B).integers(0, T + 1, B)
     order = np.argsort(-lengths, kind="stable")
     for part, shard in enumerate(_core.shards(T, B, lengths, parts)):
@@ -199,19 +199,19 @@ def test_walks_deal_out_a_ragged_batch_by_falling_length(T, B, parts):
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 @pytest.mark.parametrize(("T", "B"), [(0, 4), (1, 1), (7, 0), (7, 5), (5, 40)])
-def test_walks_deal_out_a_regular_batch_in_blocks_of_much_the_same_size(T, B, parts):
+def test_shards_deal_out_a_regular_batch_in_blocks_of_much_the_same_size(T, B, parts):
     for lengths in (None, np.full(B, T)):
-        walks = _core.shards(T, B, lengths, parts)
-        np.testing.assert_array_equal(np.concatenate([shard.sorted_indices for shard in walks]), np.arange(B))
-        assert {shard.n for shard in walks} <= {B // parts, -(-B // parts)}
-        assert walks[0].n == -(-B // parts)
-        for shard in walks:
+        shards = _core.shards(T, B, lengths, parts)
+        np.testing.assert_array_equal(np.concatenate([shard.sorted_indices for shard in shards]), np.arange(B))
+        assert {shard.n for shard in shards} <= {B // parts, -(-B // parts)}
+        assert shards[0].n == -(-B // parts)
+        for shard in shards:
             np.testing.assert_array_equal(shard.lengths, T)
             np.testing.assert_array_equal(shard.first_row(np.arange(T + 1)), np.arange(T + 1) * shard.n)
 
 
 @pytest.mark.parametrize("lengths", [None, [7, 7, 7, 7, 7], [7, 2, 7, 0, 3], [2, 1, 5, 0, 5]])
-def test_a_walk_knows_step_and_sequence_of_each_packed_row(lengths):
+def test_a_shard_knows_step_and_sequence_of_each_packed_row(lengths):
     T, B = 7, 5
     lengths = None if lengths is None else np.array(lengths)
     (shard,) = _core.shards(T, B, lengths, 1)
@@ -227,7 +227,7 @@ def test_a_walk_knows_step_and_sequence_of_each_packed_row(lengths):
     np.testing.assert_array_equal(shard.packed(window[2:], 2, 5), window[steps, places][(steps >= 2) & (steps < 5)])
 
 
-def test_a_walk_of_full_length_keeps_nothing_for_each_step():
+def test_a_shard_of_full_length_keeps_nothing_for_each_step():
     for lengths in (None, np.array([10**6, 10**6])):
         tracemalloc.start()
         (shard,) = _core.shards(10**6, 2, lengths, 1)

@@ -62,11 +62,11 @@ def steps_for(call, T):
 
 
 LAYERS = {
-    "one walk": (lambda: fastrnn.LSTM(1, 64, rng=0), 1),
-    "walks of a batch": (lambda: fastrnn.GRU(1, 256, rng=0), 32),
+    "one shard": (lambda: fastrnn.LSTM(1, 64, rng=0), 1),
+    "shards of a batch": (lambda: fastrnn.GRU(1, 256, rng=0), 32),
     "directions": (lambda: fastrnn.RNN(1, 64, bidirectional=True, rng=0), 2),
-    "many short walks": (lambda: fastrnn.LSTM(1, 128, bidirectional=True, rng=0), 128),
-    "layers at once": (lambda: fastrnn.GRU(1, 64, num_layers=3, rng=0), 1),
+    "many short shards": (lambda: fastrnn.LSTM(1, 128, bidirectional=True, rng=0), 128),
+    "pipelined layers": (lambda: fastrnn.GRU(1, 64, num_layers=3, rng=0), 1),
     "units of each step": (lambda: fastrnn.LSTM(1, 300, rng=0), 1),
     "layer normalisation": (lambda: fastrnn.LSTM(1, 64, layer_norm=True, rng=0), 1),
 }

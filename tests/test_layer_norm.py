@@ -1,6 +1,6 @@
 """Layer normalisation in the cells: against torch's autograd, the reference, and all that a layer can be asked to do.
 
-Finite differences, autograd of the reference, and both with noise, resets and stacks: the cases "...-norm..." of
+Finite differences, autograd of the reference, and both with dropout, resets and stacks: the cases "...-norm..." of
 problems.py, in test_gradients.py and test_reference.py.
 """
 
@@ -25,7 +25,7 @@ CELLS = {
     "lstm": (fastrnn.LSTM, {}),
 }
 TOLERANCE = {"float32": 5e-5, "float64": 1e-12}  # where a row varies little, its norm magnifies the rounding
-NOISE = {"weight_dropout": 0.3, "input_dropout": 0.4, "recurrent_dropout": 0.3, "zoneout": 0.25}
+DROPOUTS = {"weight_dropout": 0.3, "input_dropout": 0.4, "recurrent_dropout": 0.3, "zoneout": 0.25}
 every_cell = pytest.mark.parametrize("cell", CELLS)
 
 
@@ -129,10 +129,10 @@ def test_it_is_right_in_batches_that_are_cut_and_over_many_chunks_of_input_produ
 
 @pytest.mark.parametrize("stack", [{}, {"bidirectional": True, "batch_first": True}, {"reverse": True}])
 @every_cell
-def test_noise_goes_with_it(cell, stack):
+def test_dropout_goes_with_it(cell, stack):
     rng = np.random.default_rng(5)
     own = {"zoneout_cell": 0.3} if cell == "lstm" else {}
-    layer = layer_of(cell, 6, 21, 2, **NOISE, **own, **stack, dtype="float64", rng=rng)
+    layer = layer_of(cell, 6, 21, 2, **DROPOUTS, **own, **stack, dtype="float64", rng=rng)
     x, state, keywords = case(layer, rng, T=9, B=5, ragged=True)
     x = x.swapaxes(0, 1) if layer.batch_first else x
     y, _, tape = layer.forward(x, state, **keywords)
@@ -197,7 +197,7 @@ def test_segments_that_run_forward_again_give_the_same_bits(cell):
 @every_cell
 def test_the_same_bits_for_any_number_of_threads(cell, restore_threads):
     rng = np.random.default_rng(8)
-    for T, B in ((20, 67), (500, 3)):  # divided; layers at once
+    for T, B in ((20, 67), (500, 3)):  # in shards; pipelined
         layer = layer_of(cell, 64, 64, 2, rng=rng)
         assert_same_for_any_number_of_threads(layer, rng.standard_normal((T, B, 64), dtype=np.float32))
 

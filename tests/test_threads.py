@@ -27,10 +27,10 @@ def in_four_threads(call):
         caller.join()
 
 
-def wait_for_all(helpers):
+def wait_for_all(workers):
     """Returns when so many threads of the pool are there to work; else an error."""
-    together = threading.Barrier(helpers + 1)
-    _core.submit(together.wait, helpers)
+    together = threading.Barrier(workers + 1)
+    _core.submit(together.wait, workers)
     together.wait(timeout=10)
 
 
@@ -57,7 +57,7 @@ def test_the_same_bits_for_any_number_of_threads(cell, ragged, restore_threads):
 
 @pytest.mark.parametrize("options", [{}, {"ragged": True}, {"reverse": True}, {"batch": 1}, {"one_hot": True}], ids=str)
 @pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])
-def test_layers_of_a_stack_that_run_at_once_do_what_each_does_alone(cell, options, restore_threads):
+def test_pipelined_layers_of_a_stack_do_what_each_does_alone(cell, options, restore_threads):
     rng, B, H = np.random.default_rng(0), options.get("batch", 7), 96
     T = 1050 // B
     stack = getattr(fastrnn, cell)(24, H, num_layers=3, reverse=options.get("reverse", False), rng=rng)
@@ -85,7 +85,7 @@ def test_layers_of_a_stack_that_run_at_once_do_what_each_does_alone(cell, option
         for _ in range(3):
             y, _, tape = stack.forward(x, lengths=lengths)
             np.testing.assert_array_equal(stack(x, lengths=lengths)[0], y)
-            for _ in range(2):  # a tape may be walked again
+            for _ in range(2):  # backward may take a tape again
                 stack.zero_grad()
                 dx, _ = stack.backward(tape, dy)
             for a, b in zip(expected, [y, *([] if one_hot else [dx]), *stack.grads.values()], strict=True):
@@ -109,7 +109,7 @@ SHARED = {
 
 @pytest.fixture
 def gathered():
-    """Each job and each crew begins when all its helpers have come, whatever else the machine does."""
+    """Each job and each team begins when all its workers have come, whatever else the machine does."""
     _core.gather_workers(True)
     yield
     _core.gather_workers(False)
@@ -203,7 +203,7 @@ def test_what_may_be_shared_is_decided_by_the_weights_that_a_stream_has(weights,
     assert_all_equal(results)
 
 
-def test_helpers_may_come_at_any_time_or_never(restore_threads):
+def test_workers_may_come_at_any_time_or_never(restore_threads):
     layer = SHARED["LSTM"]("float32")
     x = np.random.default_rng(1).normal(size=(43, 1, 40)).astype(np.float32)
     fastrnn.set_num_threads(1)
@@ -249,10 +249,10 @@ def test_a_forked_child_shares_steps_with_threads_of_its_own(restore_threads):
     np.testing.assert_array_equal(layer(x)[0], expected)
 
 
-def test_an_error_in_a_walk_sends_its_helpers_away(restore_threads):
+def test_an_error_in_a_team_sends_its_workers_away(restore_threads):
     fastrnn.set_num_threads(3)
 
-    def fail(crew):
+    def fail(team):
         raise MemoryError("none left")
 
     with pytest.raises(MemoryError, match="none left"):
@@ -347,7 +347,7 @@ def test_an_error_in_a_task_reaches_the_caller(restore_threads):
             parallel.run([lambda: 1, fail, lambda: 2])
 
 
-def test_an_error_in_a_helper_reaches_the_caller_and_the_helper_goes_on(restore_threads):
+def test_an_error_in_a_worker_reaches_the_caller_and_the_worker_goes_on(restore_threads):
     fastrnn.set_num_threads(2)
     caller, both = threading.get_ident(), threading.Barrier(2)
 

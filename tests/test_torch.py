@@ -204,9 +204,9 @@ def test_every_option_gives_what_autograd_gives(case):
     p = problem(*CASES[case])
     layer = CLASSES[p.layer.cell](I, H, **CASES[case][1], dtype="float64")
     layer.load_state_dict(p.layer.params)
-    noisy = p.call.pop("noise", None) is not None
+    drops = p.call.pop("noise", None) is not None
     y, state, tape = layer.forward(p.x, p.state, **p.call)
-    if noisy:  # the layer drew its own
+    if drops:  # the layer drew its own
         p.call["noise"] = tape.masks
     theirs = run_autograd(torch, p)
     dx, dstate = layer.backward(tape, p.dy, p.dstate)

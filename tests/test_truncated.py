@@ -158,7 +158,7 @@ def test_layouts_give_the_same_updates(k1, k2):
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_unbatched_indices_are_walked(batch_first):
+def test_unbatched_indices_are_taken(batch_first):
     ids = np.random.default_rng(0).integers(0, I, T)
     layer = make("lstm", batch_first=batch_first)
     updates = list(tbptt(layer, [(ids, np.ones((T, H)))], loss, k1=5, k2=8))
