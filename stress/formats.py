@@ -15,11 +15,11 @@ from unittest import mock
 
 import fastrnn
 import numpy as np
-from fastrnn import cli, training
+from fastrnn import cli
 from fastrnn.interchange import from_onnx, load_safetensors, save_safetensors, to_onnx
 from fastrnn.optim import SGD, Adam, AdamW, RMSprop
 from fastrnn.text.language_model import LanguageModel
-from fastrnn.training import load_checkpoint, save_checkpoint
+from fastrnn.training import load_checkpoint, save_checkpoint, trainer
 
 from .mutations import Rng, mutated, mutated_safetensors
 
@@ -156,7 +156,7 @@ class Trainings(Format):
                 save_checkpoint(path, *arguments, **options)
                 written.append(Path(path).read_bytes())
 
-            with mock.patch.object(training, "save_checkpoint", save):
+            with mock.patch.object(trainer, "save_checkpoint", save):
                 _fit(LanguageModel(cell, 3, rng=0), checkpoint=folder / "checkpoint")
             self.files += written[1:]
         self.models: list[LanguageModel] = []
