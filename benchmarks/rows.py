@@ -59,15 +59,15 @@ class Row:
         return least / self.seconds["fastrnn"] if least and "fastrnn" in self.timings else None
 
     def as_json(self) -> dict[str, Any]:
+        """The medians and what follows from them; samples are not kept."""
         _, T, B, I, H, _ = self.problem.shape
-        return {
+        figures = {
             "kind": self.problem.kind,
             "cell": self.problem.cell,
             "shape": self.problem.shape.name,
             **{"T": T, "B": B, "I": I, "H": H},
             "flops": self.problem.flops,
             "microseconds": {name: seconds * 1e6 for name, seconds in self.seconds.items()},
-            "samples": {name: [s * 1e6 for s in timing.samples] for name, timing in self.timings.items()},
             "cores_used": {name: timing.cores_used for name, timing in self.timings.items()},
             "variants": self.variants,
             "skipped": self.skipped,
@@ -80,6 +80,14 @@ class Row:
             "ceiling_microseconds": self.least_seconds and self.least_seconds * 1e6,
             "of_ceiling": self.of_ceiling,
         }
+        return {name: _in_seven_digits(value) for name, value in figures.items()}
+
+
+def _in_seven_digits(value: Any) -> Any:
+    """Floats, also those of a dict; anything else as it is."""
+    if isinstance(value, dict):
+        return {name: _in_seven_digits(each) for name, each in value.items()}
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def run_row(problem: Problem, contenders: Mapping[str, Contender], threads: int, effort: Effort) -> Row:

@@ -114,8 +114,15 @@ def warn_of_extra_threads(rows: list[Any], threads: int) -> None:
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.write_text(as_text(results))
     print(f"figures: {path}")
+
+
+def as_text(results: dict[str, Any]) -> str:
+    """JSON with one line for each row of the table, so that the files of two runs can be compared line by line."""
+    rows = ",\n".join(f"  {json.dumps(row)}" for row in results["rows"])
+    head = json.dumps({name: value for name, value in results.items() if name != "rows"}, indent=1)
+    return f'{head.removesuffix("}").rstrip()},\n "rows": [\n{rows}\n ]\n}}\n'
 
 
 if __name__ == "__main__":

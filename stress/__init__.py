@@ -4,7 +4,7 @@
     files      mutations of every format that is read: an error within a second and within bounded memory, or a load
     kills      SIGKILL and full disks during every kind of save: the old file or the new one, whole
     signals    Ctrl-C at random moments: nothing hangs, and what comes after is right
-    threads    many callers, streams and forks, helpers that come each time: the bits of one thread
+    threads    many callers, streams and forks, workers that come each time: the bits of one thread
     memory     resident memory over many calls; an allocator that fails at the n-th allocation
 
 Each is a command with a time limit and a seed that it prints, `python -m stress.calls --seconds 60 --seed 7`; see

@@ -115,11 +115,11 @@ def inference_of_reference(layer: Any, call: Any, precision: Precision) -> Outco
 def training_of_reference(layer: Any, call: Any, tape: Any, dy: Any, dstate: Any, precision: Precision) -> Outcome:
     """With what the layer dropped, as its tape has it. dy None: zeros."""
     other, cast, same = stand_in(layer, precision), precision.cast, Precision(precision.dtype).cast
-    y, state, walked = reference.forward(
+    y, state, tape_of_reference = reference.forward(
         other, cast(call.x), cast(call.state), **call.keywords,
         dropout_masks=[same(mask) for mask in tape.between[:-1]] if layer.dropout else None,
         noise=[[DropoutMasks(*(same(mask) for mask in each)) for each in directions] for directions in tape.masks],
     )  # fmt: skip
     dy = np.zeros(y.shape, precision.dtype) if dy is None else cast(dy)
-    dx, dinitial, grads = reference.backward(other, walked, dy, cast(dstate))
+    dx, dinitial, grads = reference.backward(other, tape_of_reference, dy, cast(dstate))
     return named(y, state, dx, dinitial, grads)

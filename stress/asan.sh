@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The tests on a build with the address and undefined-behaviour sanitizers. Their first report ends the run.
 #
-#   stress/asan.sh                                  the whole test suite but for the packaging tests
+#   stress/asan.sh                                  the test suite, but for what is said below
 #   stress/asan.sh -m pytest -x tests/test_math.py  Python with these arguments
 #
 # The packaging tests start Pythons of their own, without the sanitizers' run time, and the native ones build without.
+# environment.sh says which others are left out.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -33,25 +33,25 @@ def arrays_of_calls(judge: Judge) -> None:
     def inferred(x: Any = call.x, state: Any = None, **keywords: Any) -> tuple[Any, ...]:
         return flat(layer(x, state, **keywords))
 
-    def same_noise() -> None:
+    def same_masks() -> None:
         layer._rng.bit_generator.state = drawn
         layer.zero_grad()
 
     run = pick(rng, (inferred, trained))
     places = [
-        Place("x", call.x, run, 3, undo=same_noise),
-        Place("lengths", lengths, lambda value: run(lengths=value), 1, True, same_noise),
-        Place("reset", reset, lambda value: run(reset=value), 2, True, same_noise),
-        *state_places("the state", state, lambda value: run(state=value), same_noise),
+        Place("x", call.x, run, 3, undo=same_masks),
+        Place("lengths", lengths, lambda value: run(lengths=value), 1, True, same_masks),
+        Place("reset", reset, lambda value: run(reset=value), 2, True, same_masks),
+        *state_places("the state", state, lambda value: run(state=value), same_masks),
     ]
     y, _, tape = layer.forward(call.x, state, lengths=lengths)
-    same_noise()
+    same_masks()
     dy, dstate = rng.standard_normal(y.shape).astype(layer.dtype), random_state(rng, layer, call.B)
-    places.append(Place("dy", dy, lambda value: flat(layer.backward(tape, value)), 3, True, same_noise))
-    places += state_places("dstate", dstate, lambda value: flat(layer.backward(tape, dy, value)), same_noise)
+    places.append(Place("dy", dy, lambda value: flat(layer.backward(tape, value)), 3, True, same_masks))
+    places += state_places("dstate", dstate, lambda value: flat(layer.backward(tape, dy, value)), same_masks)
     for _ in range(14):
         judge.place(pick(rng, places))
-    indices(judge, rng.integers(0, layer.input_size, call.x.shape[:2]), run, same_noise)
+    indices(judge, rng.integers(0, layer.input_size, call.x.shape[:2]), run, same_masks)
     lengths_out_of_range(judge, lengths, call.T, lambda value: run(lengths=value))
     judge.still_works()
 
@@ -138,8 +138,8 @@ def tapes(judge: Judge) -> None:
     y, _, tape = layer.forward(call.x, call.state, **call.keywords, **keep)
     dy = np.ones_like(y)
     other = copy.deepcopy(layer).forward(call.x, call.state, **call.keywords)[2]
-    walked = reference.forward(layer, call.x, call.state, **with_signed_lengths(call.keywords))[2]
-    foreign = (None, 5, "tape", (), y, other, walked, {}, object, tape.batch)
+    of_reference = reference.forward(layer, call.x, call.state, **with_signed_lengths(call.keywords))[2]
+    foreign = (None, 5, "tape", (), y, other, of_reference, {}, object, tape.batch)
     judge.each("a tape that is", foreign, lambda value: layer.backward(value, dy))
     judge.each("a copy of a tape by", (copy.deepcopy, pickle.dumps), lambda handle: handle(tape), "either")
     judge.each(

@@ -28,6 +28,7 @@ import fastrnn
 import numpy as np
 
 from .campaign import Cases, main
+from .layers import as_tuple
 
 HANG = 30  # seconds
 IN_A_CHILD = 10  # interrupts
@@ -199,7 +200,7 @@ class Inference:
 
     def call(self) -> list[np.ndarray]:
         y, state = self.layer(self.x)
-        return [y, *(state if isinstance(state, tuple) else (state,))]
+        return [y, *as_tuple(state)]
 
     def wrong_after_interrupt(self) -> str:
         return "" if digest(self.x, *self.layer.params.values()) == self.before else "x or parameters have changed"
@@ -222,8 +223,7 @@ class Streaming:
         self.restore()
 
     def _state(self) -> tuple[np.ndarray, ...]:
-        state = self.stream.state
-        return state if isinstance(state, tuple) else (state,)
+        return as_tuple(self.stream.state)
 
     def call(self) -> list[np.ndarray]:
         return [self.stream.run(self.block)]
@@ -297,7 +297,7 @@ KINDS: dict[str, Callable[[np.random.Generator], Any]] = {
         fastrnn.LSTM(12, 40, num_layers=2, bidirectional=True, rng=rng), 60, 24, rng
     ),
     "parts of a batch": lambda rng: Training(fastrnn.GRU(24, 96, rng=rng), 40, 96, rng),
-    "layers at once": lambda rng: Training(fastrnn.GRU(64, 128, num_layers=3, rng=rng), 400, 1, rng),
+    "pipelined layers": lambda rng: Training(fastrnn.GRU(64, 128, num_layers=3, rng=rng), 400, 1, rng),
     "units of each step": lambda rng: Training(fastrnn.LSTM(64, 256, rng=rng), 300, 1, rng),
     "segments": lambda rng: Training(fastrnn.LSTM(32, 64, num_layers=2, rng=rng), 2000, 1, rng, checkpoint="auto"),
     "segments of ragged rows": lambda rng: Training(

@@ -1,7 +1,7 @@
-"""Many callers, streams and forks at once, with helpers that come each time: the bits of one thread.
+"""Many callers, streams and forks at once, with workers that come each time: the bits of one thread.
 
 A case is one layer and what it gives on one thread. Then several Python threads make the same calls at the same time,
-each on up to four threads of the pool, whose helpers all come before a job or a shared walk begins. Meanwhile the
+each on up to four threads of the pool, whose workers all come before a job or a team begins. Meanwhile the
 number of threads changes, and children are forked that make the calls too. Every result is compared to the bit.
 """
 
@@ -22,6 +22,7 @@ from fastrnn import _core
 from fastrnn.interchange.common import options_of
 
 from .campaign import Cases, main
+from .layers import as_tuple
 
 CELLS = (fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM)
 
@@ -122,7 +123,7 @@ def _calls_of(layer: Any, rng: np.random.Generator) -> dict[str, Callable[[], li
 
     def infer() -> list[np.ndarray]:
         y, state = layer(x, **options)
-        return [y, *_as_tuple(state)]
+        return [y, *as_tuple(state)]
 
     def train() -> list[np.ndarray]:
         own = copy.deepcopy(layer)
@@ -131,7 +132,7 @@ def _calls_of(layer: Any, rng: np.random.Generator) -> dict[str, Callable[[], li
         dx, dstate = own.backward(tape, np.sin(y))
         adam = fastrnn.optim.Adam([own])
         norm = adam.step(max_norm=1.0)
-        return [y, *_as_tuple(state), dx, *_as_tuple(dstate), *own.grads.values(), *own.params.values(), np.array(norm)]
+        return [y, *as_tuple(state), dx, *as_tuple(dstate), *own.grads.values(), *own.params.values(), np.array(norm)]
 
     calls = {"calls": infer, "training steps": train}
     if not layer.bidirectional and not layer.reverse:
@@ -151,7 +152,7 @@ def _stream_run(layer: Any, x: np.ndarray, first: int) -> Callable[[], list[np.n
     def run_stream() -> list[np.ndarray]:
         stream = layer.stream(x.shape[1])
         y = [stream.run(x[:first]), stream.run(x[first:])]
-        return [np.concatenate(y), *_as_tuple(stream.state)]
+        return [np.concatenate(y), *as_tuple(stream.state)]
 
     return run_stream
 
@@ -168,10 +169,6 @@ def _same_in_a_child(call: Callable[[], list[np.ndarray]], expected: list[np.nda
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def _as_tuple(state: Any) -> tuple[np.ndarray, ...]:
-    return state if isinstance(state, tuple) else (state,)
 
 
 def _require_same(got: list[np.ndarray], expected: list[np.ndarray], what: str) -> None:

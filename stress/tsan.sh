@@ -19,6 +19,6 @@ if [ $# -gt 0 ]; then
     run "$@"
 else
     run "${TESTS[@]}" tests/test_threads.py tests/test_interrupts.py tests/test_denormals.py \
-        tests/test_stream.py tests/test_segments.py tests/test_memory.py
+        tests/test_stream.py tests/test_checkpointing.py tests/test_memory.py
     run -m stress.threads --seconds 120
 fi

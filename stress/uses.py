@@ -65,7 +65,7 @@ def ragged(rng: np.random.Generator) -> Use:
 
 
 def trained(layer: Any, x: np.ndarray, **keywords: Any) -> Use:
-    """Forward and backward, with the same noise each time."""
+    """Forward and backward, with the same dropout each time."""
     state = layer._rng.bit_generator.state
 
     def run() -> Any:
@@ -87,7 +87,7 @@ def training_of_indices(rng: np.random.Generator) -> Use:
     return trained(layer, rng.integers(0, layer.input_size, (9, 5)))
 
 
-def noisy_training(rng: np.random.Generator) -> Use:
+def training_with_dropout(rng: np.random.Generator) -> Use:
     names = ("dropout", "weight_dropout", "input_dropout", "recurrent_dropout", "zoneout")
     layer = layer_of(rng, **dict.fromkeys(names, 0.3))
     return trained(layer, input_of(rng, layer, 9, 5))
@@ -290,8 +290,8 @@ def writing(rng: np.random.Generator) -> Use:
 
 
 USES: tuple[Callable[[np.random.Generator], Use], ...] = (
-    short_call, call, ragged, training_step, training_of_indices, noisy_training, training_with_norms, checkpointed,
-    on_two_threads, gates, stream_step, stream_run, stream_made, stream_copied, stream_refreshed, optimiser_step,
-    clipping, output_layer, padding, layer_made, layer_copied, errors, files, writing,
+    short_call, call, ragged, training_step, training_of_indices, training_with_dropout, training_with_norms,
+    checkpointed, on_two_threads, gates, stream_step, stream_run, stream_made, stream_copied, stream_refreshed,
+    optimiser_step, clipping, output_layer, padding, layer_made, layer_copied, errors, files, writing,
 )  # fmt: skip
 SLOW = (on_two_threads, files, writing)  # called a tenth as often

@@ -115,12 +115,12 @@ def checkpointed(rng: np.random.Generator, subject: Subject, log: Log) -> None:
     if chance(rng, 0.3):
         keep = {"memory_limit": pick(rng, (10**5, 10**6, 2**31, 2**62))}
     gradients: Any = None
-    for kept in ({}, keep):
+    for saving in ({}, keep):
         layer = copy.deepcopy(subject.layer)  # and so its generator
         layer.zero_grad()
-        begin(log, subject, f"training {call} with {kept}", 2)
+        begin(log, subject, f"training {call} with {saving}", 2)
         try:
-            y, state, tape = layer.forward(call.x, call.state, **call.keywords, **kept)
+            y, state, tape = layer.forward(call.x, call.state, **call.keywords, **saving)
         except ValueError as error:
             if "memory_limit of at least" in str(error):
                 return

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 from fastrnn.reference import DropoutMasks
 
-from problems import as_pair, output_width, state_width
+from problems import output_width, state_width
+from states import as_tuple
 
 
 def leaf(torch, array):
@@ -21,7 +22,7 @@ def leaf(torch, array):
 def differentiated(torch, p, y, state, x, initial, params):
     """Back-propagate the loss of the problem and collect everything as NumPy arrays."""
     loss = (y * torch.from_numpy(p.dy)).sum()
-    loss = loss + sum((s * torch.from_numpy(d)).sum() for s, d in zip(state, as_pair(p.dstate), strict=True))
+    loss = loss + sum((s * torch.from_numpy(d)).sum() for s, d in zip(state, as_tuple(p.dstate), strict=True))
     loss.backward()
     return SimpleNamespace(
         y=y.detach().numpy(),
@@ -36,7 +37,7 @@ def run_autograd(torch, p):
     """What the layer of a problem computes, and its gradients: y, state, dx, dstate, grads."""
     layer = p.layer
     params = {name: leaf(torch, array) for name, array in layer.params.items()}
-    initial = [leaf(torch, s) for s in as_pair(p.state)]
+    initial = [leaf(torch, s) for s in as_tuple(p.state)]
     one_hot = np.issubdtype(p.x.dtype, np.integer)
     x = torch.eye(layer.input_size, dtype=torch.float64)[torch.from_numpy(p.x)] if one_hot else leaf(torch, p.x)
 
@@ -50,8 +51,8 @@ def run_autograd(torch, p):
     for b, length in enumerate(lengths):
         masks = [torch.from_numpy(mask[:length, b]) for mask in p.call.get("dropout_masks", [])]
         start = [s if unbatched else s[:, b] for s in initial]
-        noise = noise_of_row(torch, layer, p.call.get("noise"), b)
-        y, final = run_row(torch, layer, params, by_row[b][:length], start, resets[b], masks, noise)
+        dropped = masks_of_row(torch, layer, p.call.get("noise"), b)
+        y, final = run_row(torch, layer, params, by_row[b][:length], start, resets[b], masks, dropped)
         ys.append(torch.cat([y, y.new_zeros(T - length, output_width(layer))]))
         finals.append(final)
     y = ys[0] if unbatched else torch.stack(ys, 0 if batch_first else 1)
@@ -59,8 +60,8 @@ def run_autograd(torch, p):
     return differentiated(torch, p, y, state, None if one_hot else x, initial, params)
 
 
-def noise_of_row(torch, layer, noise, b):
-    """[layer][direction]: the masks that row b meets, as tensors; without noise, ones, and the means of zoneout."""
+def masks_of_row(torch, layer, masks, b):
+    """[layer][direction]: the masks that row b meets, as tensors; without any, ones, and the means of zoneout."""
 
     def tensor(mask, otherwise):
         return torch.tensor(otherwise if mask is None else mask, dtype=torch.float64)
@@ -68,25 +69,27 @@ def noise_of_row(torch, layer, noise, b):
     def of(n):
         n_b = {name: mask if mask is None or name == "weight_hh" else mask.swapaxes(0, -2)[b]
                for name, mask in n._asdict().items()}  # fmt: skip
-        kept = [0.0, 0.0] if noise else [layer.zoneout, getattr(layer, "zoneout_cell", 0.0)]
+        means = [0.0, 0.0] if masks else [layer.zoneout, getattr(layer, "zoneout_cell", 0.0)]
         return SimpleNamespace(
             x=tensor(n_b["x"], 1.0), weight_hh=tensor(n_b["weight_hh"], 1.0), h=tensor(n_b["h"], 1.0),
             keeps=[(lambda t, keeps=keeps, p=p: tensor(keeps if keeps is None else keeps[t], p))
-                   for keeps, p in zip((n_b["zoneout_h"], n_b["zoneout_c"]), kept, strict=True)],
+                   for keeps, p in zip((n_b["zoneout_h"], n_b["zoneout_c"]), means, strict=True)],
         )  # fmt: skip
 
-    directions = 2 if layer.bidirectional else 1
-    return [[of(n) for n in noises] for noises in noise or [[DropoutMasks()] * directions] * layer.num_layers]
+    return [
+        [of(n) for n in directions]
+        for directions in masks or [[DropoutMasks()] * (2 if layer.bidirectional else 1)] * layer.num_layers
+    ]
 
 
-def run_row(torch, layer, params, x, start, reset, masks, noise):
+def run_row(torch, layer, params, x, start, reset, masks, dropped):
     """All layers over one sequence x (T, I): its y (T, width), and its final states (L*D, H)."""
     finals = []
     for k in range(layer.num_layers):
         outputs = []
-        x = x * noise[k][0].x
+        x = x * dropped[k][0].x
         for d, suffix in enumerate(("", "_reverse") if layer.bidirectional else ("",)):
-            row, drawn = len(finals), noise[k][d]
+            row, drawn = len(finals), dropped[k][d]
             weights = {name: params.get(f"{name}_l{k}{suffix}") for name in
                        ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole",
                         "gain_ih", "gain_hh", "gain_c", "bias_c")}  # fmt: skip

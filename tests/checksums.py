@@ -13,14 +13,14 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import fastrnn
 import numpy as np
 from fastrnn import _core
 
-from problems import CASES, as_pair
+from layer_cases import CLASSES
+from problems import CASES
+from states import as_state, as_tuple
 
 STORED = Path(__file__).with_suffix(".json")
-KINDS = {"rnn": fastrnn.RNN, "gru": fastrnn.GRU, "lstm": fastrnn.LSTM}
 # T, B, I, H: one vector or less of units; many with a rest; whole vectors, of few rows and of many
 SIZES = ((5, 4, 2, 3), (9, 7, 19, 37), (21, 1, 32, 64), (13, 11, 600, 48))
 
@@ -29,7 +29,7 @@ LARGE: dict[str, tuple[str, tuple[int, ...], dict[str, Any], tuple[str, ...], di
     "rnn shared": ("rnn", (60, 3, 96, 200), {}, (), {}),
     "gru divided": ("gru", (40, 48, 40, 72), {}, (), {}),
     "gru ragged, divided": ("gru", (40, 48, 40, 72), {}, ("lengths",), {}),
-    "lstm layers at once": ("lstm", (120, 4, 48, 80), {"num_layers": 3}, (), {}),
+    "lstm pipelined layers": ("lstm", (120, 4, 48, 80), {"num_layers": 3}, (), {}),
     "lstm both directions": ("lstm", (50, 20, 30, 50), {"bidirectional": True, "num_layers": 2}, ("lengths",), {}),
     "lstm segments": ("lstm", (300, 6, 24, 40), {"num_layers": 2, "dropout": 0.2}, ("lengths",), {"checkpoint": 4}),
     "gru segments": ("gru", (300, 2, 24, 40), {"num_layers": 2, "zoneout": 0.2}, (), {"checkpoint": "auto"}),
@@ -58,13 +58,13 @@ def checksums() -> dict[str, str]:
 
 
 def _case(
-    crc: int, cell: str, sizes: tuple[int, ...], options: dict[str, Any], how: tuple[str, ...] = (), kept: Any = None
+    crc: int, cell: str, sizes: tuple[int, ...], options: dict[str, Any], how: tuple[str, ...] = (), saving: Any = None
 ) -> int:
     """The checksum, after crc, of inference, training and streaming by one layer."""
     T, B, I, H = sizes
     rng = np.random.default_rng(T + H)
     options = {**options, "dropout": options.get("dropout", 0.5 if "dropout" in how else 0.0)}
-    layer = KINDS[cell](I, H, rng=0, **options)
+    layer = CLASSES[cell](I, H, rng=0, **options)
     batch = () if "unbatched" in how else (B,)
     axes = (B, T) if layer.batch_first and batch else (T, *batch)
     x = rng.integers(0, I, axes) if "one_hot" in how else rng.standard_normal((*axes, I)).astype(layer.dtype)
@@ -74,21 +74,17 @@ def _case(
     if "reset" in how:
         keywords["reset"] = rng.random(axes) < 0.1
     y, state = layer(x, **keywords)
-    state = tuple(array[...] for array in as_pair(state))
-    again, final, tape = layer.forward(x, _as_given(state), **keywords, **(kept or {}))
-    dstate = _as_given(tuple(rng.standard_normal(array.shape).astype(layer.dtype) for array in state))
+    state = tuple(array[...] for array in as_tuple(state))
+    again, final, tape = layer.forward(x, as_state(state), **keywords, **(saving or {}))
+    dstate = as_state(tuple(rng.standard_normal(array.shape).astype(layer.dtype) for array in state))
     dx, dinitial = layer.backward(tape, rng.standard_normal(y.shape).astype(layer.dtype), dstate)
-    arrays = [y, *state, again, *as_pair(final), *as_pair(dinitial), *layer.grads.values()]
+    arrays = [y, *state, again, *as_tuple(final), *as_tuple(dinitial), *layer.grads.values()]
     arrays += [] if dx is None else [dx]
     if not (layer.bidirectional or layer.reverse) and batch:
         arrays += _streamed(layer, x, B)
     for array in arrays:
         crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
     return crc
-
-
-def _as_given(state: tuple[np.ndarray, ...]) -> Any:
-    return state if len(state) == 2 else state[0]
 
 
 def _streamed(layer: Any, x: np.ndarray, B: int) -> list[np.ndarray]:
@@ -98,7 +94,7 @@ def _streamed(layer: Any, x: np.ndarray, B: int) -> list[np.ndarray]:
         if layer.dtype == np.float32:
             layer.compress(weights)
         stream = layer.stream(B)
-        made += [stream.run(x), *as_pair(stream.state)]
+        made += [stream.run(x), *as_tuple(stream.state)]
     return made
 
 

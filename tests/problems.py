@@ -101,10 +101,6 @@ def is_lstm(layer):
     return layer.cell == "lstm"
 
 
-def as_pair(state):
-    return state if isinstance(state, tuple) else (state,)
-
-
 def problem(cell, options, how=()):
     """A layer, arguments for it, and a random loss: the sum of y * dy and of the final state * dstate."""
     rng = np.random.default_rng(20)
@@ -120,7 +116,7 @@ def problem(cell, options, how=()):
     if "dropout" in how:
         shape = (T, B, output_width(layer))
         call["dropout_masks"] = [(rng.random(shape) < 0.5) / 0.5 for _ in range(layer.num_layers - 1)]
-    if "noise" in how:
+    if "masks" in how:
         call["noise"] = [random_masks(layer, k, rng) for k in range(layer.num_layers)]
     state, dstate = random_state(layer, rng, *batch), random_state(layer, rng, *batch)
     dy = rng.standard_normal((*axes, output_width(layer)))
@@ -129,30 +125,30 @@ def problem(cell, options, how=()):
 
 TWO = {"num_layers": 2, "bidirectional": True}
 ALL = {"weight_dropout": 0.3, "input_dropout": 0.4, "recurrent_dropout": 0.3, "zoneout": 0.4}
-NOISY = {
-    "rnn-weight-dropout": ("rnn", {"weight_dropout": 0.5}, ("noise",)),
-    "gru-weight-dropout": ("gru", {"weight_dropout": 0.5}, ("noise",)),
-    "gru-before-weight-dropout": ("gru", {"weight_dropout": 0.5, "reset_after": False}, ("noise",)),
-    "lstm-weight-dropout-one-hot": ("lstm", {"weight_dropout": 0.5}, ("noise", "one_hot")),
-    "rnn-input-dropout-batch-first": ("rnn", {"input_dropout": 0.5, "batch_first": True}, ("noise", "lengths")),
-    "rnn-recurrent-dropout": ("rnn", {"recurrent_dropout": 0.5}, ("noise",)),
-    "gru-recurrent-dropout": ("gru", {"recurrent_dropout": 0.5}, ("noise",)),
-    "gru-before-recurrent-dropout": ("gru", {"recurrent_dropout": 0.5, "reset_after": False}, ("noise",)),
-    "lstm-recurrent-dropout": ("lstm", {"recurrent_dropout": 0.5}, ("noise",)),
-    "rnn-zoneout": ("rnn", {"zoneout": 0.5}, ("noise",)),
-    "gru-zoneout": ("gru", {"zoneout": 0.5}, ("noise",)),
-    "gru-before-zoneout": ("gru", {"zoneout": 0.5, "reset_after": False}, ("noise",)),
-    "lstm-zoneout": ("lstm", {"zoneout": 0.5}, ("noise",)),
-    "lstm-zoneout-cell": ("lstm", {"zoneout_cell": 0.5}, ("noise",)),
-    "rnn-all-noise": ("rnn", {**ALL, **TWO, "batch_first": True}, ("noise", "lengths", "reset")),
-    "rnn-clip-all-noise": ("rnn", {**ALL, "clip": 0.7, "reverse": True}, ("noise", "lengths", "reset")),
-    "gru-all-noise": ("gru", {**ALL, **TWO}, ("noise", "lengths", "reset")),
-    "gru-before-all-noise": ("gru", {**ALL, **TWO, "reset_after": False}, ("noise", "lengths", "reset")),
-    "lstm-all-noise": ("lstm", {**ALL, **TWO, "zoneout_cell": 0.3, "proj_size": 2}, ("noise", "lengths", "reset")),
-    "lstm-general-all-noise": (
+WITH_MASKS = {
+    "rnn-weight-dropout": ("rnn", {"weight_dropout": 0.5}, ("masks",)),
+    "gru-weight-dropout": ("gru", {"weight_dropout": 0.5}, ("masks",)),
+    "gru-before-weight-dropout": ("gru", {"weight_dropout": 0.5, "reset_after": False}, ("masks",)),
+    "lstm-weight-dropout-one-hot": ("lstm", {"weight_dropout": 0.5}, ("masks", "one_hot")),
+    "rnn-input-dropout-batch-first": ("rnn", {"input_dropout": 0.5, "batch_first": True}, ("masks", "lengths")),
+    "rnn-recurrent-dropout": ("rnn", {"recurrent_dropout": 0.5}, ("masks",)),
+    "gru-recurrent-dropout": ("gru", {"recurrent_dropout": 0.5}, ("masks",)),
+    "gru-before-recurrent-dropout": ("gru", {"recurrent_dropout": 0.5, "reset_after": False}, ("masks",)),
+    "lstm-recurrent-dropout": ("lstm", {"recurrent_dropout": 0.5}, ("masks",)),
+    "rnn-zoneout": ("rnn", {"zoneout": 0.5}, ("masks",)),
+    "gru-zoneout": ("gru", {"zoneout": 0.5}, ("masks",)),
+    "gru-before-zoneout": ("gru", {"zoneout": 0.5, "reset_after": False}, ("masks",)),
+    "lstm-zoneout": ("lstm", {"zoneout": 0.5}, ("masks",)),
+    "lstm-zoneout-cell": ("lstm", {"zoneout_cell": 0.5}, ("masks",)),
+    "rnn-all-masks": ("rnn", {**ALL, **TWO, "batch_first": True}, ("masks", "lengths", "reset")),
+    "rnn-clip-all-masks": ("rnn", {**ALL, "clip": 0.7, "reverse": True}, ("masks", "lengths", "reset")),
+    "gru-all-masks": ("gru", {**ALL, **TWO}, ("masks", "lengths", "reset")),
+    "gru-before-all-masks": ("gru", {**ALL, **TWO, "reset_after": False}, ("masks", "lengths", "reset")),
+    "lstm-all-masks": ("lstm", {**ALL, **TWO, "zoneout_cell": 0.3, "proj_size": 2}, ("masks", "lengths", "reset")),
+    "lstm-general-all-masks": (
         "lstm",
         {**ALL, "zoneout_cell": 0.3, "peephole": True, "coupled": True, "clip": 0.9},
-        ("noise", "reset"),
+        ("masks", "reset"),
     ),
 }
 
@@ -162,16 +158,16 @@ NORMED = {
     "rnn-norm-relu": ("rnn", {**NORM, "nonlinearity": "relu"}),
     "rnn-norm-no-bias": ("rnn", {**NORM, "bias": False}),
     "rnn-norm-one-hot-ragged-reset": ("rnn", NORM, ("one_hot", "lengths", "reset")),
-    "rnn-norm-all-noise": ("rnn", {**NORM, **ALL, **TWO, "batch_first": True}, ("noise", "lengths", "reset")),
+    "rnn-norm-all-masks": ("rnn", {**NORM, **ALL, **TWO, "batch_first": True}, ("masks", "lengths", "reset")),
     "rnn-norm-unbatched": ("rnn", {**NORM, "reverse": True}, ("unbatched",)),
     "gru-norm": ("gru", NORM),
     "gru-norm-no-bias": ("gru", {**NORM, "bias": False}, ("one_hot",)),
     "gru-norm-stacked": ("gru", {**NORM, **TWO}, ("lengths", "reset", "dropout")),
-    "gru-norm-all-noise": ("gru", {**NORM, **ALL, **TWO}, ("noise", "lengths", "reset")),
+    "gru-norm-all-masks": ("gru", {**NORM, **ALL, **TWO}, ("masks", "lengths", "reset")),
     "lstm-norm": ("lstm", NORM),
     "lstm-norm-no-bias": ("lstm", {**NORM, "bias": False}, ("one_hot",)),
     "lstm-norm-stacked": ("lstm", {**NORM, **TWO, "merge": "mul"}, ("lengths", "reset", "dropout")),
-    "lstm-norm-all-noise": ("lstm", {**NORM, **ALL, **TWO, "zoneout_cell": 0.3}, ("noise", "lengths", "reset")),
+    "lstm-norm-all-masks": ("lstm", {**NORM, **ALL, **TWO, "zoneout_cell": 0.3}, ("masks", "lengths", "reset")),
 }
 
 # What there is to hold: the cell, its options, and what else comes in.
@@ -217,4 +213,4 @@ CASES = {
     f"rnn-{name}": ("rnn", {"nonlinearity": name})
     for name in reference.FORMULAS
     if name not in ("tanh", "relu")
-} | NOISY | NORMED  # fmt: skip
+} | WITH_MASKS | NORMED  # fmt: skip

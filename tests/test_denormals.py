@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from fastrnn import _core
 
+from states import as_tuple
+
 TINY = np.finfo(np.float32).tiny
 CELLS = ["RNN", "GRU", "LSTM"]
 
@@ -32,10 +34,6 @@ def decaying(cell, H=48, **options):
     rng = np.random.default_rng(0)
     h = rng.standard_normal((1, 2, H)).astype(layer.dtype)
     return layer, np.zeros((2000, 2, 8), layer.dtype), (h, h.copy()) if cell == "LSTM" else h
-
-
-def as_tuple(state):
-    return state if isinstance(state, tuple) else (state,)
 
 
 @pytest.mark.parametrize("cell", CELLS)

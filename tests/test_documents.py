@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import json
 import re
 import subprocess
 import sys
@@ -71,6 +72,13 @@ def test_pictures_are_those_that_the_script_draws(tmp_path):
     subprocess.run([sys.executable, script], check=True)
     drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.svg")}
     assert drawn == {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.svg")}
+
+
+def test_figures_of_the_benchmarks_are_medians_with_a_line_for_each_row():
+    text = (ROOT / "docs" / "speed.json").read_text(encoding="utf-8")
+    lines = [json.loads(line.rstrip(",")) for line in text.splitlines() if line.startswith('  {"kind"')]
+    assert lines == json.loads(text)["rows"]
+    assert not any("samples" in row for row in lines)
 
 
 def test_readme_has_the_two_commands_of_a_newcomer():

@@ -6,7 +6,7 @@ import fastrnn
 import numpy as np
 import pytest
 
-from test_layers import CELLS, STACKS, assert_same_as_reference, case
+from layer_cases import CELLS, STACKS, assert_same_as_reference, case
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from finite_differences import numeric_gradient
-from problems import CASES, H, I, as_pair, problem
+from problems import CASES, H, I, problem
+from states import as_tuple
 
 LAYERS = {"rnn": fastrnn.RNN, "gru": fastrnn.GRU, "lstm": fastrnn.LSTM}
 
@@ -23,7 +24,7 @@ def layer_of(p, options):
 
 
 def loss_of(p, y, state):
-    return (y * p.dy).sum() + sum((s * d).sum() for s, d in zip(as_pair(state), as_pair(p.dstate), strict=True))
+    return (y * p.dy).sum() + sum((s * d).sum() for s, d in zip(as_tuple(state), as_tuple(p.dstate), strict=True))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -52,7 +53,7 @@ def test_every_gradient_is_the_limit_of_finite_differences(case):
 
     for name, array in params.items():
         check(name, layer.grads[name], array)
-    for letter, gradient, array in zip("hc", as_pair(dstate), as_pair(p.state), strict=False):
+    for letter, gradient, array in zip("hc", as_tuple(dstate), as_tuple(p.state), strict=False):
         check(letter, gradient, array)
     if dx is None:
         assert np.issubdtype(p.x.dtype, np.integer)
@@ -82,11 +83,11 @@ def test_all_gradients_of_a_wide_layer_give_the_slope_along_a_line(kind, batch):
     x = rng.normal(size=(steps, batch, 21))
     call = {"lengths": rng.integers(1, steps + 1, batch), "reset": rng.random((steps, batch)) < 0.1}
     y, state, tape = layer.forward(x, **call)
-    dy, dstate = rng.normal(size=y.shape), [rng.normal(size=s.shape) for s in as_pair(state)]
+    dy, dstate = rng.normal(size=y.shape), [rng.normal(size=s.shape) for s in as_tuple(state)]
 
     def loss():
         y, state = layer(x, **call)
-        return (y * dy).sum() + sum((s * d).sum() for s, d in zip(as_pair(state), dstate, strict=True))
+        return (y * dy).sum() + sum((s * d).sum() for s, d in zip(as_tuple(state), dstate, strict=True))
 
     dx, _ = layer.backward(tape, dy, tuple(dstate) if layer.cell == "lstm" else dstate[0])
     arrays = [x, *layer.params.values()]

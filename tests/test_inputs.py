@@ -16,6 +16,9 @@ from fastrnn import _core
 from fastrnn.engine import tuning
 from fastrnn.engine.inputs import kernel_ready
 
+from problems import random_state
+from states import agree, as_tuple, mapped
+
 T, B, I, H = 6, 4, 3, 5
 KINDS = {
     "rnn": (fastrnn.RNN, {}),
@@ -35,21 +38,6 @@ def make(kind, **options):
     return cls(I, H, **{"dtype": "float64", "rng": 1} | own | options)
 
 
-def flat(states):
-    return list(states) if isinstance(states, tuple) else [states]
-
-
-def random_state(layer, rng, batch=B):
-    rows = layer.num_layers * (2 if layer.bidirectional else 1)
-    width = getattr(layer, "proj_size", 0) or H
-    h = rng.normal(size=(rows, batch, width)).astype(layer.dtype)
-    return (h, rng.normal(size=(rows, batch, H)).astype(layer.dtype)) if layer.cell == "lstm" else h
-
-
-def mapped(function, state):
-    return tuple(function(array) for array in state) if isinstance(state, tuple) else function(state)
-
-
 def train(layer, x, state=None, dy=None, dstate=None, **call):
     """Forward and backward: everything that comes out, by name."""
     y, final, tape = layer.forward(x, state, **call)
@@ -58,15 +46,14 @@ def train(layer, x, state=None, dy=None, dstate=None, **call):
     dx, dinitial = layer.backward(tape, dy, dstate)
     out = {"y": y, "dx": dx} | {name: grad.copy() for name, grad in layer.grads.items()}
     for name, states in (("state", final), ("dstate", dinitial)):
-        out |= {f"{name} {letter}": array for letter, array in zip("hc", flat(states), strict=False)}
+        out |= {f"{name} {letter}": array for letter, array in zip("hc", as_tuple(states), strict=False)}
     return out
 
 
 def assert_same(ours, expected, tolerance=1e-13, without=()):
     assert ours.keys() == expected.keys()
     for name in ours.keys() - set(without):
-        scale = max(1.0, np.abs(expected[name]).max(initial=0))
-        np.testing.assert_allclose(ours[name], expected[name], rtol=0, atol=tolerance * scale, err_msg=name)
+        agree(name, ours[name], expected[name], tolerance)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -184,7 +171,7 @@ def test_broadcast_arrays_are_read_like_their_copies(kind, axes):
     assert_same(train(layer, x, state, dy, state), expected)
 
 
-def test_what_the_kernels_walk_is_aligned():
+def test_what_the_kernels_read_is_aligned():
     # x86 forgives unaligned reads, other machines do not
     for name, lay_out in LAYOUTS.items():
         array = kernel_ready(lay_out(np.zeros((T, B, I))))
@@ -193,14 +180,14 @@ def test_what_the_kernels_walk_is_aligned():
         assert not any(stride % array.itemsize for stride in array.strides), name
 
 
-def test_an_array_that_can_be_walked_is_not_copied():
+def test_an_array_that_the_kernels_can_read_is_not_copied():
     x = np.zeros((B, T, I)).swapaxes(0, 1)[::-1, ::2]
     assert kernel_ready(x) is x
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 @pytest.mark.parametrize(("T", "B"), [(7, 0), (7, 5), (5, 40)])
-def test_walks_deal_out_a_ragged_batch_by_falling_length(T, B, parts):
+def test_shards_deal_out_a_ragged_batch_by_falling_length(T, B, parts):
     lengths = np.random.default_rng(T + B).integers(0, T + 1, B)
     order = np.argsort(-lengths, kind="stable")
     for part, shard in enumerate(_core.shards(T, B, lengths, parts)):
@@ -212,19 +199,19 @@ def test_walks_deal_out_a_ragged_batch_by_falling_length(T, B, parts):
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 @pytest.mark.parametrize(("T", "B"), [(0, 4), (1, 1), (7, 0), (7, 5), (5, 40)])
-def test_walks_deal_out_a_regular_batch_in_blocks_of_much_the_same_size(T, B, parts):
+def test_shards_deal_out_a_regular_batch_in_blocks_of_much_the_same_size(T, B, parts):
     for lengths in (None, np.full(B, T)):
-        walks = _core.shards(T, B, lengths, parts)
-        np.testing.assert_array_equal(np.concatenate([shard.sorted_indices for shard in walks]), np.arange(B))
-        assert {shard.n for shard in walks} <= {B // parts, -(-B // parts)}
-        assert walks[0].n == -(-B // parts)
-        for shard in walks:
+        shards = _core.shards(T, B, lengths, parts)
+        np.testing.assert_array_equal(np.concatenate([shard.sorted_indices for shard in shards]), np.arange(B))
+        assert {shard.n for shard in shards} <= {B // parts, -(-B // parts)}
+        assert shards[0].n == -(-B // parts)
+        for shard in shards:
             np.testing.assert_array_equal(shard.lengths, T)
             np.testing.assert_array_equal(shard.first_row(np.arange(T + 1)), np.arange(T + 1) * shard.n)
 
 
 @pytest.mark.parametrize("lengths", [None, [7, 7, 7, 7, 7], [7, 2, 7, 0, 3], [2, 1, 5, 0, 5]])
-def test_a_walk_knows_step_and_sequence_of_each_packed_row(lengths):
+def test_a_shard_knows_step_and_sequence_of_each_packed_row(lengths):
     T, B = 7, 5
     lengths = None if lengths is None else np.array(lengths)
     (shard,) = _core.shards(T, B, lengths, 1)
@@ -240,7 +227,7 @@ def test_a_walk_knows_step_and_sequence_of_each_packed_row(lengths):
     np.testing.assert_array_equal(shard.packed(window[2:], 2, 5), window[steps, places][(steps >= 2) & (steps < 5)])
 
 
-def test_a_walk_of_full_length_keeps_nothing_for_each_step():
+def test_a_shard_of_full_length_keeps_nothing_for_each_step():
     for lengths in (None, np.array([10**6, 10**6])):
         tracemalloc.start()
         (shard,) = _core.shards(10**6, 2, lengths, 1)
@@ -260,7 +247,7 @@ def test_padding_is_zero_whatever_was_in_the_memory(kind, options, lengths, chec
     rng = np.random.default_rng(8)
     layer = make(kind, **options)
     x = rng.standard_normal((B, T, I) if layer.batch_first else (T, B, I))
-    state = random_state(layer, rng)
+    state = random_state(layer, rng, B)
     new_array = _core.new_array
 
     def filled(shape, dtype, zero=False):
@@ -272,7 +259,7 @@ def test_padding_is_zero_whatever_was_in_the_memory(kind, options, lengths, chec
     def step():
         y, final, tape = layer.forward(x, state, lengths=np.array(lengths), checkpoint=checkpoint)
         dx, initial = layer.backward(tape, np.ones_like(y), final)
-        return [y, dx, *flat(final), *flat(initial)]
+        return [y, dx, *as_tuple(final), *as_tuple(initial)]
 
     expected = step()
     monkeypatch.setattr(_core, "new_array", filled)
@@ -287,10 +274,10 @@ def test_padding_is_zero_whatever_was_in_the_memory(kind, options, lengths, chec
 def test_arguments_are_never_written_to(kind):
     rng = np.random.default_rng(4)
     layer = make(kind, num_layers=2, bidirectional=True)
-    x, state, dstate = rng.normal(size=(T, B, I)), random_state(layer, rng), random_state(layer, rng)
+    x, state, dstate = rng.normal(size=(T, B, I)), random_state(layer, rng, B), random_state(layer, rng, B)
     dy = rng.normal(size=layer(x)[0].shape)
     lengths, reset = np.array([3, 0, T, 1]), rng.random((T, B)) < 0.3
-    arrays = [x, dy, lengths, reset, *flat(state), *flat(dstate)]
+    arrays = [x, dy, lengths, reset, *as_tuple(state), *as_tuple(dstate)]
     before = [array.copy() for array in arrays]
     layer(x, state, lengths=lengths, reset=reset)
     train(layer, x, state, dy, dstate, lengths=lengths, reset=reset)
@@ -406,19 +393,19 @@ def test_an_index_beyond_int64_is_refused():
 def test_no_steps_leave_the_state_as_it_was(kind, options, one_hot):
     layer = make(kind, **options)
     rng = np.random.default_rng(6)
-    state, dstate = random_state(layer, rng), random_state(layer, rng)
+    state, dstate = random_state(layer, rng, B), random_state(layer, rng, B)
     x = np.zeros((0, B), int) if one_hot else np.zeros((0, B, I))
     for call in ({}, {"lengths": np.zeros(B, int)}, {"reset": np.ones((0, B), bool)}):
         out = train(layer, x, state, dstate=dstate, **call)
         assert out["y"].shape == (0, *layer(np.zeros((1, B, I)))[0].shape[1:])
         assert out["dx"] is None if one_hot else out["dx"].shape == x.shape
-        for letter, array, gradient in zip("hc", flat(state), flat(dstate), strict=False):
+        for letter, array, gradient in zip("hc", as_tuple(state), as_tuple(dstate), strict=False):
             np.testing.assert_array_equal(out[f"state {letter}"], array)
             np.testing.assert_array_equal(out[f"dstate {letter}"], gradient)
             assert not np.shares_memory(out[f"state {letter}"], array)
             assert not np.shares_memory(out[f"dstate {letter}"], gradient)
         assert not any(grad.any() for grad in layer.grads.values())
-        for ours, theirs in zip(flat(layer(x, state, **call)[1]), flat(state), strict=True):
+        for ours, theirs in zip(as_tuple(layer(x, state, **call)[1]), as_tuple(state), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 
@@ -439,12 +426,12 @@ def test_no_rows_give_no_rows(kind, steps):
 def test_lengths_of_zero_throughout_leave_the_state_as_it_was(kind):
     layer = make(kind, bidirectional=True)
     rng = np.random.default_rng(6)
-    state, dstate = random_state(layer, rng), random_state(layer, rng)
+    state, dstate = random_state(layer, rng, B), random_state(layer, rng, B)
     out = train(layer, rng.normal(size=(T, B, I)), state, dstate=dstate, lengths=np.zeros(B, int))
     assert not out["y"].any()
     assert not out["dx"].any()
     assert not any(grad.any() for grad in layer.grads.values())
-    for letter, array, gradient in zip("hc", flat(state), flat(dstate), strict=False):
+    for letter, array, gradient in zip("hc", as_tuple(state), as_tuple(dstate), strict=False):
         np.testing.assert_array_equal(out[f"state {letter}"], array)
         np.testing.assert_array_equal(out[f"dstate {letter}"], gradient)
 
@@ -459,7 +446,7 @@ def test_batch_first_is_time_major_with_two_axes_exchanged(kind):
     options = {"num_layers": 2, "bidirectional": True}
     layer, swapped = make(kind, **options), make(kind, batch_first=True, **options)
     rng = np.random.default_rng(8)
-    x, state, dstate = rng.normal(size=(T, B, I)), random_state(layer, rng), random_state(layer, rng)
+    x, state, dstate = rng.normal(size=(T, B, I)), random_state(layer, rng, B), random_state(layer, rng, B)
     dy = rng.normal(size=layer(x)[0].shape)
     lengths, reset = np.array([3, T, 0, 1]), rng.random((T, B)) < 0.3
     expected = train(layer, x, state, dy, dstate, lengths=lengths, reset=reset)
@@ -520,10 +507,10 @@ def test_nan_in_x_stays_in_its_own_row(kind, dtype, batch):
 def test_nan_in_a_state_or_gradient_stays_in_its_own_row(kind, options):
     layer = make(kind, **options)
     rng = np.random.default_rng(9)
-    x, state, dstate = rng.normal(size=(T, B, I)), random_state(layer, rng), random_state(layer, rng)
+    x, state, dstate = rng.normal(size=(T, B, I)), random_state(layer, rng, B), random_state(layer, rng, B)
     dy = rng.normal(size=layer(x)[0].shape)
     expected = train(layer, x, state, dy, dstate)
-    for array, reaches_y in [(flat(state)[-1], True), (flat(dstate)[-1], False), (dy, False)]:
+    for array, reaches_y in [(as_tuple(state)[-1], True), (as_tuple(dstate)[-1], False), (dy, False)]:
         array[-1, 2, 0], kept = np.nan, array[-1, 2, 0]
         ours = train(layer, x, state, dy, dstate)
         array[-1, 2, 0] = kept
@@ -554,7 +541,7 @@ def test_nan_in_the_padding_reaches_nothing(kind, merge):
 def test_a_reset_forgets_nan(kind):
     layer = make(kind)
     x = np.random.default_rng(11).normal(size=(T, B, I))
-    nan = mapped(lambda a: np.full_like(a, np.nan), random_state(layer, np.random.default_rng(0)))
+    nan = mapped(lambda a: np.full_like(a, np.nan), random_state(layer, np.random.default_rng(0), B))
     reset = np.zeros((T, B), bool)
     reset[0] = True
     ours = train(layer, x, nan, reset=reset)

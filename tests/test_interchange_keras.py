@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from fastrnn.interchange import from_keras, to_keras
 
+from layer_cases import CLASSES
+from states import as_tuple
+
 os.environ.setdefault("KERAS_BACKEND", "torch")
 pytest.importorskip(os.environ["KERAS_BACKEND"], reason="Keras runs on it")
 keras = pytest.importorskip("keras", reason="compares with Keras")
@@ -16,7 +19,6 @@ from keras import layers  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 B, T, I, H = 3, 5, 4, 6
-CELLS = {"rnn": fastrnn.RNN, "gru": fastrnn.GRU, "lstm": fastrnn.LSTM}
 KINDS = {"rnn": layers.SimpleRNN, "gru": layers.GRU, "lstm": layers.LSTM}
 CASES = [
     *((cell, {}) for cell in KINDS),
@@ -47,10 +49,6 @@ def run(layer, *arguments, **options):
     return [to_numpy(part) for part in outputs] if isinstance(outputs, list | tuple) else to_numpy(outputs)
 
 
-def as_pair(state):
-    return state if isinstance(state, tuple) else (state,)
-
-
 def random_input(rng):
     return rng.standard_normal((B, T, I)).astype(np.float32)
 
@@ -65,12 +63,12 @@ def test_layer_of_a_keras_layer_gives_its_outputs_and_states(cell, options):
     rng = np.random.default_rng(0)
     theirs = randomised(KINDS[cell](H, return_sequences=True, return_state=True, **options), rng)
     layer, x = from_keras(theirs), random_input(rng)
-    assert (type(layer), layer.batch_first) == (CELLS[cell], True)
+    assert (type(layer), layer.batch_first) == (CLASSES[cell], True)
     state = tuple(rng.standard_normal((B, H)).astype("f") for _ in range(2 if cell == "lstm" else 1))
     y, final = layer(x, tuple(part[None] for part in state) if cell == "lstm" else state[0][None])
     their_y, *their_final = run(theirs, x, initial_state=list(state))
     assert_close(y, their_y)
-    for ours, their in zip(as_pair(final), their_final, strict=True):
+    for ours, their in zip(as_tuple(final), their_final, strict=True):
         assert_close(ours[0], their)
 
 
@@ -84,9 +82,9 @@ def test_keras_layer_of_a_layer_gives_its_outputs_and_states(cell, options):
     y, final = layer(x)
     their_y, *their_final = run(to_keras(layer, return_state=True), x)
     assert_close(y, their_y)
-    for ours, their in zip(as_pair(final), their_final, strict=True):
+    for ours, their in zip(as_tuple(final), their_final, strict=True):
         assert_close(ours[0], their)
-    assert_close(as_pair(final)[0][0], run(to_keras(layer, return_sequences=False), x))
+    assert_close(as_tuple(final)[0][0], run(to_keras(layer, return_sequences=False), x))
 
 
 @pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fastrnn.interchange import from_onnx, run_onnx_node, to_onnx
 
+from layer_cases import BY_NAME
 from onnx_oracle import DEFAULTS, FORMULAS, GATES, PARAMETERS, evaluate
 
 onnx = pytest.importorskip("onnx", reason="reads and writes with onnx")
@@ -16,7 +17,6 @@ from onnx import helper, numpy_helper  # noqa: E402
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 OUTPUTS = ("Y", "Y_h", "Y_c")
-LAYERS = {"RNN": fastrnn.RNN, "GRU": fastrnn.GRU, "LSTM": fastrnn.LSTM}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_random_float_node_gives_what_onnxruntime_gives(seed, ort_run):
 def test_random_nodes_cover_the_whole_space():
     nodes = [random_node(seed) for seed in range(240)]
     values = {(op, key, str(value)) for op, attributes, _ in nodes for key, value in attributes.items()}
-    for op in LAYERS:
+    for op in BY_NAME:
         assert {(op, "direction", key) for key in ("forward", "reverse", "bidirectional")} <= values
         assert {(op, "layout", key) for key in "01"} <= values
         assert {"B", "sequence_lens", "initial_h"} <= {key for o, _, tensors in nodes if o == op for key in tensors}
@@ -143,7 +143,7 @@ def test_random_nodes_cover_the_whole_space():
     assert {"initial_c", "P"} <= {key for _, _, tensors in nodes for key in tensors}
 
 
-@pytest.mark.parametrize("op", LAYERS)
+@pytest.mark.parametrize("op", BY_NAME)
 def test_node_cases_of_the_onnx_package_pass(op):
     cases = importlib.import_module("onnx.backend.test.case.node")
     importlib.import_module(f"onnx.backend.test.case.node.{op.lower()}")
@@ -166,7 +166,7 @@ def test_layer_of_a_model_is_the_function_of_its_node(seed):
     op, attributes, tensors = random_node(seed)
     constants = [key for key in ("W", "R", "B", "P") if key in tensors]
     layer = from_onnx(make_model(make_node(op, attributes, tensors), tensors, constants))
-    assert type(layer) is LAYERS[op]
+    assert type(layer) is BY_NAME[op]
     tensors = {key: tensors[key] for key in ("X", "sequence_lens", *constants) if key in tensors}
     y, _ = layer(tensors["X"], lengths=tensors.get("sequence_lens"))
     Y = evaluate(op, attributes, tensors)[0]
@@ -386,7 +386,7 @@ def test_outputs_that_the_node_does_not_name_are_left_out():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("op", LAYERS)
+@pytest.mark.parametrize("op", BY_NAME)
 def test_stack_that_torch_exported_gives_its_outputs(op):
     torch = pytest.importorskip("torch", reason="exports with torch")
     torch.manual_seed(0)
@@ -422,7 +422,7 @@ OWN = [
     ("LSTM", {"peephole": True, "coupled": True}),
     ("LSTM", {"activations": ("hard_sigmoid", ("elu", 0.5), ("affine", 0.5, 0.1)), "bidirectional": True}),
 ]
-EXPORTS = [(op, options) for op, options in itertools.product(LAYERS, PLAIN.values())] + OWN
+EXPORTS = [(op, options) for op, options in itertools.product(BY_NAME, PLAIN.values())] + OWN
 
 
 def arguments(layer, rng, state, lengths):
@@ -444,7 +444,7 @@ def arguments(layer, rng, state, lengths):
 @pytest.mark.parametrize(("op", "options"), EXPORTS, ids=lambda value: str(value))
 def test_onnxruntime_gives_equal_outputs_from_the_model_of_a_layer(op, options, state, lengths, ort_run):
     rng = np.random.default_rng(1)
-    layer = LAYERS[op](3, 4, **options, rng=rng)
+    layer = BY_NAME[op](3, 4, **options, rng=rng)
     x, call, feed = arguments(layer, rng, state, lengths)
     y, final = layer(x, **call)
     theirs = ort_run(to_onnx(layer, state=state, lengths=lengths), feed)
@@ -454,7 +454,7 @@ def test_onnxruntime_gives_equal_outputs_from_the_model_of_a_layer(op, options, 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("op", "options"), EXPORTS, ids=lambda value: str(value))
 def test_layer_of_the_model_of_a_layer_is_the_same(op, options, dtype):
-    layer = LAYERS[op](3, 4, **options, dtype=dtype, rng=2)
+    layer = BY_NAME[op](3, 4, **options, dtype=dtype, rng=2)
     model = to_onnx(layer)
     onnx.checker.check_model(model, full_check=True)
     rng = np.random.default_rng(3)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from fastrnn.interchange import from_torch, to_torch
 
+from layer_cases import BY_NAME
+from states import as_tuple
+
 torch = pytest.importorskip("torch", reason="compares with torch")
 torch.set_num_threads(1)
 
-LAYERS = {"RNN": fastrnn.RNN, "GRU": fastrnn.GRU, "LSTM": fastrnn.LSTM}
 T, B, I, H = 6, 3, 4, 5
 OPTIONS = {
     "plain": {},
@@ -20,15 +22,11 @@ OPTIONS = {
     "no_bias": {"bias": False},
     "batch_first": {"batch_first": True},
 }
-CASES = [(name, key, OPTIONS[key]) for name, key in itertools.product(LAYERS, OPTIONS)] + [
+CASES = [(name, key, OPTIONS[key]) for name, key in itertools.product(BY_NAME, OPTIONS)] + [
     ("RNN", "relu", {"nonlinearity": "relu", "num_layers": 2}),
     ("LSTM", "projected", {"proj_size": 3, "num_layers": 2, "bidirectional": True}),
 ]
 IDS = [f"{name}-{key}" for name, key, _ in CASES]
-
-
-def as_pair(state):
-    return state if isinstance(state, tuple) else (state,)
 
 
 def assert_same_function(layer, module, rng):
@@ -44,7 +42,7 @@ def assert_same_function(layer, module, rng):
     with torch.no_grad():
         theirs, their_final = module.eval()(torch.from_numpy(x), torch.utils._pytree.tree_map(torch.from_numpy, state))
     np.testing.assert_allclose(y, theirs.numpy(), rtol=0, atol=1e-13)
-    for ours, their in zip(as_pair(final), as_pair(their_final), strict=True):
+    for ours, their in zip(as_tuple(final), as_tuple(their_final), strict=True):
         np.testing.assert_allclose(ours, their.numpy(), rtol=0, atol=1e-13)
 
 
@@ -52,7 +50,7 @@ def assert_same_function(layer, module, rng):
 def test_layer_of_a_module_gives_its_outputs(name, key, options):
     module = getattr(torch.nn, name)(I, H, **options, dtype=torch.float64)
     layer = from_torch(module)
-    assert type(layer) is LAYERS[name]
+    assert type(layer) is BY_NAME[name]
     assert {key: getattr(layer, key) for key in options} == options
     assert_same_function(layer, module, np.random.default_rng(0))
 
@@ -60,7 +58,7 @@ def test_layer_of_a_module_gives_its_outputs(name, key, options):
 @pytest.mark.parametrize(("name", "key", "options"), CASES, ids=IDS)
 def test_module_of_a_layer_gives_its_outputs_and_gradients(name, key, options):
     rng = np.random.default_rng(1)
-    layer = LAYERS[name](I, H, **{**options, "dropout": 0.0}, dtype="float64", rng=rng)
+    layer = BY_NAME[name](I, H, **{**options, "dropout": 0.0}, dtype="float64", rng=rng)
     module = to_torch(layer)
     assert type(module) is getattr(torch.nn, name)
     assert_same_function(layer, module, rng)
@@ -74,7 +72,7 @@ def test_module_of_a_layer_gives_its_outputs_and_gradients(name, key, options):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_cells_step_as_the_layers_do(name, bias):
     rng = np.random.default_rng(2)
     cell = getattr(torch.nn, f"{name}Cell")(I, H, bias=bias, dtype=torch.float64)
@@ -88,8 +86,8 @@ def test_cells_step_as_the_layers_do(name, bias):
         with torch.no_grad():
             for x_t, y_t in zip(x, y, strict=True):
                 state = module(torch.from_numpy(x_t), state)
-                np.testing.assert_allclose(y_t, as_pair(state)[0].numpy(), rtol=0, atol=1e-13)
-        for ours, their in zip(as_pair(final), as_pair(state), strict=True):
+                np.testing.assert_allclose(y_t, as_tuple(state)[0].numpy(), rtol=0, atol=1e-13)
+        for ours, their in zip(as_tuple(final), as_tuple(state), strict=True):
             np.testing.assert_allclose(ours[0], their.numpy(), rtol=0, atol=1e-13)
 
 
@@ -98,9 +96,9 @@ def test_relu_cell_stays_relu():
     assert to_torch(fastrnn.RNN(I, H, nonlinearity=("relu",)), cell=True).nonlinearity == "relu"
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_float32_and_all_options_survive_the_way_there_and_back(name):
-    layer = LAYERS[name](I, H, 2, bias=False, batch_first=True, dropout=0.5, bidirectional=True, rng=3)
+    layer = BY_NAME[name](I, H, 2, bias=False, batch_first=True, dropout=0.5, bidirectional=True, rng=3)
     back = from_torch(to_torch(layer))
     for option in ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"):
         assert getattr(back, option) == getattr(layer, option), option
@@ -109,18 +107,18 @@ def test_float32_and_all_options_survive_the_way_there_and_back(name):
 
 
 @pytest.mark.parametrize("cell", [False, True])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_module_of_a_layer_lives_in_the_memory_of_the_layer(name, cell):
-    layer = LAYERS[name](I, H, rng=4)
+    layer = BY_NAME[name](I, H, rng=4)
     module = to_torch(layer, cell=cell)
     for parameter, value in module.named_parameters():
         assert value.requires_grad
         assert np.shares_memory(value.detach().numpy(), layer.params[parameter if not cell else f"{parameter}_l0"])
     x = torch.ones((B, I) if cell else (T, B, I))
-    before = as_pair(module(x))[0].detach().clone()
+    before = as_tuple(module(x))[0].detach().clone()
     for array in layer.params.values():
         array *= 2  # in place: the module must compute with it
-    assert not torch.equal(as_pair(module(x))[0], before)
+    assert not torch.equal(as_tuple(module(x))[0], before)
 
 
 def test_copy_of_the_module_has_memory_of_its_own():

@@ -16,6 +16,8 @@ from fastrnn import _core
 from fastrnn.engine import parallel
 from fastrnn.training import load_checkpoint, save_checkpoint
 
+from states import as_tuple, assert_equal
+
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
 
 LONG = 0.5  # seconds that the calls below would take, about
@@ -56,24 +58,15 @@ def steps_for(call, T):
     return int(T * LONG / (time.perf_counter() - began))
 
 
-def as_tuple(state):
-    return state if isinstance(state, tuple) else (state,)
-
-
-def assert_same(a, b):
-    for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
 # ---------------------------------------------------------------- long calls are left
 
 
 LAYERS = {
-    "one walk": (lambda: fastrnn.LSTM(1, 64, rng=0), 1),
-    "walks of a batch": (lambda: fastrnn.GRU(1, 256, rng=0), 32),
+    "one shard": (lambda: fastrnn.LSTM(1, 64, rng=0), 1),
+    "shards of a batch": (lambda: fastrnn.GRU(1, 256, rng=0), 32),
     "directions": (lambda: fastrnn.RNN(1, 64, bidirectional=True, rng=0), 2),
-    "many short walks": (lambda: fastrnn.LSTM(1, 128, bidirectional=True, rng=0), 128),
-    "layers at once": (lambda: fastrnn.GRU(1, 64, num_layers=3, rng=0), 1),
+    "many short shards": (lambda: fastrnn.LSTM(1, 128, bidirectional=True, rng=0), 128),
+    "pipelined layers": (lambda: fastrnn.GRU(1, 64, num_layers=3, rng=0), 1),
     "units of each step": (lambda: fastrnn.LSTM(1, 300, rng=0), 1),
     "layer normalisation": (lambda: fastrnn.LSTM(1, 64, layer_norm=True, rng=0), 1),
 }
@@ -100,7 +93,7 @@ def test_a_long_pass_is_left_and_the_next_is_right(name, count, restore_threads)
     x = np.ones((4 * T, B, 1), np.float32)
     assert is_left(layer, x)
     assert is_left(layer.forward, x)
-    assert_same(step(300), expected)
+    assert_equal(step(300), expected)
 
 
 def test_a_long_pass_back_is_left(restore_threads):
@@ -114,7 +107,7 @@ def test_a_long_pass_back_is_left(restore_threads):
 
     assert is_left(back)
     expected, _, short = layer.forward(np.ones((100, 1, 1), np.float32))
-    assert_same([layer(np.ones((100, 1, 1), np.float32))[0]], [expected])
+    assert_equal([layer(np.ones((100, 1, 1), np.float32))[0]], [expected])
     layer.backward(short, expected)
 
 
@@ -128,7 +121,7 @@ def test_a_run_of_a_stream_that_is_left_leaves_the_state_as_it_was(count, weight
     T = steps_for(lambda T: stream.run(np.ones((T, 1), np.float32)), 500)
     state = stream.state
     assert is_left(stream.run, np.ones((T, 1), np.float32))
-    assert_same(stream.state, state)
+    assert_equal(stream.state, state)
     other = stream.copy()
     np.testing.assert_array_equal(stream.run(np.ones((50, 1), np.float32)), other.run(np.ones((50, 1), np.float32)))
 
@@ -140,11 +133,11 @@ def test_writing_is_left_and_leaves_the_state_as_it_was():
     stream.feed("to be")
     state = stream.state
     assert is_left(lambda: stream.write(500_000, rng=0))
-    assert_same([stream.state], [state])
+    assert_equal([stream.state], [state])
     assert is_left(lambda: stream.run("to be or not " * 50_000))
-    assert_same([stream.state], [state])
+    assert_equal([stream.state], [state])
     assert is_left(lambda: stream.feed("to be or not " * 100_000))
-    assert_same([stream.state], [state])
+    assert_equal([stream.state], [state])
     assert len(stream.write(5)) == 5
 
 
@@ -258,7 +251,7 @@ def test_a_step_of_an_optimiser_is_made_whole_or_not_at_all(name, count, restore
     begin_anew()
     made = []
     for _ in interrupts_at_each_place(lambda: optimizer.step(max_norm=1.0)):
-        assert_same(all_of_it(), after if optimizer.steps else before)
+        assert_equal(all_of_it(), after if optimizer.steps else before)
         made.append(optimizer.steps)
         begin_anew()
     assert made.count(0) > 100
@@ -282,9 +275,9 @@ def test_an_interrupt_at_any_place_of_a_pass_leaves_threads_and_layer_in_order(c
     for place in interrupts_at_each_place(step, stride=29):
         places += 1
         if place % 10 == 0:
-            assert_same(step(), expected)
+            assert_equal(step(), expected)
     assert places > 50
-    assert_same(step(), expected)
+    assert_equal(step(), expected)
 
 
 def test_an_interrupt_while_threads_are_started_leaves_none_behind(restore_threads, no_coverage):
@@ -406,7 +399,7 @@ def test_a_checkpoint_is_loaded_whole_or_not_at_all(tmp_path, no_coverage):
     loaded = []
     for _ in interrupts_at_each_place(lambda: load("new"), stride=3):
         loaded.append(adam.steps == 1)
-        assert_same(all_of_it(), new if adam.steps else old)
+        assert_equal(all_of_it(), new if adam.steps else old)
         load("old")
     assert loaded.count(False) > 50
     assert loaded == sorted(loaded)
@@ -445,6 +438,6 @@ def test_calls_go_on_by_themselves_where_no_thread_can_be_started(restore_thread
     expected = [layer(x)[0], layer(x[:, :1])[0]]
     monkeypatch.setattr("_thread.start_new_thread", fail)
     fastrnn.set_num_threads(3)
-    assert_same([layer(x)[0], layer(x[:, :1])[0]], expected)
+    assert_equal([layer(x)[0], layer(x[:, :1])[0]], expected)
     assert parallel.run([lambda: 1, lambda: 2]) == [1, 2]
     fastrnn.set_num_threads(1)

@@ -1,6 +1,6 @@
 """Layer normalisation in the cells: against torch's autograd, the reference, and all that a layer can be asked to do.
 
-Finite differences, autograd of the reference, and both with noise, resets and stacks: the cases "...-norm..." of
+Finite differences, autograd of the reference, and both with dropout, resets and stacks: the cases "...-norm..." of
 problems.py, in test_gradients.py and test_reference.py.
 """
 
@@ -13,10 +13,10 @@ import pytest
 from fastrnn import interchange, reference
 from fastrnn.engine import tuning
 
-from test_layers import agree, as_tuple, assert_same_as_reference, case
-from test_segments import assert_same_bits
-from test_stream import COMPRESSED, stored_weights
-from test_threads import assert_same_for_any_number_of_threads
+from layer_cases import assert_same_as_reference, case
+from same_bits import assert_same_bits_in_segments, assert_same_for_any_number_of_threads
+from states import agree, as_state, as_tuple
+from streams import COMPRESSED, stored_weights
 
 CELLS = {
     "rnn tanh": (fastrnn.RNN, {}),
@@ -25,7 +25,7 @@ CELLS = {
     "lstm": (fastrnn.LSTM, {}),
 }
 TOLERANCE = {"float32": 5e-5, "float64": 1e-12}  # where a row varies little, its norm magnifies the rounding
-NOISE = {"weight_dropout": 0.3, "input_dropout": 0.4, "recurrent_dropout": 0.3, "zoneout": 0.25}
+DROPOUTS = {"weight_dropout": 0.3, "input_dropout": 0.4, "recurrent_dropout": 0.3, "zoneout": 0.25}
 every_cell = pytest.mark.parametrize("cell", CELLS)
 
 
@@ -98,7 +98,7 @@ def test_a_layer_and_its_gradients_are_those_of_a_torch_module_with_layer_norm(c
     ends = [h_t, c_t][: len(dfinal)]
     loss = (y_t * torch.from_numpy(dy)).sum()
     sum([(s * torch.from_numpy(d[0])).sum() for s, d in zip(ends, dfinal, strict=True)], loss).backward()
-    dx, dstate = layer.backward(tape, dy, tuple(dfinal) if len(dfinal) == 2 else dfinal[0])
+    dx, dstate = layer.backward(tape, dy, as_state(dfinal))
     agree("y", y, y_t.detach().numpy(), TOLERANCE[dtype])
     agree("dx", dx, x_t.grad.numpy(), 4 * TOLERANCE[dtype])
     for ours, theirs in zip(as_tuple(dstate), state_t, strict=True):
@@ -129,10 +129,10 @@ def test_it_is_right_in_batches_that_are_cut_and_over_many_chunks_of_input_produ
 
 @pytest.mark.parametrize("stack", [{}, {"bidirectional": True, "batch_first": True}, {"reverse": True}])
 @every_cell
-def test_noise_goes_with_it(cell, stack):
+def test_dropout_goes_with_it(cell, stack):
     rng = np.random.default_rng(5)
     own = {"zoneout_cell": 0.3} if cell == "lstm" else {}
-    layer = layer_of(cell, 6, 21, 2, **NOISE, **own, **stack, dtype="float64", rng=rng)
+    layer = layer_of(cell, 6, 21, 2, **DROPOUTS, **own, **stack, dtype="float64", rng=rng)
     x, state, keywords = case(layer, rng, T=9, B=5, ragged=True)
     x = x.swapaxes(0, 1) if layer.batch_first else x
     y, _, tape = layer.forward(x, state, **keywords)
@@ -191,13 +191,13 @@ def test_segments_that_run_forward_again_give_the_same_bits(cell):
         for B in (1, 3, 19):
             x, state, ragged = case(layer, rng, T=30, B=B, ragged=True, reset=True)
             for count in (1, 4, 1000):
-                assert_same_bits(layer, x, state, ragged, checkpoint=count)
+                assert_same_bits_in_segments(layer, x, state, ragged, checkpoint=count)
 
 
 @every_cell
 def test_the_same_bits_for_any_number_of_threads(cell, restore_threads):
     rng = np.random.default_rng(8)
-    for T, B in ((20, 67), (500, 3)):  # divided; layers at once
+    for T, B in ((20, 67), (500, 3)):  # in shards; pipelined
         layer = layer_of(cell, 64, 64, 2, rng=rng)
         assert_same_for_any_number_of_threads(layer, rng.standard_normal((T, B, 64), dtype=np.float32))
 

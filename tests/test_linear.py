@@ -9,24 +9,12 @@ from fastrnn.engine import tuning
 from fastrnn.nn.linear import Linear
 from fastrnn.nn.losses import softmax_cross_entropy
 
+from finite_differences import numeric_gradient
+
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-def numeric_gradient(function, array, eps=1e-6):
-    """Central differences of the scalar function() by every entry of an array that it reads."""
-    gradient = np.empty_like(array)
-    for index in np.ndindex(array.shape):
-        kept = array[index]
-        array[index] = kept + eps
-        above = function()
-        array[index] = kept - eps
-        below = function()
-        array[index] = kept
-        gradient[index] = (above - below) / (2 * eps)
-    return gradient
 
 
 @pytest.mark.parametrize("leading", [(), (7,), (5, 3), (2, 3, 4), (0,), (4, 0)])
@@ -52,10 +40,12 @@ def test_gradients_agree_with_finite_differences(rng, bias):
 
     o, tape = head.forward(h)
     dh = head.backward(tape, np.cos(o) * do)
-    np.testing.assert_allclose(dh, numeric_gradient(loss, h), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(dh, numeric_gradient(loss, h, step=1e-6), rtol=1e-7, atol=1e-8)
     assert set(head.grads) == ({"weight", "bias"} if bias else {"weight"})
     for name, array in head.params.items():
-        np.testing.assert_allclose(head.grads[name], numeric_gradient(loss, array), rtol=1e-7, atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(
+            head.grads[name], numeric_gradient(loss, array, step=1e-6), rtol=1e-7, atol=1e-8, err_msg=name
+        )
 
 
 def test_values_and_gradients_agree_with_torch(rng):
@@ -236,9 +226,11 @@ def test_gradients_of_cross_entropy_agree_with_finite_differences(rng, blocks, m
         return head.cross_entropy(h, targets, mask=mask, gradients=False)[0]
 
     _, dh = head.cross_entropy(h, targets, mask=mask)
-    np.testing.assert_allclose(dh, numeric_gradient(loss, h), rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(dh, numeric_gradient(loss, h, step=1e-6), rtol=1e-7, atol=1e-9)
     for name, array in head.params.items():
-        np.testing.assert_allclose(head.grads[name], numeric_gradient(loss, array), rtol=1e-7, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(
+            head.grads[name], numeric_gradient(loss, array, step=1e-6), rtol=1e-7, atol=1e-9, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fastrnn.training import DivergedError, NonFinite, first_nonfinite
 
-from test_layers import CELLS, case
+from layer_cases import CELLS, case
 
 T, B, I, H = 30, 5, 3, 6
 GATES = {"gru": "rzn", "gru reset before": "rzn", "lstm": "ifgo", "lstm peephole": "ifgo"}
@@ -39,9 +39,9 @@ def test_gate_that_is_first_is_named(cell):
     layer = make(cell, num_layers=2)
     _, tape = passed(layer)
     (layer_pass,) = tape.layer_passes[1]
-    for column, name in reversed(list(enumerate(GATES[cell]))):
+    for gate, name in reversed(list(enumerate(GATES[cell]))):
         for step, row in ((20, 4), (17, 3)):
-            layer_pass.saved[step * B + row, column * H + 2] = NAN
+            layer_pass.saved[step * B + row, gate * H + 2] = NAN
             assert first_nonfinite(tape) == NonFinite(f"gate {name}", 1, "forward", step, row)
         layer_pass.saved[:] = 0
 

@@ -13,7 +13,8 @@ from fastrnn import reference
 
 from autograd_oracle import activate, differentiated, leaf, run_autograd
 from finite_differences import numeric_gradient
-from problems import CASES, B, H, I, T, as_pair, is_lstm, problem, random_state, stand_in
+from problems import CASES, B, H, I, T, is_lstm, problem, random_state, stand_in
+from states import as_tuple
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def torch():
 def run_reference(p):
     y, state, tape = reference.forward(p.layer, p.x, p.state, **p.call)
     dx, dstate, grads = reference.backward(p.layer, tape, p.dy, p.dstate)
-    return SimpleNamespace(y=y, state=as_pair(state), dx=dx, dstate=as_pair(dstate), grads=grads)
+    return SimpleNamespace(y=y, state=as_tuple(state), dx=dx, dstate=as_tuple(dstate), grads=grads)
 
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -44,7 +45,7 @@ def test_every_gradient_is_the_limit_of_finite_differences(case):
 
     def loss():
         y, state, _ = reference.forward(p.layer, p.x, p.state, **p.call)
-        return (y * p.dy).sum() + sum((s * d).sum() for s, d in zip(as_pair(state), as_pair(p.dstate), strict=True))
+        return (y * p.dy).sum() + sum((s * d).sum() for s, d in zip(as_tuple(state), as_tuple(p.dstate), strict=True))
 
     rtol, step = (1e-5, 2e-6) if p.layer.layer_norm else (1e-6, 1e-5)  # a norm over few numbers bends sharply
 
@@ -55,7 +56,7 @@ def test_every_gradient_is_the_limit_of_finite_differences(case):
     assert list(result.grads) == list(p.layer.params)
     for name, array in p.layer.params.items():
         check(name, result.grads[name], array)
-    for name, gradient, array in zip("hc", result.dstate, as_pair(p.state), strict=False):
+    for name, gradient, array in zip("hc", result.dstate, as_tuple(p.state), strict=False):
         check(name, gradient, array)
     if np.issubdtype(p.x.dtype, np.integer):
         assert result.dx is None
@@ -86,14 +87,14 @@ def test_outputs_and_gradients_are_those_of_torch_nn(case, num_layers, bidirecti
 
     if ragged:
         p.call["lengths"] = np.array([2, T, 1, 3])
-    x, state = leaf(torch, p.x), [leaf(torch, s) for s in as_pair(p.state)]
+    x, state = leaf(torch, p.x), [leaf(torch, s) for s in as_tuple(p.state)]
     rnn = torch.nn.utils.rnn
     lengths = torch.from_numpy(p.call["lengths"]) if ragged else None
     fed = rnn.pack_padded_sequence(x, lengths, batch_first=batch_first, enforce_sorted=False) if ragged else x
     y, last = module(fed, tuple(state) if is_lstm(p.layer) else state[0])
     if ragged:
         y, _ = rnn.pad_packed_sequence(y, batch_first=batch_first, total_length=T)
-    expected = differentiated(torch, p, y, as_pair(last), x, state, dict(module.named_parameters()))
+    expected = differentiated(torch, p, y, as_tuple(last), x, state, dict(module.named_parameters()))
     assert_same(run_reference(p), expected)
 
 
@@ -178,9 +179,9 @@ def test_a_row_of_length_zero_keeps_its_state_and_hands_its_gradient_through(cel
     result = run_reference(p)
     assert p.call["lengths"][2] == 0
     assert not result.y[:, 2].any()
-    for after, before in zip(result.state, as_pair(p.state), strict=True):
+    for after, before in zip(result.state, as_tuple(p.state), strict=True):
         np.testing.assert_array_equal(after[:, 2], before[:, 2])
-    for before, after in zip(result.dstate, as_pair(p.dstate), strict=True):
+    for before, after in zip(result.dstate, as_tuple(p.dstate), strict=True):
         np.testing.assert_array_equal(before[:, 2], after[:, 2])
 
 
@@ -230,7 +231,7 @@ def test_no_steps_or_no_rows_give_empty_outputs_and_zero_gradients(cell, shape, 
     assert y.shape == (*shape, 2 * H)
     assert dx is None if one_hot else dx.shape == x.shape
     for returned in (final, dstate):
-        np.testing.assert_array_equal(as_pair(returned), as_pair(state))
+        np.testing.assert_array_equal(as_tuple(returned), as_tuple(state))
     assert all(gradient.shape == layer.params[name].shape for name, gradient in grads.items())
     assert not any(gradient.any() for gradient in grads.values())
 
@@ -238,7 +239,7 @@ def test_no_steps_or_no_rows_give_empty_outputs_and_zero_gradients(cell, shape, 
 @every_cell
 def test_an_initial_state_or_its_gradient_left_out_is_zero(cell):
     p = problem(cell, {"num_layers": 2, "bidirectional": True})
-    zeros = tuple(np.zeros_like(s) for s in as_pair(p.state))
+    zeros = tuple(np.zeros_like(s) for s in as_tuple(p.state))
     p.state = p.dstate = zeros if is_lstm(p.layer) else zeros[0]
     given = run_reference(p)
     p.state = p.dstate = None
@@ -250,12 +251,12 @@ def test_an_initial_state_or_its_gradient_left_out_is_zero(cell):
 def test_nothing_returned_is_part_of_the_tape_or_of_the_arguments(cell):
     p = problem(cell, {}, ("reset",))
     expected = run_reference(p)
-    state = tuple(s.copy() for s in as_pair(p.state))
+    state = tuple(s.copy() for s in as_tuple(p.state))
     y, last, tape = reference.forward(p.layer, p.x, p.state, **p.call)
-    for array in (y, *as_pair(last), p.x, *as_pair(p.state)):
+    for array in (y, *as_tuple(last), p.x, *as_tuple(p.state)):
         array[...] = np.nan
     dx, dstate, grads = reference.backward(p.layer, tape, p.dy, p.dstate)
-    for got, wanted in zip((dx, *as_pair(dstate), *grads.values()), arrays(expected)[1 + len(state) :], strict=True):
+    for got, wanted in zip((dx, *as_tuple(dstate), *grads.values()), arrays(expected)[1 + len(state) :], strict=True):
         np.testing.assert_array_equal(got, wanted)
 
 
@@ -263,7 +264,7 @@ def test_nothing_returned_is_part_of_the_tape_or_of_the_arguments(cell):
 def test_the_final_state_of_a_cell_is_not_part_of_its_tape_or_its_initial_state(cell):
     p = problem(cell, {})
     forward, backward = getattr(reference, f"{cell}_forward"), getattr(reference, f"{cell}_backward")
-    before, dstate = ([s[0] for s in as_pair(state)] for state in (p.state, p.dstate))
+    before, dstate = ([s[0] for s in as_tuple(state)] for state in (p.state, p.dstate))
     weights = {name.removesuffix("_l0"): array for name, array in p.layer.params.items()}
     for x in (p.x, p.x[:0]):
         _, *last, tape = forward(x, *before, **weights)

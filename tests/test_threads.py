@@ -1,6 +1,5 @@
 """Threads: the same bits for any number of them, from several callers at once, and in a forked child."""
 
-import copy
 import os
 import signal
 import subprocess
@@ -16,11 +15,8 @@ import pytest
 from fastrnn import _core
 from fastrnn.engine import parallel, tuning
 
-
-def assert_same_bits(results):
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
+from same_bits import assert_all_equal
+from states import as_tuple
 
 
 def in_four_threads(call):
@@ -31,22 +27,11 @@ def in_four_threads(call):
         caller.join()
 
 
-def wait_for_all(helpers):
+def wait_for_all(workers):
     """Returns when so many threads of the pool are there to work; else an error."""
-    together = threading.Barrier(helpers + 1)
-    _core.submit(together.wait, helpers)
+    together = threading.Barrier(workers + 1)
+    _core.submit(together.wait, workers)
     together.wait(timeout=10)
-
-
-def assert_same_for_any_number_of_threads(layer, x):
-    """y, dx and all gradients of a layer that may draw at random, to the bit."""
-    results = []
-    for count in (1, 2, 3):
-        fastrnn.set_num_threads(count)
-        copied = copy.deepcopy(layer)
-        y, _, tape = copied.forward(x)
-        results.append([y, copied.backward(tape, y)[0], *copied.grads.values()])
-    assert_same_bits(results)
 
 
 def training_step(layer, x, lengths):
@@ -67,12 +52,12 @@ def test_the_same_bits_for_any_number_of_threads(cell, ragged, restore_threads):
     for count in (1, 2, 3, 8):
         fastrnn.set_num_threads(count)
         results.append(training_step(layer, x, lengths))
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize("options", [{}, {"ragged": True}, {"reverse": True}, {"batch": 1}, {"one_hot": True}], ids=str)
 @pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])
-def test_layers_of_a_stack_that_run_at_once_do_what_each_does_alone(cell, options, restore_threads):
+def test_pipelined_layers_of_a_stack_do_what_each_does_alone(cell, options, restore_threads):
     rng, B, H = np.random.default_rng(0), options.get("batch", 7), 96
     T = 1050 // B
     stack = getattr(fastrnn, cell)(24, H, num_layers=3, reverse=options.get("reverse", False), rng=rng)
@@ -100,7 +85,7 @@ def test_layers_of_a_stack_that_run_at_once_do_what_each_does_alone(cell, option
         for _ in range(3):
             y, _, tape = stack.forward(x, lengths=lengths)
             np.testing.assert_array_equal(stack(x, lengths=lengths)[0], y)
-            for _ in range(2):  # a tape may be walked again
+            for _ in range(2):  # backward may take a tape again
                 stack.zero_grad()
                 dx, _ = stack.backward(tape, dy)
             for a, b in zip(expected, [y, *([] if one_hot else [dx]), *stack.grads.values()], strict=True):
@@ -124,7 +109,7 @@ SHARED = {
 
 @pytest.fixture
 def gathered():
-    """Each job and each crew begins when all its helpers have come, whatever else the machine does."""
+    """Each job and each team begins when all its workers have come, whatever else the machine does."""
     _core.gather_workers(True)
     yield
     _core.gather_workers(False)
@@ -140,10 +125,6 @@ def all_passes(layer, x, **options):
     return [y, *as_tuple(state), layer(x, **options)[0], *gradients]
 
 
-def as_tuple(state):
-    return state if isinstance(state, tuple) else (state,)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", SHARED)
 def test_threads_that_share_the_steps_of_a_row_give_the_same_bits(name, dtype, restore_threads, gathered):
@@ -154,7 +135,7 @@ def test_threads_that_share_the_steps_of_a_row_give_the_same_bits(name, dtype, r
     for count in (1, 2, 3):
         fastrnn.set_num_threads(count)
         results.append(all_passes(layer, x))
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize("options", ["ragged", "reset", "one_hot", "few_rows", "many_rows"])
@@ -168,7 +149,7 @@ def test_threads_that_share_the_steps_of_a_batch_give_the_same_bits(name, option
     for count in (1, 2, 3):
         fastrnn.set_num_threads(count)
         results.append(all_passes(layer, x, **given))
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
@@ -184,7 +165,7 @@ def test_a_stream_whose_steps_are_shared_gives_the_same_bits_in_any_pieces(name,
         y = whole.run(x)
         np.testing.assert_array_equal(np.concatenate([pieces.run(x[:9]), pieces.run(x[9:])]), y)
         results.append([y, *as_tuple(whole.state)])
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +181,7 @@ def test_steps_that_cannot_be_shared_are_not_by_layers_and_streams_alike(cell, o
         stream = layer.stream()
         assert stream.threads == stream.copy().threads == layer.forward(x)[2].layer_passes[0][0].threads == 1
         results.append([layer(x)[0], stream.run(x), *as_tuple(stream.state)])
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize("weights", ["int8", "bfloat16"])
@@ -219,20 +200,20 @@ def test_what_may_be_shared_is_decided_by_the_weights_that_a_stream_has(weights,
         layer.compress("float32")
         assert compressed.copy().threads == refreshed.threads == (1 if weights == "int8" else 3)
         results.append([compressed.copy().run(x), refreshed.run(x)])
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
-def test_helpers_may_come_at_any_time_or_never(restore_threads):
+def test_workers_may_come_at_any_time_or_never(restore_threads):
     layer = SHARED["LSTM"]("float32")
     x = np.random.default_rng(1).normal(size=(43, 1, 40)).astype(np.float32)
     fastrnn.set_num_threads(1)
     expected = all_passes(layer, x)
     fastrnn.set_num_threads(3)
     for _ in range(20):
-        assert_same_bits([expected, all_passes(layer, x)])
+        assert_all_equal([expected, all_passes(layer, x)])
     busy = threading.Event()
     _core.submit(busy.wait, 2)  # nobody is free
-    assert_same_bits([expected, all_passes(layer, x)])
+    assert_all_equal([expected, all_passes(layer, x)])
     busy.set()
     wait_for_all(2)
 
@@ -268,10 +249,10 @@ def test_a_forked_child_shares_steps_with_threads_of_its_own(restore_threads):
     np.testing.assert_array_equal(layer(x)[0], expected)
 
 
-def test_an_error_in_a_walk_sends_its_helpers_away(restore_threads):
+def test_an_error_in_a_team_sends_its_workers_away(restore_threads):
     fastrnn.set_num_threads(3)
 
-    def fail(crew):
+    def fail(team):
         raise MemoryError("none left")
 
     with pytest.raises(MemoryError, match="none left"):
@@ -293,7 +274,7 @@ def test_the_same_bits_for_any_number_of_threads_with_indices(input_size, ragged
     for count in (1, 2, 3, 8):
         fastrnn.set_num_threads(count)
         results.append(training_step(layer, ids, lengths))
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 def test_head_and_loss_give_the_same_bits_for_any_number_of_threads(restore_threads):
@@ -307,7 +288,7 @@ def test_head_and_loss_give_the_same_bits_for_any_number_of_threads(restore_thre
         head.zero_grad()
         loss, do = fastrnn.softmax_cross_entropy(o, np.arange(2000) % 90)
         results.append([o, np.array(loss), head.backward(tape, do), *(g.copy() for g in head.grads.values())])
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 @pytest.mark.parametrize("classes", [90, 1500])
@@ -321,7 +302,7 @@ def test_cross_entropy_gives_the_same_bits_for_any_number_of_threads(classes, re
         head.zero_grad()
         loss, dh = head.cross_entropy(h, np.arange(3500) % classes, mask=mask)
         results.append([np.array(loss), dh, *(g.copy() for g in head.grads.values())])
-    assert_same_bits(results)
+    assert_all_equal(results)
 
 
 def test_several_callers_at_once_share_a_layer(restore_threads):
@@ -366,7 +347,7 @@ def test_an_error_in_a_task_reaches_the_caller(restore_threads):
             parallel.run([lambda: 1, fail, lambda: 2])
 
 
-def test_an_error_in_a_helper_reaches_the_caller_and_the_helper_goes_on(restore_threads):
+def test_an_error_in_a_worker_reaches_the_caller_and_the_worker_goes_on(restore_threads):
     fastrnn.set_num_threads(2)
     caller, both = threading.get_ident(), threading.Barrier(2)
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from autograd_oracle import run_autograd
-from problems import CASES, H, I, as_pair, problem
+from layer_cases import CLASSES
+from problems import CASES, H, I, problem
+from states import as_tuple
 
 torch = pytest.importorskip("torch", reason="torch is the oracle here and is not installed")
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 
-LAYERS = {"rnn": fastrnn.RNN, "gru": fastrnn.GRU, "lstm": fastrnn.LSTM}
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 # What is promised: outputs to so much absolute, gradients to so much of their largest entry
 OUTPUT_TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -35,10 +36,6 @@ def counterpart(module):
     layer = cls(module.input_size, module.hidden_size, dtype=DTYPES[module.weight_ih_l0.dtype], **options)
     layer.load_state_dict({name: array.detach().numpy() for name, array in module.named_parameters()})
     return layer
-
-
-def flat(states):
-    return list(states) if isinstance(states, tuple) else [states]
 
 
 def like(states, arrays):
@@ -72,24 +69,24 @@ def assert_equal(module, x, initial=None, lengths=None):
     state = None if initial is None else as_state(initial)
     y, final, tape = layer.forward(x, state, lengths=lengths)
     dy = rng.normal(size=y.shape).astype(y.dtype)
-    dfinal = [rng.normal(size=s.shape).astype(y.dtype) for s in flat(final)]
+    dfinal = [rng.normal(size=s.shape).astype(y.dtype) for s in as_tuple(final)]
     dx, dinitial = layer.backward(tape, dy, as_state(dfinal))
 
     x_torch = leaf(x)
     initial_torch = None if initial is None else [leaf(s) for s in initial]
     y_torch, final_torch = run_torch(module, x_torch, initial_torch and as_state(initial_torch), lengths)
     loss = (y_torch * torch.from_numpy(dy)).sum()
-    for s, d in zip(flat(final_torch), dfinal, strict=True):
+    for s, d in zip(as_tuple(final_torch), dfinal, strict=True):
         loss = loss + (s * torch.from_numpy(d)).sum()
     module.zero_grad()
     loss.backward()
 
     outputs, gradients = OUTPUT_TOLERANCE[y.dtype.name], GRADIENT_TOLERANCE[y.dtype.name]
     assert_near(y, y_torch, outputs, "y")
-    for letter, ours, theirs in zip("hc", flat(final), flat(final_torch), strict=False):
+    for letter, ours, theirs in zip("hc", as_tuple(final), as_tuple(final_torch), strict=False):
         assert_near(ours, theirs, outputs, letter)
     assert_near(dx, x_torch.grad, gradients, "dx", relative=True)
-    for letter, ours, theirs in zip("hc", flat(dinitial), initial_torch or [], strict=False):
+    for letter, ours, theirs in zip("hc", as_tuple(dinitial), initial_torch or [], strict=False):
         assert_near(ours, theirs.grad, gradients, f"d{letter}", relative=True)
     names = [name for name, _ in module.named_parameters()]
     assert list(layer.grads) == names
@@ -205,18 +202,18 @@ def test_parameters_have_the_names_order_and_shapes_of_torch(name):
 def test_every_option_gives_what_autograd_gives(case):
     """Also what torch.nn has no layer for: other activations, clips, peepholes, coupled gates, reset masks."""
     p = problem(*CASES[case])
-    layer = LAYERS[p.layer.cell](I, H, **CASES[case][1], dtype="float64")
+    layer = CLASSES[p.layer.cell](I, H, **CASES[case][1], dtype="float64")
     layer.load_state_dict(p.layer.params)
-    noisy = p.call.pop("noise", None) is not None
+    drops = p.call.pop("noise", None) is not None
     y, state, tape = layer.forward(p.x, p.state, **p.call)
-    if noisy:  # the layer drew its own
+    if drops:  # the layer drew its own
         p.call["noise"] = tape.masks
     theirs = run_autograd(torch, p)
     dx, dstate = layer.backward(tape, p.dy, p.dstate)
     assert_near(y, theirs.y, 1e-12, "y")
-    for letter, ours, other in zip("hc", as_pair(state), theirs.state, strict=False):
+    for letter, ours, other in zip("hc", as_tuple(state), theirs.state, strict=False):
         assert_near(ours, other, 1e-12, letter)
-    for letter, ours, other in zip("hc", as_pair(dstate), theirs.dstate, strict=False):
+    for letter, ours, other in zip("hc", as_tuple(dstate), theirs.dstate, strict=False):
         assert_near(ours, other, 1e-10, f"d{letter}", relative=True)
     for name, gradient in theirs.grads.items():
         assert_near(layer.grads[name], gradient, 1e-10, name, relative=True)
@@ -258,7 +255,7 @@ def test_every_sample_of_torchs_module_database_agrees(database, cls, count):
         assert module.dropout == 0
         assert not call.kwargs
         x, *states = call.args
-        states = [s.numpy() for s in flat(states[0])] if states else None
+        states = [s.numpy() for s in as_tuple(states[0])] if states else None
         assert_equal(module, x.numpy(), states)
 
 

@@ -9,6 +9,8 @@ import fastrnn
 import numpy as np
 import pytest
 
+from states import as_tuple, assert_equal, mapped
+
 T, B, I, H = 7, 4, 3, 5
 KINDS = {
     "rnn": (fastrnn.RNN, {}),
@@ -27,15 +29,6 @@ def make(kind, **options):
     return cls(I, H, **{"dtype": "float64", "rng": 1} | own | options)
 
 
-def flat(states):
-    return list(states) if isinstance(states, tuple) else [states]
-
-
-def mapped(function, *states):
-    """function of the arrays of each state, as a state."""
-    return tuple(map(function, *states)) if isinstance(states[0], tuple) else function(*states)
-
-
 def random_x(T=T, B=B, dtype="float64"):
     return np.random.default_rng(20).normal(size=(T, B, I)).astype(dtype)
 
@@ -49,20 +42,11 @@ def gradients(layer):
     return {name: grad.copy() for name, grad in layer.grads.items()}
 
 
-def assert_equal(ours, theirs):
-    """Equal arrays, states or dicts of arrays, to the bit."""
-    if isinstance(ours, dict):
-        assert list(ours) == list(theirs)
-        ours, theirs = tuple(ours.values()), tuple(theirs.values())
-    for a, b in zip(flat(ours), flat(theirs), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def assert_close(ours, theirs, tolerance=1e-12):
     if isinstance(ours, dict):
         assert list(ours) == list(theirs)
         ours, theirs = tuple(ours.values()), tuple(theirs.values())
-    for a, b in zip(flat(ours), flat(theirs), strict=True):
+    for a, b in zip(as_tuple(ours), as_tuple(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
@@ -76,7 +60,7 @@ def test_inference_gives_the_bits_of_training(kind):
     layer = make(kind, **STACK)
     for call in ({}, {"lengths": np.array([3, 0, T, 1])}, {"reset": np.eye(T, B, dtype=bool)}):
         y, state, _ = layer.forward(random_x(), **call)
-        assert_equal((y, *flat(state)), (layer(random_x(), **call)[0], *flat(layer(random_x(), **call)[1])))
+        assert_equal((y, *as_tuple(state)), (layer(random_x(), **call)[0], *as_tuple(layer(random_x(), **call)[1])))
 
 
 @every_kind
@@ -88,7 +72,7 @@ def test_a_tape_can_be_used_again(kind):
     def results():
         layer.zero_grad()
         dx, dinitial = layer.backward(tape, dy, dstate)
-        return (dx, *flat(dinitial), *gradients(layer).values())
+        return (dx, *as_tuple(dinitial), *gradients(layer).values())
 
     assert_equal(results(), results())
 
@@ -137,7 +121,7 @@ def test_no_state_is_one_of_zeros(kind):
     layer = make(kind, **STACK)
     y, state = layer(random_x())
     zeros = mapped(np.zeros_like, state)
-    assert_equal((y, *flat(state)), (layer(random_x(), zeros)[0], *flat(layer(random_x(), zeros)[1])))
+    assert_equal((y, *as_tuple(state)), (layer(random_x(), zeros)[0], *as_tuple(layer(random_x(), zeros)[1])))
 
 
 @pytest.mark.parametrize("options", [{}, STACK, {"batch_first": True}, STACK | {"merge": "sum"}], ids=str)
@@ -147,7 +131,7 @@ def test_y_of_forward_is_read_only(kind, options):
     y, state, _ = layer.forward(random_x())
     with pytest.raises(ValueError, match="read-only"):
         y[0, 0, 0] = 1
-    assert all(array.flags.writeable for array in flat(state))
+    assert all(array.flags.writeable for array in as_tuple(state))
     assert layer(random_x())[0].flags.writeable
 
 
@@ -157,7 +141,7 @@ def test_the_final_state_is_the_callers_own(kind):
     y, state, tape = layer.forward(random_x())
     dy, kept = random_like(1, y), y.copy()
     expected = layer.backward(tape, dy)[0]
-    for array in flat(state):
+    for array in as_tuple(state):
         array.fill(np.nan)
     np.testing.assert_array_equal(y, kept)
     np.testing.assert_array_equal(layer.backward(tape, dy)[0], expected)
@@ -183,8 +167,8 @@ def test_two_pieces_with_the_state_carried_are_the_whole(kind, cut):
     y2, final, tape2 = layer.forward(x[cut:], between)
     dx2, dbetween = layer.backward(tape2, dy[cut:], dstate)
     dx1, dfirst = layer.backward(tape1, dy[:cut], dbetween)
-    assert_close((np.concatenate([y1, y2]), *flat(final)), (y, *flat(state)))
-    assert_close((np.concatenate([dx1, dx2]), *flat(dfirst)), (dx, *flat(dinitial)))
+    assert_close((np.concatenate([y1, y2]), *as_tuple(final)), (y, *as_tuple(state)))
+    assert_close((np.concatenate([dx1, dx2]), *as_tuple(dfirst)), (dx, *as_tuple(dinitial)))
     assert_close(gradients(layer), whole)
 
 
@@ -211,7 +195,7 @@ def test_one_step_at_a_time_is_the_whole(kind, hidden_size, one_hot):
         for t in range(T):
             alone = layer(x[t : t + 1], carried)
             y_t, carried, tape = layer.forward(x[t : t + 1], carried)
-            assert_equal((y_t, *flat(carried)), (alone[0], *flat(alone[1])))
+            assert_equal((y_t, *as_tuple(carried)), (alone[0], *as_tuple(alone[1])))
             assert_close(y_t[0], y[t])
             steps.append(tape)
         assert_close(carried, state)
@@ -242,8 +226,8 @@ def test_a_ragged_batch_is_its_sequences_one_by_one(kind, options):
 
         y_b, state_b, tape_b = layer.forward(x[:n, row], mapped(of_row, initial))
         dx_b, dinitial_b = layer.backward(tape_b, dy[:n, row], mapped(of_row, dstate))
-        assert_close((y[:n, row], *flat(mapped(of_row, state))), (y_b, *flat(state_b)))
-        assert_close((dx[:n, row], *flat(mapped(of_row, dinitial))), (dx_b, *flat(dinitial_b)))
+        assert_close((y[:n, row], *as_tuple(mapped(of_row, state))), (y_b, *as_tuple(state_b)))
+        assert_close((dx[:n, row], *as_tuple(mapped(of_row, dinitial))), (dx_b, *as_tuple(dinitial_b)))
         assert not y[n:, row].any()
         assert not dx[n:, row].any()
     assert_close(together, gradients(layer))
@@ -267,8 +251,8 @@ def test_a_reset_starts_a_sequence_anew(kind):
     y2, state2, tape2 = layer.forward(x[at:])
     dx1, dinitial1 = layer.backward(tape1, dy[:at])
     dx2, _ = layer.backward(tape2, dy[at:], dstate)
-    assert_close((y, *flat(state)), (np.concatenate([y1, y2]), *flat(state2)))
-    assert_close((dx, *flat(dinitial)), (np.concatenate([dx1, dx2]), *flat(dinitial1)))
+    assert_close((y, *as_tuple(state)), (np.concatenate([y1, y2]), *as_tuple(state2)))
+    assert_close((dx, *as_tuple(dinitial)), (np.concatenate([dx1, dx2]), *as_tuple(dinitial1)))
     assert_close(together, gradients(layer))
 
 

@@ -8,7 +8,8 @@ from fastrnn import reference
 from fastrnn.training import tbptt
 
 from finite_differences import numeric_gradient
-from test_layers import CELLS, as_tuple
+from layer_cases import CELLS
+from states import as_tuple
 
 I, H, B, T = 2, 3, 2, 13
 K1_K2 = [(1, 1), (4, 4), (20, 20), (1, 3), (3, 6), (3, 7), (4, 5), (5, 13), (4, 30), (2, 100)]
@@ -157,7 +158,7 @@ def test_layouts_give_the_same_updates(k1, k2):
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_unbatched_indices_are_walked(batch_first):
+def test_unbatched_indices_are_taken(batch_first):
     ids = np.random.default_rng(0).integers(0, I, T)
     layer = make("lstm", batch_first=batch_first)
     updates = list(tbptt(layer, [(ids, np.ones((T, H)))], loss, k1=5, k2=8))

@@ -7,16 +7,13 @@ from typing import Any
 import fastrnn
 import numpy as np
 
-from contenders import Entry, Unsupported
+from contenders import Entry
 from shapes import Problem
 
 
 def make_layer(problem: Problem) -> Any:
     """A fastrnn layer with the problem's weights."""
-    layer_class = getattr(fastrnn, problem.cell.upper(), None)
-    if layer_class is None:
-        raise Unsupported(f"fastrnn has no {problem.cell.upper()} yet")
-    layer = layer_class(problem.shape.I, problem.shape.H, dtype=problem.dtype)
+    layer = getattr(fastrnn, problem.cell.upper())(problem.shape.I, problem.shape.H, dtype=problem.dtype)
     layer.load_state_dict(problem.params)
     return layer
 
@@ -38,9 +35,8 @@ class Contender:
     version = fastrnn.__version__
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads if hasattr(fastrnn, "set_num_threads") else 1  # without it, it has but one
-        if self._threads > 1:
-            fastrnn.set_num_threads(threads)
+        self._threads = threads
+        fastrnn.set_num_threads(threads)
 
     def entries(self, problem: Problem) -> list[Entry]:
         layer = make_layer(problem)

@@ -1,10 +1,12 @@
 """Layers from and to torch, ONNX, Keras and safetensors files, with the same outputs.
 
-    from_torch(module)                 to_torch(layer)                 modules and cells of torch.nn
-    from_onnx(model)                   to_onnx(layer)                  RNN, GRU and LSTM nodes
-    run_onnx_node(node, tensors)                                       one node with ONNX's inputs and outputs
-    from_keras(layer)                  to_keras(layer)                 SimpleRNN, GRU, LSTM, Bidirectional
-    load_safetensors(path)             save_safetensors(path, layer)   a layer with all its options
+    torch         from_torch(module)             to_torch(layer)                 modules and cells of torch.nn
+    onnx          from_onnx(model)               to_onnx(layer)                  RNN, GRU and LSTM nodes
+                  run_onnx_node(node, tensors)                                   one node, inputs as ONNX has them
+    keras         from_keras(layer)              to_keras(layer)                 SimpleRNN, GRU, LSTM, Bidirectional
+    safetensors   load_safetensors(path)         save_safetensors(path, layer)   a layer with all its options
+      |
+    common        what the four share: a layer taken apart, put together, and refused with a reason
 
 Every `from_` and `load_` gives a `fastrnn.RNN`, `fastrnn.GRU` or `fastrnn.LSTM`, to be run or trained.  What the other
 side cannot express is refused with a ValueError that gives the reason.  Each package is imported only when a function

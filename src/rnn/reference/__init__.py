@@ -5,6 +5,7 @@
     gru.py           the GRU             }  one layer, one direction: forward right above backward
     lstm.py          the LSTM            }
     layer_norm.py    layer normalisation within them
+    dropout.py       what they drop: masks of weights, inputs and states
     steps.py         what they share: the input product; rows that end early or start afresh
     stack.py         forward and backward of a whole layer object: layers, directions, dropout
     output.py        o = c + V h, softmax, cross-entropy

@@ -25,7 +25,6 @@ namespace FASTRNN_ISA {
 // Accumulator registers of a tile: what the instruction set has, less those for weights and the broadcast row.
 constexpr int kAccumulators = FASTRNN_REGISTERS >= 32 ? 24 : 12;
 constexpr int kMaxRows = 8;
-constexpr int kMaxVectors = 4;
 
 // Rows in a tile that has `vectors` vectors of columns
 constexpr int tile_rows(int vectors) {

@@ -15,36 +15,10 @@ import pytest
 from fastrnn import _core
 from fastrnn.engine import parallel
 
-from test_layers import CELLS, STACKS, as_tuple, case
+from layer_cases import CELLS, DROPOUTS, STACKS, case
+from same_bits import assert_same_bits_in_segments, passes, segments
 
-DROPOUTS = {"weight_dropout": 0.4, "input_dropout": 0.3, "recurrent_dropout": 0.35}
 FEW_ROWS, MANY_ROWS = 1, 19  # below and above a tile: with and without input products in advance
-
-
-def passes(layer, x, state, keywords, **how):
-    """Everything that a forward and a backward pass give, in one list of arrays."""
-    rng = np.random.default_rng(5)
-    layer.zero_grad()
-    layer._rng = np.random.default_rng(6)  # of dropout
-    y, final, tape = layer.forward(x, state, **keywords, **how)
-    dy = rng.normal(size=y.shape).astype(layer.dtype)
-    dfinal = tuple(rng.normal(size=s.shape).astype(layer.dtype) for s in as_tuple(final))
-    y_before = y.copy()
-    dx, dinitial = layer.backward(tape, dy, dfinal if len(dfinal) == 2 else dfinal[0])
-    np.testing.assert_array_equal(y, y_before)
-    gradients = [g.copy() for g in layer.grads.values()]
-    return [y_before, *as_tuple(final), *([] if dx is None else [dx]), *as_tuple(dinitial), *gradients], tape
-
-
-def assert_same_bits(layer, x, state, keywords, **how):
-    (plain, _), (segmented, tape) = passes(layer, x, state, keywords), passes(layer, x, state, keywords, **how)
-    for ours, theirs in zip(segmented, plain, strict=True):
-        assert ours.tobytes() == theirs.tobytes()
-    return tape
-
-
-def segments(tape):
-    return [0 if column is None else len(column.begin) - 1 for layer in tape.stacks for column in layer]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -58,7 +32,7 @@ def test_segments_give_the_same_bits(cell, stack, dtype):
     for B in (FEW_ROWS, MANY_ROWS):
         for variant in ({}, {"ragged": True, "reset": True}, {"ragged": True, "one_hot": True}):
             for count in (1, 3, 1000):
-                assert_same_bits(layer, *case(layer, rng, T=30, B=B, **variant), checkpoint=count)
+                assert_same_bits_in_segments(layer, *case(layer, rng, T=30, B=B, **variant), checkpoint=count)
 
 
 @pytest.mark.parametrize("B", [1, 3, 40])
@@ -69,7 +43,9 @@ def test_segments_that_cut_chunks_of_products_give_the_same_bits(cell, B):
     layer = kind(9, 40, **options, bidirectional=True, rng=rng)
     for ragged in (False, True):
         for checkpoint in ("auto", 2, 7):
-            tape = assert_same_bits(layer, *case(layer, rng, T=8000 // B, B=B, ragged=ragged), checkpoint=checkpoint)
+            tape = assert_same_bits_in_segments(
+                layer, *case(layer, rng, T=8000 // B, B=B, ragged=ragged), checkpoint=checkpoint
+            )
             assert cell in ("rnn tanh", "rnn relu") or checkpoint == "auto" or min(segments(tape)) > 1
 
 
@@ -78,12 +54,13 @@ def test_segments_begin_where_chunks_of_products_do(cell):
     """BLAS rounds a product of few rows otherwise than one of many, such as the last chunk here and those before it."""
     kind, options = CELLS[cell]
     layer = kind(64, 40, **options, rng=0)
-    rows = (256 << 10) // (4 * len(layer.params["weight_ih_l0"]))  # PRODUCT_CHUNK
+    rows = layer.forward(np.ones((5000, 1, 64), np.float32))[2].layer_passes[0][0].chunk_rows
+    assert rows < 5000
     for T in (2 * rows + 2, 2 * rows + 5):
-        assert_same_bits(layer, *case(layer, np.random.default_rng(0), T=T, B=1), checkpoint=4)
+        assert_same_bits_in_segments(layer, *case(layer, np.random.default_rng(0), T=T, B=1), checkpoint=4)
 
 
-# For these, a segment is walked through all layers. 3,800 rows of 60 units are 4 to 30 chunks of steps, in a ragged
+# For these, a segment goes through all layers. 3,800 rows of 60 units are 4 to 30 chunks of steps, in a ragged
 # batch half as many
 STACKED = {
     "plain": ({}, {}),
@@ -93,8 +70,8 @@ STACKED = {
     "one-hot": ({}, {"ragged": True, "one_hot": True}),
     "dropout": ({"dropout": 0.4}, {}),
     "dropout, ragged, reversed": ({"dropout": 0.4, "reverse": True}, {"ragged": True, "reset": True}),
-    "noise": ({"dropout": 0.3, **DROPOUTS}, {"ragged": True}),
-    "noise, reversed": ({"dropout": 0.3, "reverse": True, **DROPOUTS}, {"ragged": True, "reset": True}),
+    "all dropouts": ({"dropout": 0.3, **DROPOUTS}, {"ragged": True}),
+    "all dropouts, reversed": ({"dropout": 0.3, "reverse": True, **DROPOUTS}, {"ragged": True, "reset": True}),
     "zoneout": ({"zoneout": 0.2}, {"ragged": True, "reset": True}),
     "zoneout, reversed": ({"zoneout": 0.3, "dropout": 0.2, "reverse": True}, {}),
 }
@@ -108,15 +85,16 @@ def stack_case(layer, rng, B, **variant):
 
 @pytest.mark.parametrize(
     ("stack", "dtype"),
-    [(stack, "float32") for stack in STACKED] + [(stack, "float64") for stack in ("ragged, reset", "noise, reversed")],
+    [(stack, "float32") for stack in STACKED]
+    + [(stack, "float64") for stack in ("ragged, reset", "all dropouts, reversed")],
 )
 @pytest.mark.parametrize("cell", CELLS)
-def test_stacks_walked_in_segments_give_the_same_bits(cell, stack, dtype):
+def test_stacks_whose_segments_go_through_all_layers_give_the_same_bits(cell, stack, dtype):
     (kind, options), (own, variant) = CELLS[cell], STACKED[stack]
     rng = np.random.default_rng(len(cell) + len(stack))
     for B, num_layers, count in ((FEW_ROWS, 2, 1000), (MANY_ROWS, 3, 3)):
         layer = kind(5, 60, num_layers, **options, **own, dtype=dtype, rng=rng)
-        tape = assert_same_bits(layer, *stack_case(layer, rng, B, **variant), checkpoint=count)
+        tape = assert_same_bits_in_segments(layer, *stack_case(layer, rng, B, **variant), checkpoint=count)
         assert tape.is_stacked
         assert min(segments(tape)) > 1
 
@@ -144,7 +122,9 @@ def test_padding_of_a_ragged_stack_is_never_what_memory_held_before(cell):
 def test_input_dropout_of_one_layer_is_that_of_the_plain_way():
     layer = fastrnn.LSTM(5, 60, input_dropout=0.3, zoneout=0.1, zoneout_cell=0.2, rng=0)
     for B in (FEW_ROWS, MANY_ROWS):
-        tape = assert_same_bits(layer, *stack_case(layer, np.random.default_rng(0), B, ragged=True), checkpoint=5)
+        tape = assert_same_bits_in_segments(
+            layer, *stack_case(layer, np.random.default_rng(0), B, ragged=True), checkpoint=5
+        )
         assert min(segments(tape)) > 1
 
 
@@ -154,7 +134,7 @@ def test_stacks_in_segments_give_the_same_bits_in_every_instruction_set(cell, in
     rng = np.random.default_rng(3)
     layer = kind(6, 61, 2, **options, rng=rng)
     for B in (1, 5, 11):
-        assert_same_bits(layer, *stack_case(layer, rng, B, ragged=True, reset=True), checkpoint=5)
+        assert_same_bits_in_segments(layer, *stack_case(layer, rng, B, ragged=True, reset=True), checkpoint=5)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -163,7 +143,7 @@ def test_segments_give_the_same_bits_in_every_instruction_set(cell, instructions
     rng = np.random.default_rng(3)
     layer = kind(6, 21, **options, bidirectional=True, rng=rng)
     for B in (1, 5, 11):
-        assert_same_bits(layer, *case(layer, rng, T=900, B=B, ragged=True, reset=True), checkpoint=5)
+        assert_same_bits_in_segments(layer, *case(layer, rng, T=900, B=B, ragged=True, reset=True), checkpoint=5)
 
 
 def held_memory(layer, x, dy, **how):
@@ -220,11 +200,11 @@ def test_segments_differ_by_a_chunk_at_most():
     assert set(np.diff(tape.stacks[0][0].begin)) == {4 * 1024, 5 * 1024}
 
 
-@pytest.mark.parametrize("noise", [{}, {"dropout": 0.3, "zoneout": 0.1, **DROPOUTS}], ids=["plain", "noise"])
+@pytest.mark.parametrize("dropouts", [{}, {"dropout": 0.3, "zoneout": 0.1, **DROPOUTS}], ids=["plain", "dropouts"])
 @pytest.mark.parametrize("cell", ["rnn tanh", "rnn softsign, clip", "gru", "lstm"])
-def test_memory_of_long_sequences_through_a_stack_is_a_twentieth(cell, noise):
+def test_memory_of_long_sequences_through_a_stack_is_a_twentieth(cell, dropouts):
     kind, options = CELLS[cell]
-    layer = kind(64, 64, 2, **options, **noise, rng=0)
+    layer = kind(64, 64, 2, **options, **dropouts, rng=0)
     x = np.random.default_rng(0).normal(size=(100_000, 1, 64)).astype(np.float32)
     dy = np.ones_like(x)
     plain, segmented = held_memory(layer, x, dy), held_memory(layer, x, dy, checkpoint="auto")
@@ -248,20 +228,20 @@ def test_memory_limit_is_kept(cell, share):
     assert held_memory(layer, x, dy, memory_limit=int(share * plain)) < share * plain + 8 * len(x) + 25_000
 
 
-def test_memory_limit_is_that_of_all_layers_directions_and_walks_together():
+def test_memory_limit_is_that_of_all_layers_directions_and_shards_together():
     layer = fastrnn.LSTM(64, 64, 2, bidirectional=True, rng=0)
     tape = layer.forward(np.ones((500, 40, 64), np.float32), memory_limit=10**7)[2]
-    columns = [column for layer in tape.stacks for column in layer]
-    assert len(columns) > 4
-    assert sum(column.memory(len(column.begin) - 1) for column in columns) <= 10**7
+    stacks = [stack for of_layer in tape.stacks for stack in of_layer]
+    assert len(stacks) > 4
+    assert sum(stack.memory(len(stack.begin) - 1) for stack in stacks) <= 10**7
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2])
-@pytest.mark.parametrize("noise", [{}, {"dropout": 0.3, "zoneout": 0.1, **DROPOUTS}], ids=["plain", "noise"])
+@pytest.mark.parametrize("dropouts", [{}, {"dropout": 0.3, "zoneout": 0.1, **DROPOUTS}], ids=["plain", "dropouts"])
 @pytest.mark.parametrize("cell", ["rnn tanh", "lstm"])
-def test_memory_limit_of_a_stack_covers_what_is_between_layers(cell, noise, share):
+def test_memory_limit_of_a_stack_covers_what_is_between_layers(cell, dropouts, share):
     kind, options = CELLS[cell]
-    layer = kind(64, 64, 3, **options, **noise, rng=0)
+    layer = kind(64, 64, 3, **options, **dropouts, rng=0)
     x = np.random.default_rng(0).normal(size=(20_000, 1, 64)).astype(np.float32)
     dy = np.ones_like(x)
     plain = held_memory(layer, x, dy)
@@ -342,9 +322,9 @@ def test_gates_of_every_layer_of_a_stack_are_the_same(cell, reverse):
 def test_more_segments_than_steps_are_as_many_as_there_are_chunks(bidirectional, count):
     layer = fastrnn.GRU(4, 60, 2, bidirectional=bidirectional, rng=0)
     arguments = case(layer, np.random.default_rng(0), T=1900, B=2, ragged=True)
-    of_steps = segments(assert_same_bits(layer, *arguments, checkpoint=1900))
+    of_steps = segments(assert_same_bits_in_segments(layer, *arguments, checkpoint=1900))
     tracemalloc.start()
-    tape = assert_same_bits(layer, *arguments, checkpoint=count)
+    tape = assert_same_bits_in_segments(layer, *arguments, checkpoint=count)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert segments(tape) == of_steps
@@ -359,7 +339,7 @@ def test_empty_and_single_steps_of_a_stack_may_be_segmented(shape, num_layers):
     x = np.ones((*shape, 2), np.float32)
     for how in ({"checkpoint": "auto"}, {"checkpoint": 2}, {"memory_limit": 10**6}):
         for keywords in ({}, {"lengths": np.zeros(shape[1], np.int64)}):
-            assert_same_bits(layer, x, None, keywords, **how)
+            assert_same_bits_in_segments(layer, x, None, keywords, **how)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (4, 0), (1, 1)])
@@ -369,7 +349,7 @@ def test_empty_and_single_steps_may_be_segmented(shape):
     lengths = np.zeros(shape[1], np.int64)
     for how in ({"checkpoint": "auto"}, {"checkpoint": 2}, {"memory_limit": 10**6}):
         for keywords in ({}, {"lengths": lengths}):
-            tape = assert_same_bits(layer, x, None, keywords, **how)
+            tape = assert_same_bits_in_segments(layer, x, None, keywords, **how)
             assert tape.gates()["f"].shape == (*shape, 3)
 
 
@@ -399,7 +379,7 @@ def test_threads_do_not_change_the_bits_of_stacks_in_segments(cell, B, ragged, r
     arguments = case(layer, np.random.default_rng(0), T=6400 // B, B=B, ragged=ragged)
     for n in (1, 2):
         fastrnn.set_num_threads(n)
-        tape = assert_same_bits(layer, *arguments, checkpoint=4)
+        tape = assert_same_bits_in_segments(layer, *arguments, checkpoint=4)
         assert tape.is_stacked
         assert (len(tape.layer_passes[0]) > 1) == (B == 64)
 
@@ -424,10 +404,10 @@ def test_segments_work_at_the_same_time_unless_there_is_zoneout(dropped, restore
     """What the test before this one finds only when threads meet."""
     fastrnn.set_num_threads(2)
     layer = fastrnn.LSTM(8, 64, 2, **dropped, rng=0)
-    run, at_once = parallel.run, []
-    monkeypatch.setattr(parallel, "run", lambda tasks: at_once.append(len(tasks)) or run(tasks))
-    assert_same_bits(layer, np.ones((1500, 2, 8), np.float32), None, {}, checkpoint=5)
-    assert max(at_once) == (1 if "zoneout" in dropped else 2)
+    run, tasks_of_runs = parallel.run, []
+    monkeypatch.setattr(parallel, "run", lambda tasks: tasks_of_runs.append(len(tasks)) or run(tasks))
+    assert_same_bits_in_segments(layer, np.ones((1500, 2, 8), np.float32), None, {}, checkpoint=5)
+    assert max(tasks_of_runs) == (1 if "zoneout" in dropped else 2)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
@@ -437,5 +417,5 @@ def test_threads_do_not_change_the_bits_of_segments(cell, restore_threads):
     x = np.random.default_rng(0).normal(size=(200, 64, 32)).astype(np.float32)
     for n in (1, 2):
         fastrnn.set_num_threads(n)
-        tape = assert_same_bits(layer, x, None, {}, checkpoint=3)
+        tape = assert_same_bits_in_segments(layer, x, None, {}, checkpoint=3)
     assert len(tape.layer_passes[0]) > 2

@@ -7,9 +7,10 @@ from fastrnn import interchange, reference
 from fastrnn.engine import forward_pass, tuning
 from fastrnn.engine.dropout import StepMask, _mixed
 
-from test_segments import assert_same_bits, segments
-from test_stream import STEPS, in_pieces, with_stored_weights
-from test_threads import assert_same_for_any_number_of_threads
+from layer_cases import DROPOUTS, TOLERANCE, assert_same_as_reference, case
+from same_bits import assert_same_bits_in_segments, assert_same_for_any_number_of_threads, segments
+from states import agree, as_tuple
+from streams import STEPS, in_pieces, with_stored_weights
 
 CELLS = {
     "rnn": (fastrnn.RNN, {}),
@@ -22,9 +23,7 @@ CELLS = {
     "lstm projected": (fastrnn.LSTM, {"proj_size": 5}),
     "lstm peephole, coupled": (fastrnn.LSTM, {"peephole": True, "coupled": True}),
 }
-DROPOUTS = {"weight_dropout": 0.4, "input_dropout": 0.3, "recurrent_dropout": 0.35}
 ZONEOUT = {"zoneout": 0.25, "zoneout_cell": 0.4}
-TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 three_cells = pytest.mark.parametrize("kind", [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM])
@@ -45,68 +44,27 @@ def test_mask_is_where_a_part_of_the_numbers_is_below_p(p, bits):
     np.testing.assert_array_equal(mask.whole(400), parts < np.rint(p * 2**bits))
 
 
-def layer_of(cell, *args, noise=(DROPOUTS, ZONEOUT), **options):
+def layer_of(cell, *args, drops=(DROPOUTS, ZONEOUT), **options):
     kind, own = CELLS[cell]
-    given = {name: p for each in noise for name, p in each.items() if kind is fastrnn.LSTM or name != "zoneout_cell"}
+    given = {name: p for each in drops for name, p in each.items() if kind is fastrnn.LSTM or name != "zoneout_cell"}
     return kind(*args, **own, **given, **options)
 
 
-def as_tuple(state):
-    return state if isinstance(state, tuple) else (state,)
-
-
-def agree(name, ours, theirs, tolerance):
-    scale = max(1.0, float(np.abs(theirs).max(initial=0)))
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale, err_msg=name)
-
-
-def call(layer, rng, T, B):
-    """x, state, and lengths and reset mask."""
-    shapes = [(layer.num_layers * layer.spec.num_directions, B, width) for _, width in layer.spec.states]
-    state = tuple(rng.normal(size=shape).astype(layer.dtype) for shape in shapes)
-    lengths = rng.integers(0, T + 1, B)
-    lengths[0] = T
-    x = rng.normal(size=(T, B, layer.input_size)).astype(layer.dtype)
-    reset = rng.random((T, B)) < 0.15
-    return x, state if len(state) == 2 else state[0], {"lengths": lengths, "reset": reset}
-
-
-def assert_trains_as_the_reference(layer, x, state, keywords, rng):
-    tolerance = TOLERANCE[layer.dtype.name]
-    y, final, tape = layer.forward(x, state, **keywords)
-    y_ref, final_ref, tape_ref = reference.forward(
-        layer, x, state, **keywords, dropout_masks=tape.between[:-1] if layer.dropout else None, noise=tape.masks
-    )
-    dy = rng.normal(size=y.shape).astype(layer.dtype)
-    dfinal = tuple(rng.normal(size=s.shape).astype(layer.dtype) for s in as_tuple(final))
-    dfinal = dfinal if len(dfinal) == 2 else dfinal[0]
-    layer.zero_grad()
-    dx, dinitial = layer.backward(tape, dy, dfinal)
-    dx_ref, dinitial_ref, grads_ref = reference.backward(layer, tape_ref, dy, dfinal)
-    agree("y", y, y_ref, tolerance)
-    agree("dx", dx, dx_ref, tolerance)
-    for name, a, b in (("state", final, final_ref), ("dstate", dinitial, dinitial_ref)):
-        for letter, ours, theirs in zip("hc", as_tuple(a), as_tuple(b), strict=False):
-            agree(f"{name} {letter}", ours, theirs, tolerance)
-    for name, grad in grads_ref.items():
-        agree(name, layer.grads[name], grad, 4 * tolerance)
-
-
 @every_cell
-def test_training_with_all_noise_is_what_the_reference_is(cell, instructions):
+def test_training_with_all_dropout_is_what_the_reference_is(cell, instructions):
     rng = np.random.default_rng(3)
     for dtype in ("float32", "float64"):
         layer = layer_of(cell, 6, 21, num_layers=2, bidirectional=True, dropout=0.2, dtype=dtype, rng=rng)
         for B in (1, 5, 11):
-            assert_trains_as_the_reference(layer, *call(layer, rng, 7, B), rng)
+            assert_same_as_reference(layer, *case(layer, rng, B=B, ragged=True, reset=True), rng)
 
 
 @every_cell
-def test_noise_is_right_in_batches_that_are_cut_and_over_many_chunks_of_steps(cell):
+def test_dropout_is_right_in_batches_that_are_cut_and_over_many_chunks_of_steps(cell):
     rng = np.random.default_rng(4)
     layer = layer_of(cell, 5, 64, dtype="float64", rng=rng)
     assert tuning.shard_count(layer.spec.step_work, 60, 70) > 1
-    assert_trains_as_the_reference(layer, *call(layer, rng, 60, 70), rng)
+    assert_same_as_reference(layer, *case(layer, rng, T=60, B=70, ragged=True, reset=True), rng)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -115,7 +73,7 @@ def test_inference_drops_nothing_and_takes_the_mean_of_zoneout(cell, dtype):
     rng = np.random.default_rng(5)
     layer = layer_of(cell, 6, 21, num_layers=2, dtype=dtype, rng=rng)
     for T, B in ((1, 1), (4, 1), (2, 5), (9, 3), (7, 40)):  # the first are short calls
-        x, state, ragged = call(layer, rng, T, B)
+        x, state, ragged = case(layer, rng, T, B, ragged=True, reset=True)
         for keywords in ({}, ragged):
             y, final = layer(x, state, **keywords)
             y_ref, final_ref, _ = reference.forward(layer, x, state, **keywords)
@@ -126,10 +84,10 @@ def test_inference_drops_nothing_and_takes_the_mean_of_zoneout(cell, dtype):
 
 @every_cell
 def test_inference_with_dropout_is_that_of_a_plain_layer(cell):
-    noisy = layer_of(cell, 6, 21, noise=(DROPOUTS,), rng=0)
-    plain = layer_of(cell, 6, 21, noise=(), rng=0)
+    dropping = layer_of(cell, 6, 21, drops=(DROPOUTS,), rng=0)
+    plain = layer_of(cell, 6, 21, drops=(), rng=0)
     x = np.random.default_rng(1).standard_normal((9, 5, 6), dtype=np.float32)
-    np.testing.assert_array_equal(noisy(x)[0], plain(x)[0])
+    np.testing.assert_array_equal(dropping(x)[0], plain(x)[0])
 
 
 @three_cells
@@ -152,27 +110,27 @@ def test_the_same_bits_for_any_number_of_threads(kind, restore_threads):
 
 @pytest.mark.parametrize("name", [*DROPOUTS, *ZONEOUT, "all"])
 @every_cell
-def test_segments_that_run_forward_again_meet_the_same_noise(cell, name):
-    noise = (DROPOUTS, ZONEOUT) if name == "all" else ({name: 0.3},)
+def test_segments_that_run_forward_again_meet_the_same_masks(cell, name):
+    drops = (DROPOUTS, ZONEOUT) if name == "all" else ({name: 0.3},)
     rng = np.random.default_rng(9)
     for stack in ({"num_layers": 2}, {"bidirectional": True, "batch_first": True}):
-        layer = layer_of(cell, 6, 21, noise=noise, **stack, rng=rng)
+        layer = layer_of(cell, 6, 21, drops=drops, **stack, rng=rng)
         for B in (1, 3, 19):
-            x, state, ragged = call(layer, rng, 30, B)
+            x, state, ragged = case(layer, rng, 30, B, ragged=True)
             x = x.swapaxes(0, 1) if layer.batch_first else x
-            for keywords in ({}, {"lengths": ragged["lengths"]}):
+            for keywords in ({}, ragged):
                 for count in (1, 4, 1000):
-                    assert_same_bits(layer, x, state, keywords, checkpoint=count)
+                    assert_same_bits_in_segments(layer, x, state, keywords, checkpoint=count)
 
 
 @three_cells
-def test_layers_that_drop_are_not_run_at_once_but_those_of_inference_are(kind):
+def test_layers_that_drop_are_not_pipelined_but_those_of_inference_are(kind):
     rng = np.random.default_rng(10)
     x = rng.standard_normal((500, 3, 64), dtype=np.float32)
     for name, p in (*DROPOUTS.items(), ("zoneout", 0.25)):
         layer = kind(64, 64, 3, **{name: p}, rng=rng)
         assert not layer.forward(x)[2].is_pipelined
-        tape = assert_same_bits(layer, x, None, {}, checkpoint=5)
+        tape = assert_same_bits_in_segments(layer, x, None, {}, checkpoint=5)
         assert kind is fastrnn.RNN or min(segments(tape)) > 1
         assert forward_pass.is_pipelined(layer.spec, tape.batch, False)
         agree(name, layer(x)[0], reference.forward(layer, x)[0], TOLERANCE["float32"])
@@ -183,7 +141,7 @@ def test_streams_take_the_mean_of_zoneout(cell):
     rng = np.random.default_rng(11)
     for dtype, H, B in (("float32", 21, 1), ("float64", 21, 5), ("float32", 37, 11)):
         layer = layer_of(cell, 6, H, num_layers=2, dtype=dtype, rng=rng)
-        x, state, _ = call(layer, rng, STEPS, B)
+        x, state, _ = case(layer, rng, STEPS, B)
         stream = layer.stream(B)
         stream.state = state
         y, final = layer(x, state)
@@ -196,7 +154,7 @@ def test_streams_take_the_mean_of_zoneout(cell):
 def test_rows_of_a_stream_that_sit_out_do_not_move_in_zoneout(cell):
     rng = np.random.default_rng(12)
     layer = layer_of(cell, 6, 21, num_layers=2, rng=rng)
-    x, _, _ = call(layer, rng, STEPS, 4)
+    x, _, _ = case(layer, rng, STEPS, 4)
     active = rng.random((STEPS, 4)) < 0.6
     y = in_pieces(layer.stream(4), x, active)
     for b in range(4):
@@ -209,15 +167,15 @@ def test_compressed_streams_take_the_mean_of_zoneout(cell, weights):
     rng = np.random.default_rng(13)
     kind, own = CELLS[cell]
     layer = layer_of(cell, 6, 37, rng=rng)
-    noise = {name: getattr(layer, name) for name in ZONEOUT if hasattr(layer, name)}
+    zoneout = {name: getattr(layer, name) for name in ZONEOUT if hasattr(layer, name)}
     layer.compress(weights)
-    x, _, _ = call(layer, rng, STEPS, 3)
-    expected = with_stored_weights(layer, kind, own | noise)(x)[0]
+    x, _, _ = case(layer, rng, STEPS, 3)
+    expected = with_stored_weights(layer, kind, own | zoneout)(x)[0]
     agree("y", layer.stream(3).run(x), expected, TOLERANCE["float32"])
 
 
 @three_cells
-def test_the_search_for_values_that_are_not_finite_goes_through_noise_and_leaves_gradients(kind):
+def test_the_search_for_values_that_are_not_finite_goes_through_dropout_and_leaves_gradients(kind):
     layer = kind(6, 21, 2, **DROPOUTS, zoneout=0.25, rng=0)
     y, _, tape = layer.forward(np.ones((9, 5, 6), np.float32))
     layer.backward(tape, y)
@@ -227,7 +185,7 @@ def test_the_search_for_values_that_are_not_finite_goes_through_noise_and_leaves
         np.testing.assert_array_equal(g, was)
 
 
-def test_a_tape_may_be_walked_twice():
+def test_backward_may_take_a_tape_twice():
     layer = fastrnn.LSTM(6, 21, **DROPOUTS, **ZONEOUT, rng=0)
     y, _, tape = layer.forward(np.ones((9, 5, 6), np.float32))
     first, second = (layer.backward(tape, y)[0] for _ in range(2))
@@ -341,7 +299,7 @@ def test_a_probability_lies_between_zero_and_one(name, bad, error):
 
 
 @pytest.mark.parametrize("name", [*DROPOUTS, "zoneout", "zoneout_cell"])
-def test_a_saved_layer_has_its_noise(name, tmp_path):
+def test_a_saved_layer_has_its_dropout(name, tmp_path):
     layer = fastrnn.LSTM(6, 8, **{name: 0.25}, rng=0)
     interchange.save_safetensors(tmp_path / "layer", layer)
     assert getattr(interchange.load_safetensors(tmp_path / "layer"), name) == 0.25
