@@ -243,7 +243,7 @@ class _Comparison:
         got, difference = float(gradient[index]), self._difference(move)
         self.count += 1
         excess = self._excess(got, difference)
-        if not excess <= 1:
+        if excess > 1:
             self.wrong.append(_Found(excess, name, index, got, difference))
 
     def _search(self, name: str, array: np.ndarray, gradient: np.ndarray) -> None:

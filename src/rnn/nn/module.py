@@ -189,8 +189,8 @@ class Module(FixedOptions):
         return self._shown(**self._shapes)
 
     def _shown(self, *arguments: Any, **named: Any) -> str:
-        """The class with these arguments, and with the dtype where there is one and it is not the usual one."""
-        if self._shapes and self.dtype != np.float32:
+        """The class with these arguments, and with the dtype where it is not the usual one."""
+        if self.dtype != np.float32:
             named["dtype"] = self.dtype
         shown = [*map(str, arguments), *(f"{name}={value}" for name, value in named.items())]
         return f"{type(self).__name__}({', '.join(shown)})"
