@@ -1,10 +1,12 @@
-"""Softmax and cross-entropy: against the formula, finite differences and torch; extremes, masks and errors."""
+"""Softmax and losses: against the formula, finite differences and torch; extremes, masks and errors."""
 
 import math
 
 import numpy as np
 import pytest
-from fastrnn.nn.losses import softmax_cross_entropy
+from fastrnn import mse_loss, softmax, softmax_cross_entropy
+
+from finite_differences import numeric_gradient
 
 
 @pytest.fixture
@@ -167,3 +169,124 @@ def test_masked_positions_do_not_count_whatever_integers_the_targets_are(dtype):
     assert loss == pytest.approx(expected[0], rel=1e-15)
     np.testing.assert_array_equal(dlogits[mask], expected[1])
     assert not dlogits[1].any()
+
+
+# ---------------------------------------------------------------- softmax
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4), (0, 4), (2, 1)])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-6), ("float64", 1e-14)])
+def test_softmax_is_that_of_torch(rng, shape, dtype, rtol):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    logits = (10 * rng.normal(size=shape)).astype(dtype)
+    before = logits.copy()
+    p = softmax(logits)
+    assert p.dtype == dtype
+    np.testing.assert_allclose(p, torch.softmax(torch.from_numpy(logits), -1).numpy(), rtol=10 * rtol, atol=0)
+    np.testing.assert_allclose(p.sum(axis=-1), 1, rtol=rtol)
+    np.testing.assert_array_equal(logits, before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softmax_neither_overflows_nor_loses_a_class_of_probability_zero(dtype):
+    logits = np.array([[1e4, -1e4, 1e4], [0, -np.inf, 0], [-1e30, -1e30, -1e30]], dtype)
+    np.testing.assert_allclose(softmax(logits), [[0.5, 0, 0.5], [0.5, 0, 0.5], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("wild", [[np.nan, 0], [np.inf, 0], [-np.inf, -np.inf]])
+def test_softmax_of_what_is_not_finite_is_nan_in_its_row_alone(wild):
+    p = softmax(np.array([wild, [0, 0]], float))
+    assert np.isnan(p[0]).any()
+    assert p[1].tolist() == [0.5, 0.5]
+
+
+def test_softmax_reads_strided_logits(rng):
+    logits = rng.normal(size=(8, 6, 4)).T[:, ::2, ::-2]
+    np.testing.assert_array_equal(softmax(logits), softmax(logits.copy()))
+
+
+@pytest.mark.parametrize(
+    ("logits", "error", "message"),
+    [
+        (np.zeros((4, 3), int), TypeError, r"expected logits of dtype float32 or float64, got int64; \.astype"),
+        ([[0.0], [1.0, 2.0]], TypeError, "expected logits as one array"),
+        (np.float32(1), ValueError, r"expected logits of shape \(..., K\) .* got \(\)"),
+        (np.zeros((4, 0)), ValueError, r"got \(4, 0\)"),
+    ],
+)
+def test_softmax_refuses_what_has_no_classes(logits, error, message):
+    with pytest.raises(error, match=message):
+        softmax(logits)
+
+
+# ---------------------------------------------------------------- mean squared error
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (4, 3), (2, 3, 4)])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-6), ("float64", 1e-14)])
+def test_mse_loss_is_that_of_torch(rng, shape, dtype, rtol):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    y, targets = (np.asarray(rng.normal(size=shape), dtype) for _ in range(2))
+    loss, dy = mse_loss(y, targets)
+    assert type(loss) is float
+    assert dy.dtype == dtype
+    assert dy.shape == y.shape
+    theirs = torch.tensor(y, requires_grad=True)
+    expected = torch.nn.functional.mse_loss(theirs, torch.tensor(targets))
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=rtol)
+    np.testing.assert_allclose(dy, theirs.grad.numpy(), rtol=rtol, atol=rtol / 100)
+
+
+@pytest.mark.parametrize("axes", [0, 1, 2, 3])
+def test_mse_loss_counts_what_the_mask_says(rng, axes):
+    y, targets = rng.normal(size=(4, 3, 2)), rng.normal(size=(4, 3, 2))
+    mask = np.asarray(rng.random((4, 3, 2)[:axes]) < 0.6) if axes else np.array(True)
+    error = (y - targets)[mask]
+    loss, dy = mse_loss(y, targets, mask=mask)
+    assert loss == pytest.approx((error**2).mean(), rel=1e-14)
+    np.testing.assert_allclose(dy[mask], 2 * error / error.size, rtol=1e-14)
+    assert not dy[~mask].any()
+
+    y[~mask], targets[~mask] = np.inf, np.inf
+    assert mse_loss(y, targets, mask=mask)[0] == loss
+    np.testing.assert_array_equal(mse_loss(y, targets, mask=mask)[1], dy)
+
+
+def test_gradient_of_mse_loss_agrees_with_finite_differences(rng):
+    y, targets, mask = rng.normal(size=(4, 3)), rng.normal(size=(4, 3)), np.array([True, False, True, True])
+    expected = numeric_gradient(lambda: mse_loss(y, targets, mask=mask)[0], y)
+    np.testing.assert_allclose(mse_loss(y, targets, mask=mask)[1], expected, rtol=1e-8, atol=1e-10)
+
+
+def test_mse_loss_shows_what_is_not_finite_and_sums_in_double():
+    assert math.isnan(mse_loss(np.array([np.nan, 0]), np.zeros(2))[0])
+    assert mse_loss(np.array([np.inf, 0]), np.zeros(2))[0] == math.inf
+    loss, _ = mse_loss(np.full(10**6, 0.1, np.float32), np.zeros(10**6, np.float32))
+    assert loss == pytest.approx(float(np.float32(0.1)) ** 2, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("y", "targets", "mask", "error", "message"),
+    [
+        (np.zeros(3, int), np.zeros(3), None, TypeError, "expected y of dtype float32 or float64, got int64"),
+        (
+            FLOATS,
+            FLOATS.astype(float),
+            None,
+            TypeError,
+            r"targets of dtype float32, got float64; \.astype\('float32'\)",
+        ),
+        (FLOATS, TARGETS, None, TypeError, "expected targets of dtype float32, got int64"),
+        (FLOATS, FLOATS[:3], None, ValueError, r"expected targets of shape \(4, 3\), got \(3, 3\)"),
+        (FLOATS, FLOATS[:, :1], None, ValueError, r"got \(4, 1\)"),
+        (FLOATS, FLOATS, MASK.astype(int), TypeError, "expected a mask of dtype bool, got int64"),
+        (FLOATS, FLOATS, MASK[:3], ValueError, r"expected a mask over leading axes of \(4, 3\), got \(3,\)"),
+        (FLOATS, FLOATS, np.ones((4, 3, 1), bool), ValueError, r"got \(4, 3, 1\)"),
+        (FLOATS, FLOATS, ~MASK, ValueError, r"expected at least one counted element, got none in the shape \(4, 3\)"),
+        (FLOATS[:0], FLOATS[:0], None, ValueError, "expected at least one counted element"),
+    ],
+)
+def test_mse_loss_refuses_what_does_not_fit(y, targets, mask, error, message):
+    with pytest.raises(error, match=message):
+        mse_loss(y, targets, mask=mask)

@@ -5,36 +5,85 @@ Stream                    the state of a layer between steps that come in one by
 pad_sequence, unpad_sequence   lists of arrays to and from a ragged batch
 initialize                initial values by name
 Linear                    the output layer, by itself or with its loss
-softmax_cross_entropy     the loss
+Embedding                 vectors that are learned, looked up by index
+Dropout                   zeros at random between modules; recurrent layers have options for it
+softmax                   probabilities of the classes
+softmax_cross_entropy     the loss of a classification, and its gradient
+mse_loss                  the mean squared error, and its gradient
+Module                    the base of all these, and of modules of your own
+gradcheck, GradientError  whether a module's backward pass gives the gradients of its forward pass
 LanguageModel             a character model that trains on text and writes some
 set_num_threads           how many threads a call may use (get_num_threads)
 optim                     SGD, Adam, AdamW, RMSprop; schedules of the learning rate; clipping of the gradient
 training                  checkpoints that go on to the same bits; what `LanguageModel.fit` does
 interchange               from and to torch, ONNX, Keras and safetensors
 reference                 the same layers in plain NumPy, equation by equation
+nn, text                  where the layers and the language model are defined
+
+How it is built; each part uses those below it:
+
+    cli      text                  the command; a model of characters
+      training                     loops, checkpoints, history               interchange   layers from and to others
+      optim   nn                   updates; modules and their parameters     reference     the same in plain NumPy
+         engine                    how a call runs: layers, directions, shards, segments
+         _core                     arrays to kernels, tapes, streams, threads (Cython)
+         kernels                   a step of a cell for each instruction set (C++)
 """
 
 from typing import TYPE_CHECKING, Any
 
-from . import optim as optim
-from . import training as training
-from .engine.parallel import get_num_threads as get_num_threads
-from .engine.parallel import set_num_threads as set_num_threads
-from .nn.init import initialize as initialize
-from .nn.layers import GRU as GRU
-from .nn.layers import LSTM as LSTM
-from .nn.layers import RNN as RNN
-from .nn.linear import Linear as Linear
-from .nn.losses import softmax_cross_entropy as softmax_cross_entropy
-from .nn.sequences import pad_sequence as pad_sequence
-from .nn.sequences import unpad_sequence as unpad_sequence
-from .nn.streaming import Stream as Stream
-from .text.language_model import LanguageModel as LanguageModel
+from . import nn, optim, text, training
+from .engine.parallel import get_num_threads, set_num_threads
+from .nn import (
+    GRU,
+    LSTM,
+    RNN,
+    Dropout,
+    Embedding,
+    GradientError,
+    Linear,
+    Module,
+    Stream,
+    gradcheck,
+    initialize,
+    mse_loss,
+    pad_sequence,
+    softmax,
+    softmax_cross_entropy,
+    unpad_sequence,
+)
+from .text import LanguageModel
 
 if TYPE_CHECKING:
-    from . import interchange as interchange
-    from . import reference as reference
+    from . import interchange, reference
 
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Dropout",
+    "Embedding",
+    "GradientError",
+    "LanguageModel",
+    "Linear",
+    "Module",
+    "Stream",
+    "get_num_threads",
+    "gradcheck",
+    "initialize",
+    "interchange",
+    "mse_loss",
+    "nn",
+    "optim",
+    "pad_sequence",
+    "reference",
+    "set_num_threads",
+    "softmax",
+    "softmax_cross_entropy",
+    "text",
+    "training",
+    "unpad_sequence",
+]
 __version__ = "0.1.0"
 
 
@@ -45,3 +94,8 @@ def __getattr__(name: str) -> Any:
 
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, also of what is imported when it is first named."""
+    return __all__

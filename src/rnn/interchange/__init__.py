@@ -13,12 +13,19 @@ side cannot express is refused with a ValueError that gives the reason.  Each pa
 that needs it is called.
 """
 
-from .keras import from_keras as from_keras
-from .keras import to_keras as to_keras
-from .onnx import from_onnx as from_onnx
-from .onnx import run_onnx_node as run_onnx_node
-from .onnx import to_onnx as to_onnx
-from .safetensors import load_safetensors as load_safetensors
-from .safetensors import save_safetensors as save_safetensors
-from .torch import from_torch as from_torch
-from .torch import to_torch as to_torch
+from .keras import from_keras, to_keras
+from .onnx import from_onnx, run_onnx_node, to_onnx
+from .safetensors import load_safetensors, save_safetensors
+from .torch import from_torch, to_torch
+
+__all__ = [
+    "from_keras",
+    "from_onnx",
+    "from_torch",
+    "load_safetensors",
+    "run_onnx_node",
+    "save_safetensors",
+    "to_keras",
+    "to_onnx",
+    "to_torch",
+]

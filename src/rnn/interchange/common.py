@@ -12,6 +12,20 @@ from ..nn.activations import Activation, activation_code
 from ..nn.layers import GRU, LSTM, RNN
 from ..nn.recurrent import Recurrent
 
+__all__ = [
+    "LAYERS",
+    "NOISE",
+    "ZONEOUT",
+    "activations_of",
+    "build",
+    "checked_layer",
+    "options_of",
+    "refuse_unless",
+    "reorder",
+    "same_activation",
+    "suffixes",
+]
+
 # What a layer drops in training, and what of it shows in inference
 ZONEOUT = {"zoneout": 0, "zoneout_cell": 0}
 NOISE = {"weight_dropout": 0, "input_dropout": 0, "recurrent_dropout": 0, **ZONEOUT}

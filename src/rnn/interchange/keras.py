@@ -16,6 +16,8 @@ import numpy as np
 from ..nn.activations import Activation
 from .common import NOISE, activations_of, build, checked_layer, refuse_unless, reorder, same_activation, suffixes
 
+__all__ = ["from_keras", "to_keras"]
+
 if TYPE_CHECKING:
     import keras
 

@@ -21,6 +21,8 @@ from ..util.checks import checked_array
 from ..util.storage import reason
 from .common import ZONEOUT, activations_of, build, checked_layer, refuse_unless, reorder, same_activation, suffixes
 
+__all__ = ["from_onnx", "run_onnx_node", "to_onnx"]
+
 if TYPE_CHECKING:
     import onnx
 

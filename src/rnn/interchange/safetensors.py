@@ -9,6 +9,8 @@ from typing import Any
 from ..util.storage import load_arrays, load_json, reason, save_arrays, shortened
 from .common import LAYERS, build, checked_layer, options_of
 
+__all__ = ["load_safetensors", "save_safetensors"]
+
 _FORMAT = "fastrnn.layer"  # the one key in the metadata
 _VERSION = 1
 _LONGEST = 1 << 16  # characters of the metadata, which needs some hundreds

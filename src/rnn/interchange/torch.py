@@ -8,6 +8,8 @@ import numpy as np
 
 from .common import NOISE, activations_of, build, checked_layer, refuse_unless, same_activation, suffixes
 
+__all__ = ["from_torch", "to_torch"]
+
 if TYPE_CHECKING:
     import torch
 

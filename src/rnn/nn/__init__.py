@@ -12,8 +12,43 @@ recurrent      what they share: parameters, forward, backward ------> engine: ho
   |
 module         Module: flat parameters and gradients, state dicts
   |
-linear         Linear, with its loss ------ losses: softmax_cross_entropy
+linear         Linear, with its loss ------ losses: softmax, softmax_cross_entropy, mse_loss
+embedding      Embedding: vectors by index
+dropout        Dropout, between modules
 
-init           initialize: initial values by name, of the layers above
+init           initialize: initial values by name, of recurrent layers
 sequences      pad_sequence, unpad_sequence: lists of arrays to and from a ragged batch
+gradient_check gradcheck: is a backward pass right?
 """
+
+from .activations import ACTIVATIONS
+from .dropout import Dropout
+from .embedding import Embedding
+from .gradient_check import GradientError, gradcheck
+from .init import initialize
+from .layers import GRU, LSTM, RNN
+from .linear import Linear
+from .losses import mse_loss, softmax, softmax_cross_entropy
+from .module import Module
+from .sequences import pad_sequence, unpad_sequence
+from .streaming import Stream
+
+__all__ = [
+    "ACTIVATIONS",
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Dropout",
+    "Embedding",
+    "GradientError",
+    "Linear",
+    "Module",
+    "Stream",
+    "gradcheck",
+    "initialize",
+    "mse_loss",
+    "pad_sequence",
+    "softmax",
+    "softmax_cross_entropy",
+    "unpad_sequence",
+]

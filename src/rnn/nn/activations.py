@@ -23,6 +23,8 @@ from typing import Any
 
 from .. import _core
 
+__all__ = ["ACTIVATIONS", "Activation", "activation_code", "activation_codes"]
+
 # The values are the default parameters
 ACTIVATIONS: dict[str, tuple[float, ...]] = {
     "tanh": (),

@@ -10,6 +10,8 @@ import numpy as np
 from ..util.checks import finite_float
 from .recurrent import Recurrent
 
+__all__ = ["initialize"]
+
 _WEIGHTS = ("uniform", "glorot", "orthogonal")
 _BIASES = ("uniform", "zeros")
 

@@ -12,6 +12,8 @@ from .activations import Activation, activation_codes
 from .options import GRU_ACTIVATIONS, LSTM_OPTIONS, NONLINEARITY, RESET_AFTER, documented
 from .recurrent import Recurrent
 
+__all__ = ["GRU", "LSTM", "RNN"]
+
 # There is no row of the table with layer normalisation and any of these
 _NOT_NORMED = {"clip": None, "reset_after": True, "proj_size": 0, "peephole": False, "coupled": False}
 

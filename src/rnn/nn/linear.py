@@ -12,9 +12,11 @@ import numpy as np
 from .. import _core
 from .._core import gemm_rows, sum_rows
 from ..engine import parallel, tuning
-from ..util.checks import boolean, float_dtype, positive_int
+from ..util.checks import as_array, boolean, cast_hint, float_dtype, positive_int
 from .losses import checked_targets
 from .module import Module
+
+__all__ = ["Linear"]
 
 
 class Linear(Module):
@@ -167,12 +169,15 @@ class Linear(Module):
         return tasks
 
     def _checked(self, name: str, array: Any, features: int) -> np.ndarray:
-        array = np.asarray(array)
+        given, array = array, as_array(name, array)
         if array.dtype != self.dtype:
-            raise TypeError(f"expected {name} of dtype {self.dtype}, got {array.dtype}")
+            raise TypeError(f"expected {name} of dtype {self.dtype}, got {array.dtype}{cast_hint(given, self.dtype)}")
         if array.ndim == 0 or array.shape[-1] != features:
             raise ValueError(f"expected {name} of shape (..., {features}), got {array.shape}")
         return array
+
+    def __repr__(self) -> str:
+        return self._shown(in_features=self.in_features, out_features=self.out_features, bias=self.bias)
 
 
 def contiguous_rows(array: np.ndarray) -> np.ndarray:

@@ -14,10 +14,14 @@ from typing import Any, ClassVar, NoReturn, Self
 import numpy as np
 
 from .. import _core
-from ..util.checks import checked_array, checked_arrays, checked_shapes
+from ..util.checks import checked_array, checked_arrays, checked_shapes, float_dtype, non_negative_int
+
+__all__ = ["FixedOptions", "Module", "ParameterDict"]
 
 _ALIGN = 16  # elements: every array starts on a cache line of float32
 _ADDRESSABLE = 1 << 47  # bytes that a process can have on the usual processors
+
+Shapes = Mapping[str, tuple[int, ...]] | Iterable[tuple[str, tuple[int, ...]]]  # by name
 
 
 class ParameterDict(dict[str, np.ndarray]):
@@ -53,12 +57,46 @@ class FixedOptions:
 
 
 class Module(FixedOptions):
-    """Base of everything with parameters: flat storage, ``params``, ``grads`` and state dicts.
+    """Base of the layers, and of those that you write: parameters by name, their gradients, state dicts.
 
-    shapes: the name and the shape of each parameter, in torch's order.  dtype: float32 or float64.
-    ``flat_params`` and ``flat_grads``: the arrays that all of them lie in; ``param_ranges``: the slice of each by name,
-    with the padding behind it.
+    shapes: the shape of each parameter by name, as a dict or as pairs; a module may have none.
+    dtype: float32 or float64, of the parameters.
+
+    A module of one's own says in its constructor which parameters it has, all zero at first, and brings the two passes:
+    `forward` returns its output and a tape, whatever `backward` needs; `backward` adds into `grads` and returns the
+    gradient of its input.  Optimisers, checkpoints and `clip_grad_norm` take it beside the others, and `gradcheck`
+    finds out whether the passes fit together.
+
+    >>> import numpy as np, fastrnn
+    >>> class Scale(fastrnn.Module):
+    ...     def __init__(self, size, dtype="float32"):
+    ...         super().__init__({"gain": (size,)}, dtype)
+    ...         self.params["gain"] = np.ones(size, dtype)
+    ...     def forward(self, x):                                # (..., N) -> (..., N)
+    ...         return x * self.params["gain"], x
+    ...     def backward(self, tape, dy):
+    ...         self.grads["gain"] += (dy * tape).reshape(-1, dy.shape[-1]).sum(axis=0)
+    ...         return dy * self.params["gain"]
+    >>> fastrnn.gradcheck(Scale(3, "float64"), np.random.default_rng(0).normal(size=(5, 3)))
+    True
+    >>> scale = Scale(3)
+    >>> y, tape = scale.forward(np.ones((5, 3), np.float32))
+    >>> dx = scale.backward(tape, y)                             # of the loss sum(y**2) / 2
+    >>> fastrnn.optim.SGD([scale], lr=0.1).step()
+    >>> scale.state_dict()
+    {'gain': array([0.5, 0.5, 0.5], dtype=float32)}
+
+    params, grads              arrays by name; views, which may be written into
+    zero_grad()                sets all gradients to zero
+    state_dict(), load_state_dict(mapping)    copies of the parameters, and the way back
+    flat_params, flat_grads    the one-dimensional arrays that all parameters, and all gradients, lie in
+    param_ranges               the slice of each parameter in these by name, with the padding behind it
+    generators                 a property: the random generators that `forward` draws from, none here.  A module that
+                               draws returns them in a list: checkpoints keep, and `gradcheck` puts back, their states
+
     Copies and pickles are without the gradients, which a copy, or what is unpickled, has anew: zero.
+    Raises TypeError for another dtype, and for shapes that are not names with tuples of integers; ValueError for
+    negative sizes and for more than any memory holds.
     """
 
     _fixed = frozenset({"dtype"})
@@ -74,9 +112,10 @@ class Module(FixedOptions):
         "_grads",
     )  # `_allocate` makes them
 
-    def __init__(self, shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: Any) -> None:
-        self.dtype = np.dtype(dtype)
-        self._shapes = dict(shapes) if self._given is None else checked_shapes(self._given, shapes, self.dtype)
+    def __init__(self, shapes: Shapes = (), dtype: Any = "float32") -> None:
+        self.dtype = float_dtype(dtype)
+        pairs = shapes.items() if isinstance(shapes, Mapping) else shapes
+        self._shapes = _own_shapes(pairs) if self._given is None else checked_shapes(self._given, pairs, self.dtype)
         self._allocate()
 
     @classmethod
@@ -145,6 +184,17 @@ class Module(FixedOptions):
         checked = checked_arrays(mapping, self._params)
         _core.copy_all([(array, checked[name]) for name, array in self._params.items()])
 
+    def __repr__(self) -> str:
+        """The class and the shape of each parameter; the modules of the package show their arguments, as torch does."""
+        return self._shown(**self._shapes)
+
+    def _shown(self, *arguments: Any, **named: Any) -> str:
+        """The class with these arguments, and with the dtype where it is not the usual one."""
+        if self.dtype != np.float32:
+            named["dtype"] = self.dtype
+        shown = [*map(str, arguments), *(f"{name}={value}" for name, value in named.items())]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in self._views}
         return {**state, "params": self.state_dict()}
@@ -154,3 +204,14 @@ class Module(FixedOptions):
         self.__dict__.update(state)
         self._allocate()
         self.load_state_dict(params)
+
+
+def _own_shapes(pairs: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    """The shapes by name, if they are names and shapes; raises TypeError or ValueError otherwise."""
+    own: dict[str, tuple[int, ...]] = {}
+    for pair in pairs:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], tuple)):
+            raise TypeError(f"expected shapes by name, as in {{'weight': (2, 3)}}, got {pair!r}")
+        name, shape = pair
+        own[name] = tuple([non_negative_int(f"sizes of {name}", size) for size in shape])
+    return own

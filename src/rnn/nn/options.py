@@ -13,6 +13,18 @@ from ..engine.merging import MERGES
 from ..util.checks import boolean, float_dtype, non_negative_int, positive_float, positive_int, probability
 from .activations import activation_codes
 
+__all__ = [
+    "GRU_ACTIVATIONS",
+    "LSTM_OPTIONS",
+    "NONLINEARITY",
+    "REQUIRED",
+    "RESET_AFTER",
+    "SHARED",
+    "SIZES",
+    "Option",
+    "documented",
+]
+
 _MOST_LAYERS = 1 << 16
 REQUIRED = object()  # in the place of a default
 

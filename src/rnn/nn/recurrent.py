@@ -23,6 +23,8 @@ from .module import Module
 from .options import SHARED, SIZES, Option
 from .streaming import Stream
 
+__all__ = ["Recurrent"]
+
 _MOST_INT8 = 1 << 17  # terms of a product whose sums fit 32 bits
 _ADDRESSES = 1 << 47  # bytes that a process can address
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+__all__ = ["pad_sequence", "unpad_sequence"]
+
 
 def pad_sequence(
     sequences: Sequence[np.ndarray], *, batch_first: bool = False, padding_value: float = 0

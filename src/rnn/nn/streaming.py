@@ -11,7 +11,10 @@ from .. import _core
 from ..engine import LayerSpec, State
 from ..engine.inputs import checked_state, user_state
 from ..engine.spec import Arrays
+from ..util.checks import as_array
 from .module import ParameterDict
+
+__all__ = ["Stream", "Streamable"]
 
 
 class Streamable(Protocol):
@@ -64,7 +67,8 @@ class Stream(_core.Stream):
     def state(self) -> State:
         """A copy of h (L, B, P), for an LSTM of the pair (h, c), c (L, B, H).
 
-        It may be set to the like, or with B = 1 to the state of an unbatched call, without that axis.
+        It may be set to the like, or with B = 1 to the state of an unbatched call, without that axis; None, also in the
+        place of one of a pair, is zeros.
 
         Raises TypeError or ValueError when set to another dtype or shape; the state is unchanged then.
         """
@@ -72,8 +76,9 @@ class Stream(_core.Stream):
 
     @state.setter
     def state(self, state: State) -> None:
-        first = state[0] if isinstance(state, tuple | list) and state else state
-        unbatched = self.batch == 1 and np.ndim(first) == 2
+        several = len(self.spec.states) > 1 and isinstance(state, tuple | list)
+        given = [part for part in (state if several else [state]) if part is not None]
+        unbatched = self.batch == 1 and bool(given) and as_array("state", given[0]).ndim == 2
         self.set_state(checked_state(self.spec, state, self.batch, unbatched))
 
     def refresh(self) -> None:

@@ -21,6 +21,8 @@ from ..util.checks import boolean, finite_float
 from .base import Groups, Optimizer, Options
 from .schedules import Schedule, checked_lr
 
+__all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
+
 
 def _fraction(name: str, value: Any) -> float:
     if not finite_float(name, value) < 1:
@@ -29,6 +31,8 @@ def _fraction(name: str, value: Any) -> float:
 
 
 def _two_betas(name: str, value: Any) -> tuple[float, float]:
+    if not isinstance(value, tuple | list | np.ndarray):
+        raise TypeError(f"expected {name} as a pair of numbers, got {value!r}")
     if len(value) != 2 or not all(0 <= beta < 1 for beta in value):
         raise ValueError(f"expected two betas in [0, 1), got {value}")
     return tuple(value)

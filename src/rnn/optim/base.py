@@ -6,6 +6,7 @@ same bits for any number of threads.  What happens to an element is in kernels/m
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -19,6 +20,8 @@ from ..engine import parallel, tuning
 from ..nn.module import Module
 from ..util.checks import checked_arrays, finite_float
 from .schedules import Schedule, lr_at
+
+__all__ = ["Optimizer", "clip_grad_norm"]
 
 _MOST_STEPS = 1 << 53  # beyond it a schedule, which reckons in float64, could not tell one step from the next
 
@@ -55,6 +58,7 @@ class Optimizer:
         self._options = self._checked(options)
         self._group_options: list[Options] = []  # what differs from the above; pieces name their place in this list
         self._tasks = _cut(self._ranges({} if groups is None else groups), tuning.UPDATED)
+        self._groups = {pattern: dict(given) for pattern, given in (groups or {}).items()}  # for repr
         self._norm_tasks = _cut(_whole(self.modules), tuning.SUMMED)
         self._state = {
             name: [np.zeros_like(module.flat_params) for module in self.modules] for name in self._state_names()
@@ -91,7 +95,7 @@ class Optimizer:
             if not math.isfinite(norm):
                 return norm
         step = self.steps + 1
-        tasks = [self._updates(pieces, options, factor, step) for pieces in self._tasks]
+        tasks = [self._updates(pieces, options, factor, step) for pieces in self._tasks or [[]]]
         # Made of compiled functions alone, in which no interrupt is heard: either all is done, or nothing
         tasks[0].append(partial(setattr, self, "steps", step))
         parallel.run([partial(_core.in_turn, updates) for updates in tasks])
@@ -135,6 +139,15 @@ class Optimizer:
             for part, flats in self._state.items()
             for name, array in module.named(flats[index]).items()
         }
+
+    def __repr__(self) -> str:
+        """The modules, the learning rate, and what is not as by default."""
+        shown = [repr(self.modules)]
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = self._groups or None if name == "groups" else self._options.get(name)
+            if name == "lr" or (name != "modules" and value != parameter.default):
+                shown.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     # ------------------------------------------------------------ options
 
@@ -249,6 +262,8 @@ def _whole(modules: Sequence[Module]) -> list[Piece]:
 
 def _clipping(norm: float, max_norm: float) -> float:
     """The factor that brings a gradient of this norm to `max_norm`; 1 where the norm is not finite."""
+    if isinstance(max_norm, bool) or not isinstance(max_norm, int | float | np.integer | np.floating):
+        raise TypeError(f"expected max_norm to be a number, got {max_norm!r}")
     if not max_norm > 0:
         raise ValueError(f"expected max_norm > 0, got {max_norm}")
     return min(1.0, max_norm / (norm + 1e-6)) if math.isfinite(norm) else 1.0
@@ -271,7 +286,17 @@ def _cut(ranges: Iterable[Piece], size: int) -> list[list[Piece]]:
 
 def _checked_modules(modules: Sequence[Module]) -> list[Module]:
     if not isinstance(modules, (list, tuple)) or not all(isinstance(module, Module) for module in modules):
-        raise TypeError(f"expected a list of modules, such as [layer, head], got {modules!r}")
+        raise TypeError(f"expected a list of modules, such as [layer, head], got {_in_short(modules)}")
     if not modules or len({id(module) for module in modules}) != len(modules):
         raise ValueError(f"expected a list of modules, each once and at least one, got {modules!r}")
     return list(modules)
+
+
+def _in_short(value: Any) -> str:
+    """What came in the place of a list of modules, in a few words: of arrays, for one, none of the numbers."""
+    if isinstance(value, Module):
+        return f"{value!r} by itself"
+    if not isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__}"
+    kinds = dict.fromkeys(type(part).__name__ for part in value)  # each once, in their order
+    return f"a {type(value).__name__} of {', '.join(kinds)}"

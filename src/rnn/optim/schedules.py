@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from ..util.checks import finite_float, positive_int
 
+__all__ = ["Cosine", "Schedule", "StepDecay", "WarmUp"]
+
 Schedule = Callable[[int], float]  # the learning rate of the update that comes after so many
 
 

@@ -14,19 +14,29 @@ Begin with rnn.py.  Speed is not the aim beyond what NumPy gives to whoever writ
 the input of all steps, one a step for the state, one after the loop for each weight gradient.
 """
 
-from .activations import FORMULAS as FORMULAS
-from .activations import Activation as Activation
-from .activations import sigmoid as sigmoid
-from .dropout import DropoutMasks as DropoutMasks
-from .gru import gru_backward as gru_backward
-from .gru import gru_forward as gru_forward
-from .lstm import lstm_backward as lstm_backward
-from .lstm import lstm_forward as lstm_forward
-from .output import linear_backward as linear_backward
-from .output import linear_forward as linear_forward
-from .output import softmax as softmax
-from .output import softmax_cross_entropy as softmax_cross_entropy
-from .rnn import rnn_backward as rnn_backward
-from .rnn import rnn_forward as rnn_forward
-from .stack import backward as backward
-from .stack import forward as forward
+from .activations import FORMULAS, Activation, sigmoid
+from .dropout import DropoutMasks
+from .gru import gru_backward, gru_forward
+from .lstm import lstm_backward, lstm_forward
+from .output import linear_backward, linear_forward, softmax, softmax_cross_entropy
+from .rnn import rnn_backward, rnn_forward
+from .stack import backward, forward
+
+__all__ = [
+    "FORMULAS",
+    "Activation",
+    "DropoutMasks",
+    "backward",
+    "forward",
+    "gru_backward",
+    "gru_forward",
+    "linear_backward",
+    "linear_forward",
+    "lstm_backward",
+    "lstm_forward",
+    "rnn_backward",
+    "rnn_forward",
+    "sigmoid",
+    "softmax",
+    "softmax_cross_entropy",
+]

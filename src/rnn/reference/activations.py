@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+__all__ = ["FORMULAS", "Activation", "Formula", "sigmoid"]
+
 Spec = str | tuple[str] | tuple[str, float] | tuple[str, float, float]
 
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+__all__ = ["NO_MASKS", "DropoutMasks", "masked"]
+
 
 class DropoutMasks(NamedTuple):
     """The masks of one layer and direction, in the order of time and of the caller's batch; None: nothing is dropped.

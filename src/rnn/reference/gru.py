@@ -37,6 +37,8 @@ from .steps import (
     zoned,
 )
 
+__all__ = ["GRUTape", "gru_backward", "gru_forward"]
+
 
 class GRUTape(NamedTuple):
     """What the backward pass needs of the forward pass."""

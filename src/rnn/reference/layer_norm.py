@@ -12,6 +12,8 @@ import numpy as np
 
 from .steps import bias_gradient
 
+__all__ = ["EPSILON", "LayerNorm"]
+
 EPSILON = 1e-5  # that of torch.nn.LayerNorm
 
 

@@ -40,6 +40,8 @@ from .steps import (
     zoned,
 )
 
+__all__ = ["LSTMTape", "lstm_backward", "lstm_forward"]
+
 
 class LSTMTape(NamedTuple):
     """What the backward pass needs of the forward pass."""

@@ -13,6 +13,8 @@ import numpy as np
 
 from .steps import bias_gradient, weight_gradient
 
+__all__ = ["linear_backward", "linear_forward", "softmax", "softmax_cross_entropy"]
+
 
 def linear_forward(h: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """o = c + V h: h (..., H), weight (K, H), bias (K,) -> (..., K).

@@ -33,6 +33,8 @@ from .steps import (
     zoned,
 )
 
+__all__ = ["RNNTape", "rnn_backward", "rnn_forward"]
+
 
 class RNNTape(NamedTuple):
     """What the backward pass needs of the forward pass."""

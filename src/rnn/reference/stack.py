@@ -23,6 +23,8 @@ from .lstm import lstm_backward, lstm_forward
 from .rnn import rnn_backward, rnn_forward
 from .steps import is_one_hot, reverse_time
 
+__all__ = ["Direction", "StackTape", "backward", "forward", "merged", "unmerged"]
+
 State = np.ndarray | tuple[np.ndarray, np.ndarray]  # h (L*D, B, H or P); for the LSTM (h, c)
 
 # Forward, backward, and the attributes of the layer that are keywords of the forward function.

@@ -9,6 +9,22 @@ from typing import NamedTuple
 
 import numpy as np
 
+__all__ = [
+    "Steps",
+    "bias_gradient",
+    "by_rows",
+    "clipped",
+    "input_gradients",
+    "input_product",
+    "is_one_hot",
+    "plus",
+    "reverse_time",
+    "rows",
+    "unzoned",
+    "weight_gradient",
+    "zoned",
+]
+
 
 class Steps(NamedTuple):
     """Which rows of the batch are still running at each step, and which start afresh there.

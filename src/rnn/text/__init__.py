@@ -4,3 +4,8 @@ language_model    LanguageModel: characters -> a recurrent layer -> a linear hea
     |
 corpus            the English text that every CPython carries
 """
+
+from .corpus import builtin_text
+from .language_model import CharacterStream, LanguageModel
+
+__all__ = ["CharacterStream", "LanguageModel", "builtin_text"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["builtin_text"]
+
 
 def builtin_text() -> str:
     """Python's own help topics, in alphabetical order of their names: English, some 460,000 characters, 100 distinct.

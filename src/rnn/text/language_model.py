@@ -19,6 +19,8 @@ from ..training.trainer import Trainer, bits_per_character
 from ..util.checks import checked_array, finite_float, non_negative_int, positive_int
 from ..util.storage import load_arrays, load_json, reason, save_arrays
 
+__all__ = ["CharacterStream", "LanguageModel"]
+
 _LAYERS = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
 _FORMAT = "fastrnn.LanguageModel"  # the one key in the metadata of a file
 

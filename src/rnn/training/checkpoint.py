@@ -19,6 +19,8 @@ from ..optim.base import Optimizer
 from ..util.checks import checked_arrays
 from ..util.storage import load_arrays, load_json, reason, require_shallow, save_arrays
 
+__all__ = ["load_checkpoint", "save_checkpoint"]
+
 _FORMAT = "fastrnn.checkpoint"  # the one key in the metadata of a file
 
 Path = str | os.PathLike[str]

@@ -10,6 +10,8 @@ from typing import Any
 
 from ..util.storage import write_atomically
 
+__all__ = ["History"]
+
 
 @dataclass
 class History:

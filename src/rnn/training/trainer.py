@@ -28,6 +28,8 @@ from ..util.checks import checked_arrays, finite_float, non_negative_int
 from .checkpoint import Checkpoint, read_checkpoint, save_checkpoint, unfit
 from .history import History
 
+__all__ = ["DivergedError", "Trainer"]
+
 MAX_NORM = 1.0  # of the gradient
 EVALUATIONS = 10  # of the held-out text, spread over the training
 EVALUATED_CHARACTERS = 2**16  # of the held-out text, at most, in each of them

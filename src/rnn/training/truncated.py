@@ -19,6 +19,8 @@ import numpy as np
 
 from ..util.checks import checked_array, positive_int
 
+__all__ = ["Update", "tbptt"]
+
 Piece = tuple[np.ndarray, ...]  # some steps of each array
 Loss = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]  # y, targets -> loss, dy
 

@@ -74,11 +74,50 @@ def float_dtype(dtype: Any) -> np.dtype:
     return np.dtype(dtype)
 
 
-def checked_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """`value` as an array, if it has just this shape and dtype; else an error that says what was expected."""
-    array = np.asarray(value)
+def as_array(name: str, value: Any) -> np.ndarray:
+    """`value` as an array; raises TypeError for a list of arrays of different shapes, of which NumPy can make none."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        what = f"a {type(value).__name__} of arrays of different shapes"
+        raise TypeError(f"expected {name} as one array, got {what}") from None
+
+
+def cast_hint(value: Any, dtype: np.dtype) -> str:
+    """Behind an error about `value`: how numbers of another dtype become those of a floating-point `dtype`."""
+    if dtype.kind != "f" or np.asarray(value).dtype.kind not in "fiu":
+        return ""
+    call = ".astype(" if isinstance(value, np.ndarray) else "np.asarray(..., "
+    return f"; {call}{dtype.name!r}) converts it"
+
+
+def integers(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of an integer dtype; raises TypeError otherwise."""
+    array = as_array(name, value)
+    if array.dtype.kind not in "iu":
+        hint = "; .astype(int) converts it" if array.dtype.kind == "f" and isinstance(value, np.ndarray) else ""
+        raise TypeError(f"expected {name} of an integer dtype, got {array.dtype}{hint}")
+    return array
+
+
+def floats(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of float32 or float64; raises TypeError otherwise."""
+    array = as_array(name, value)
+    if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        hint = cast_hint(value, np.dtype(np.float32))
+        raise TypeError(f"expected {name} of dtype float32 or float64, got {array.dtype}{hint}")
+    return array
+
+
+def checked_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype, *, hint: bool = True) -> np.ndarray:
+    """`value` as an array, if it has just this shape and dtype; else an error that says what was expected.
+
+    hint: whether that also says how the dtype is converted, for whoever has the array in hand.
+    """
+    array = as_array(name, value)
     if array.dtype != dtype:
-        raise TypeError(f"expected {name} of dtype {dtype}, got {array.dtype}")
+        how = cast_hint(value, dtype) if hint else ""
+        raise TypeError(f"expected {name} of dtype {dtype}, got {array.dtype}{how}")
     if array.shape != shape:
         raise ValueError(f"expected {name} of shape {shape}, got {array.shape}")
     return array
@@ -95,7 +134,9 @@ def checked_arrays(mapping: Mapping[str, Any], own: Mapping[str, np.ndarray]) ->
     missing, unknown = own.keys() - mapping.keys(), mapping.keys() - own.keys()
     if missing or unknown:
         raise KeyError(f"state dict does not fit: missing {sorted(missing)}, unknown {sorted(unknown)}")
-    return {name: checked_array(name, mapping[name], array.shape, array.dtype) for name, array in own.items()}
+    return {
+        name: checked_array(name, mapping[name], array.shape, array.dtype, hint=False) for name, array in own.items()
+    }
 
 
 def checked_shapes(
@@ -110,7 +151,7 @@ def checked_shapes(
     for name, shape in shapes:
         if name not in mapping:
             raise KeyError(f"state dict does not fit: missing {[name]}")
-        checked_array(name, mapping[name], shape, dtype)
+        checked_array(name, mapping[name], shape, dtype, hint=False)
         own[name] = shape
     if len(own) < len(mapping):
         raise KeyError(f"state dict does not fit: unknown {sorted(mapping.keys() - own.keys())}")
