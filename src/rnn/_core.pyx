@@ -2,30 +2,34 @@
 # cython: freethreading_compatible=True
 """The loops over time steps, and the products around them.
 
-    forward.py     makes one LayerPass for each layer and direction of a call, once inputs.py has checked the arguments
-      core/packed_batch.pxi    PackedBatch: the sequences that one thread shards, by falling length
-      core/layer_pass.pxi    LayerPass: one walk through one layer in one direction: addresses of its arrays, and its two passes
-        core/forward.pxi    for s in steps:            cell.forward(s)        [x . W_ih in advance for few rows]
-        core/backward.pxi   for s in reversed steps:   cell.backward(s)
-                        after each chunk of steps: weight gradients and dx
-        core/segment_pass.pxi       the same two, some steps at a time, for the segments of segments.py
-          kernels/      what happens inside one step, for each cell and instruction set (core/table.pxi)
-    core/memory.pxi    where large arrays and scratch lie, again and again
-    core/tasks.pxi     several threads, and what Ctrl-C does to them
-    core/small_batch.pxi     SmallBatchInference: inference of a few rows, without a LayerPass
-    core/stream.pxi    Stream: layers that keep their state and packed weights: time outside, layers inside
+    engine/       makes a LayerPass for each layer, direction and shard of a call, once it has checked the arguments
+      |
+    packed_batch  PackedBatch: a shard of a batch, its sequences by falling length
+    layer_pass    LayerPass: a shard through one layer in one direction: addresses of its arrays, forward and backward
+      forward         for s in steps:            cell.forward(s)        [x . W_ih of many steps at once, for few rows]
+      backward        for s in reversed steps:   cell.backward(s)
+                      after each chunk of steps: weight gradients and dx
+      segment_pass    the same two, some steps at a time, for CheckpointedStack
+        |
+        kernels/      what happens inside one step, for each cell and instruction set (table)
 
-The .pxi files are parts of this one, in the order of their includes.
+    memory        a pool of blocks, for large arrays and scratch
+    tasks         several threads, and what Ctrl-C does to them
+    small_batch   SmallBatchInference: inference of a few rows, without a LayerPass
+    stream        Stream: layers that keep their state and packed weights: time outside, layers inside
+    sampler       TokenSampler: a stream that predicts, and writes
+    os            what is the operating system's
+
+These are the .pxi files of core/, parts of this one in the order of their includes.
 
 (A) A cell is data to the loops: a row of function pointers and counts (kernels/table.hpp). No cell is named here.
 (B) Everything is decided and allocated before the loops; inside them is no Python, and the GIL is released.
 (C) The gradients of the pre-activations live for one chunk of steps, which fits the second-level cache; what goes to
-    memory is the saved activations, dx and the weight gradients. The rows of the step after the chunk lie behind it, since the
-    recurrence reads them.
+    memory is the saved activations, dx and the weight gradients. The rows of the step after the chunk lie behind it,
+    since the recurrence reads them.
 (D) OpenBLAS runs on one thread: ours are the ones that split the work.
-(E) One cut of the steps into chunks serves the gradients of backward and, each in pieces, the input products of forward,
-    and depends on nothing but the sizes. A segment that runs forward again is some of these chunks, in any layer of a
-    stack: every product is that of the plain way, and so is every bit.
+(E) Forward and backward use the same chunk boundaries, which depend only on the sizes; recomputed segments are whole
+    chunks, so results are bitwise equal.
 
 Nothing is checked here: an address or size that is wrong is a crash. Letters and layouts: kernels/sequence.hpp.
 """

@@ -52,8 +52,8 @@ cdef void set_input_columns(const CellKernels[real]* cell, int64_t H, InputColum
 
 
 cdef struct NonFinite:
-    # where the walk back comes upon the first gradient of a pre-activation that is NaN or infinite
-    int64_t step, row  # of the walk; step -1: nowhere
+    # where backward comes upon the first gradient of a pre-activation that is NaN or infinite
+    int64_t step, row  # of the shard; step -1: nowhere
     int blocks         # a bit for each block of H columns of dgates
 
 
@@ -151,7 +151,7 @@ cdef void chunk_gradients(
     cdef const Kernels[real]* k = <const Kernels[real]*>m.k
     cdef Gradients[real]* g = <Gradients[real]*>m.g
     cdef Chunk[real] of
-    cdef int64_t saved_column = q.saved_width - q.H  # W_hr saw the unprojected h, the last H columns of the saved activations
+    cdef int64_t saved_column = q.saved_width - q.H  # W_hr saw the unprojected h, the last H saved columns
     cdef GradientBlock block
     cdef int i
     if rows == 0:

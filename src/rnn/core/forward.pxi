@@ -48,8 +48,8 @@ cdef int64_t projected_rows(const Sequence[real]* q, const CellKernels[real]* ce
 
 
 cdef int64_t block_end(const Sequence[real]* q, int64_t s, int64_t chunk) noexcept nogil:
-    """The end of the block that begins with step s, in a chunk that ends before step `chunk`: about PROJECTED_ROWS rows; what is
-    left in the end, less than twice as many."""
+    """The end of the block that begins with step s, in a chunk that ends before step `chunk`: about PROJECTED_ROWS rows;
+    what is left in the end, less than twice as many."""
     return chunk if q.first(chunk) - q.first(s) < 2 * PROJECTED_ROWS else s + PROJECTED_ROWS // q.active(s)
 
 

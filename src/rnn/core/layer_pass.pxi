@@ -1,4 +1,5 @@
-# One walk through one layer in one direction: the arrays of a call, and its two passes. Included by _core.pyx.
+# One shard of a batch through one layer in one direction: the arrays of a call, forward and backward. Included by
+# _core.pyx.
 
 cdef void set_cell(CellConfig[real]* q, const CellKernels[real]* cell, weights, dict options) except *:
     """What a layer and direction is in every call."""
@@ -73,17 +74,17 @@ cdef int put_others(PackedBatch shard, values, tuple states, int64_t at) except 
 
 
 cdef class LayerPass:
-    """One walk through one layer in one direction: `forward`, then, if made for training, `backward`.
+    """One shard through one layer in one direction: `forward`, then, if made for training, `backward`.
 
     weights: the arrays of Weights and Norms, or None.   options: activations, clip, grad_clip, coupled and zoneout.
-    x: (T, B, I); or int64 (T, B), places among shard.used_embedding_rows or, in inference only and without these, columns of W_ih.
-    y: (T, B, P), to be written. x and y may be None where the passes of core/segment_pass.pxi are given windows of them.
-    initial, final: states of all layers and directions, (h,) or (h, c), each (L*D, B, width); final[i][at] are written.
+    x: (T, B, I); or int64 (T, B), places among shard.used_embedding_rows or, in inference only and without these, columns
+    of W_ih.   y: (T, B, P), to be written. x and y may be None where a SegmentPass is given windows of them.
+    initial, final: states of all layers and directions, h and the others, each (L*D, B, width); final[i][at] are written.
     reset: (T, B) uint8 or None.   masks: what masks.py says.
     Rows of x and y are contiguous and states all so; nothing is checked. Arrays are of the layer's dtype.
 
-    Inside, states are in the order of the shard: h0, c0 and c, (n, ...). `c` is the initial cell state and then the final
-    one; or, after `keep`, that of all steps (packed rows).
+    Inside, states are in the order of the shard: h0 (n, P); c0 and c, the others side by side (n, C). `c` is the initial
+    one and then the final one; or, after `save`, that of all steps (packed rows).
     """
 
     cdef Sequence[float] f32
@@ -154,7 +155,7 @@ cdef class LayerPass:
         return chunk_rows(&self.f64) if self.is_double else chunk_rows(&self.f32)
 
     def follow(self, LayerPass below):
-        """Let forward take each step after that of `below`, the layer_pass that makes x, and backward the other way, so that
+        """Let forward take each step after that of `below`, the pass that makes x, and backward the other way, so that
         the two may run at once. `below.forward` has to be called first, and this one's `backward`."""
         self.before, below.behind = below, self
 

@@ -17,8 +17,9 @@ cdef inline void* state_data(cnp.ndarray state, int64_t at) noexcept:
 cdef class PackedBatch:
     """Some sequences of a batch by falling length: what one thread shards, step by step.
 
-    sorted_indices (n,): their batch rows; lengths (n,), falling; used_embedding_rows: columns of W_ih, if one-hot
-    x holds places among these; None: columns themselves. All int64. A packed row is a pair of a step and a sequence that runs then, in this order.
+    sorted_indices (n,): their batch rows; lengths (n,), falling; used_embedding_rows: columns of W_ih, if one-hot x
+    holds places among these; None: columns themselves. All int64. A packed row is a pair of a step and a sequence that
+    runs then, in this order.
     """
 
     cdef readonly int64_t T, n
@@ -80,10 +81,10 @@ cdef class PackedBatch:
 
 
 def shards(int64_t T, int64_t B, lengths, int64_t parts):
-    """A batch dealt out to so many walks. lengths (B,), int64; None: all T.
+    """A batch divided into so many shards. lengths (B,), int64; None: all T.
 
     Sequences of one length are dealt out in blocks, since threads that write to rows beside each other's slow each other
-    down; others so that each walk has long and short ones.
+    down; others so that each shard has long and short ones.
     """
     cdef int64_t b
     cdef int64_t *length
@@ -119,7 +120,7 @@ cdef cnp.ndarray by_falling_length(int64_t T, int64_t B, const int64_t* length):
 
 
 cdef PackedBatch new_shard(int64_t T, sorted_indices, lengths):
-    """The walk of some batch rows of falling length"""
+    """The shard of some batch rows of falling length"""
     cdef PackedBatch shard = PackedBatch.__new__(PackedBatch)
     cdef int64_t t, active = len(sorted_indices)
     cdef int64_t* start
@@ -149,7 +150,7 @@ ctypedef fused element:
 
 
 cdef cnp.ndarray set_rows(Rows[element]* rows, array, PackedBatch shard, bint backwards):
-    """Where row (s, i) of a walk lies; of None, nowhere. Returns the offsets, which the caller keeps alive."""
+    """Where row (s, i) of a shard lies; of None, nowhere. Returns the offsets, which the caller keeps alive."""
     rows.base = <element*>data(array)
     if array is None:
         return None

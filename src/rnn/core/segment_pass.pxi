@@ -1,8 +1,8 @@
 # The two passes of a LayerPass, some steps at a time, for the segments of segments.py. Included by _core.pyx.
 
 cdef class SegmentPass:
-    """A walk of a LayerPass over windows: arrays (M, n, ...), in the order of the shard, that hold some steps, and are given
-    anew when the walk comes to others."""
+    """A LayerPass over windows: arrays (M, n, ...), in the order of the shard, that hold some steps, and are given anew
+    for others."""
 
     cdef Sequence[float] f32
     cdef Sequence[double] f64
@@ -15,8 +15,8 @@ cdef class SegmentPass:
         self.f32, self.f64 = layer_pass.f32, layer_pass.f64
 
     def set_windows(self, x=None, y=None, zoneout_h=None, zoneout_c=None, dy=None, dx=None, saved=None):
-        """Windows, each with the step that it begins with; saved: saved activations, c, c before them, and the step which they begin
-        with. None: as before, and at first what the layer_pass has."""
+        """Windows, each with the step that it begins with; saved: saved activations, c, c before them, and the step which
+        they begin with. None: as before, and at first what the LayerPass has."""
         if self.layer_pass.is_double:
             set_window_rows(&self.f64, self.windows, x, y, zoneout_h, zoneout_c, dy, dx, saved)
         else:
@@ -115,7 +115,7 @@ cdef class SegmentBackward(SegmentPass):
         pool_free(self.memory.block)
 
     def run(self, int64_t s0, int64_t s1, bint search=False):
-        """Steps [s0, s1), a chunk. Returns what `LayerPass.backward` does, with which the walk ends."""
+        """Steps [s0, s1), a chunk. Returns what `LayerPass.backward` does, with which the pass ends."""
         if self.layer_pass.is_double:
             return chunk_backward(&self.f64, &self.gradients64, &self.columns64, self, s0, s1, search)
         return chunk_backward(&self.f32, &self.gradients32, &self.columns32, self, s0, s1, search)

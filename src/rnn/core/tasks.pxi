@@ -1,13 +1,13 @@
 # Work on several threads, and how it is left early. Included by _core.pyx.
 #
-#   run      several tasks side by side: walks through parts of a batch, directions, layers     Job
-#   share    several threads on one shard, each with some of the units of every step             Team (kernels/runtime/team.hpp)
+#   run      several tasks side by side: shards of a batch, directions, layers                  Job
+#   share    several threads on one pass, each with some of the units of every step           Team (runtime/team.hpp)
 #   Pool     the threads that serve
 #
 # Python delivers a signal between two of its own instructions, in the main thread, and what the handler raises comes out
 # there: between the taking of a lock and the `with` that owns it, or when work has been given to others and nobody waits
 # for them. So all that must not fall apart is here, where there are no instructions of Python: work is given, done and
-# waited for in one block. What Python code a task may run can be interrupted; then the others are told to leave, and the
+# waited for in one piece. What Python code a task may run can be interrupted; then the others are told to leave, and the
 # error goes on when they have. The loops over steps ask at each step whether to leave (kernels/runtime/section.hpp).
 
 cdef extern from "Python.h":
@@ -65,7 +65,7 @@ cdef enum:
     LEFT = -2
     PAUSE = 40000000        # nanoseconds that a master waits for workers before it hears signals
     GATHERING = 1000000000  # and, if it is to begin with all of them, for their coming
-    # Handing a task to another thread costs some 10 us, or 50 if that sleeps, and each walk packs the weights anew: work of
+    # Handing a task to another thread costs some 10 us, or 50 if that sleeps, and each shard packs the weights anew: work of
     # fewer multiply-adds than this is not cut
     WORTH = 1 << 23
 
@@ -365,11 +365,11 @@ cdef class Job:
         return 0
 
 
-# ---------------------------------------------------------------- several threads on one walk
+# ---------------------------------------------------------------- several threads on one pass
 
 cdef class Team:
-    """The threads that make one walk together: `serve` is for all of them but the one that shards, which dismisses them
-    when it is done. At most `places` may come, before or during the walk; it waits for nobody who does not."""
+    """The threads that make one pass together. Workers call `serve`; the master, whose pass it is, shuts the team down.
+    Up to `places` workers may join at any time; the master never waits for one that has not."""
 
     cdef TeamState state
 
@@ -389,7 +389,7 @@ cdef void serve_in_section(TeamState* team) noexcept nogil:
 
 
 cdef Team recruit_team(int64_t most, int64_t work):
-    """Up to `most` threads, the caller's among them, for one walk of so many multiply-adds; None if it walks alone. To be
+    """Up to `most` threads, the caller's among them, for one pass of so many multiply-adds; None if it goes alone. To be
     dismissed."""
     cdef int64_t n = min(thread_count, most)
     if n < 2 or not gathers and (work < WORTH or teams_back_off()):
@@ -407,7 +407,7 @@ cdef TeamState* state_of(Team team) noexcept:
 
 
 def share(task, int64_t most, int64_t work):
-    """task(team), a walk of so many multiply-adds that up to `most` threads may share."""
+    """task(team), a pass of so many multiply-adds that up to `most` threads may share."""
     cdef Team team = recruit_team(most, work)
     try:
         return task(team)

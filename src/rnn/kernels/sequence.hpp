@@ -7,7 +7,7 @@
 //
 //   Rows    the caller's arrays: row (s, b) lies at base + offset[b] + s * step.  Offset and step hold all of batch
 //           order, sorting, time order and strides; nothing is copied or transposed.
-//   packed  our own arrays (saved activations, dgates): row (s, b) is row first(s) + b, with first(s) = n(0) + ... + n(s-1).
+//   packed  our own arrays (saved, dgates): row (s, b) is row first(s) + b, with first(s) = n(0) + ... + n(s-1).
 #pragma once
 
 #include "index.hpp"
@@ -165,7 +165,7 @@ template <class T> struct Sequence : CellConfig<T>, CallArrays<T>, Workspace<T> 
   }
   bool has_dropout() const { return h_mask || zoneout_h > 0 || zoneout_c > 0; }
   // Whether threads may share its steps, those of calls and of streams alike: what is done for whole rows, outside of
-  // for_each_tile, is not for several (noise, norms, numbers in fixed point)
+  // for_each_tile, is not for several (dropout, norms, numbers in fixed point)
   bool can_share() const { return !has_dropout() && !norms.gain_hh && storage != kInt8; }
   const T* h_in_product(Index s, Index b) const { return h_mask ? h_masked + b * P : h_before(s, b); }
   Index saved_row(Index s, Index b) const {
@@ -205,7 +205,7 @@ template <class T> void times(Index n, const T* a, const T* m, T* out) {
   for (Index i = 0; i < n; ++i) out[i] = a[i] * m[i];
 }
 
-// Addresses of the rows of steps [s0, s1), in packed order; null where q has none.  `from_saved` is a column of the saved activations.
+// Addresses of the rows of steps [s0, s1), in packed order; null where q has none.  `from_saved` is a column of `saved`.
 template <class T>
 void list_rows(const Sequence<T>& q, Index s0, Index s1, Index from_saved, const T** x, const T** h_before, const T** saved,
                T** dx) {

@@ -27,7 +27,7 @@ struct GradientBlock {
   int saved_column;  // where the source is the saved activations: first column, in H
 };
 
-// The columns of dgates that reach x, in at most two runs, and the rows of W_ih that they barrier
+// The columns of dgates that reach x, in at most two runs, and the rows of W_ih that they meet
 template <class T> struct InputColumns {
   Index K[2], column[2], row[2];  // K: how many, zero for a run that there is not
   const T* panels[2];

@@ -42,7 +42,8 @@ template <class T, class Cell> Index projection_width(Index H) {
 }
 
 // input_projection (rows, panels, A, units) = bias + W_ih x for rows that lie anywhere
-template <class T, class Cell> void project_inputs(const Sequence<T>& q, Index rows, const T* const* x, T* input_projection) {
+template <class T, class Cell>
+void project_inputs(const Sequence<T>& q, Index rows, const T* const* x, T* input_projection) {
   constexpr int G = Cell::G, A = kAccumulatorsOf<Cell>;
   FASTRNN_ASSERT(rows >= 0 && x && input_projection && q.bias && q.w_input && Cell::Products::kIsFull);
   const Index width = projection_width<T, Cell>(q.H);
@@ -57,7 +58,8 @@ template <class T, class Cell> void project_inputs(const Sequence<T>& q, Index r
   });
 }
 
-// Where the operands of a tile lie at step s: what belongs to the units at the first unit, x and h at their begin
+// Where the operands of a tile lie at step s, for each of its items: what has a place for each unit, at the first unit of
+// the item; x and h, at their begin
 template <class T, class Cell> struct TileOperands {
   static constexpr int A = kAccumulatorsOf<Cell>;
   const T *x[kMaxRows], *h[kMaxRows];  // what the products take; x is not set where its product is there already
@@ -171,7 +173,7 @@ FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const TileOf<T, Cel
   }
 }
 
-// acc = bias + W_ih x(t) + W_hh h(t-1) for the operands of a tile
+// acc = bias + W_ih x(t) + W_hh h(t-1) for the items of a tile
 template <class T, class Cell>
 FASTRNN_INLINE void preactivations(const Sequence<T>& q, Index s, const TileOf<T, Cell>& t,
                                    const TileOperands<T, Cell>& operands, PrefetchList<T>& prefetch) {
@@ -214,7 +216,7 @@ void add_unmasked(const Sequence<T>& q, const Tile<T, 1>& t, int r) {
   }
 }
 
-// dh(s) becomes that of what the cell computed; the rest is kept for h(s-1)
+// dh(s) becomes that of what the cell computed; the rest goes to h(s-1)
 template <class T> void split_zoneout(const Sequence<T>& q, Index s, const Tile<T, 1>& t, int r) {
   const Index b = t.row + r;
   for (int v = 0; v < t.vectors; ++v) {
@@ -238,7 +240,7 @@ template <class T> FASTRNN_INLINE Vec<T> clipped(const Sequence<T>& q, Vec<T> d)
 //   rows that run at s+1:   dgates(s+1) . W_hh  +  what the cell passed straight through into q.dh, 0 if it was reset
 //   rows that end at s:     the gradient of the final state, q.dh
 //   all:                    + dy(s)
-// With noise, acc is the gradient of what the cell computed, before zoneout.
+// With zoneout, acc is the gradient of what the cell computed, before zoneout.
 template <class T, class Cell, class Body>
 FASTRNN_INLINE void for_each_state_gradient(const Sequence<T>& q, Index s, Body body) {
   const bool noisy = q.h_mask || q.zoneout_h > 0, zones = q.zoneout_h > 0 && s >= 0;
@@ -296,7 +298,7 @@ template <class T, class Cell> FASTRNN_INLINE void initial_state_gradient(const 
 }
 
 // Panels of W_ih and W_hh and, in the layout of the accumulators, the biases: each gate's b_ih goes where its input
-// product goes, and b_hh where its state product goes, if it has one in this for_each_tile.
+// product goes, and b_hh where its state product goes, if it has one in this product.
 template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& arena) {
   using Products = typename Cell::Products;
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;

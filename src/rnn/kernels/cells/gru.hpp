@@ -33,7 +33,8 @@ template <class T, bool General> struct GruSaved {
 };
 
 template <class T>
-FASTRNN_INLINE void gru_prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit, PrefetchList<T>& prefetch) {
+FASTRNN_INLINE void gru_prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit,
+                                          PrefetchList<T>& prefetch) {
   for (int k = 0; k < 4; ++k) prefetch.add(q.saved_at(s, b) + k * q.H + unit);
   for (int k = 0; k < q.dgates_width / q.H; ++k) prefetch.add(q.dgates_at(s, b) + k * q.H + unit);
   prefetch.add(q.h_before(s, b) + unit);
@@ -60,13 +61,15 @@ template <class T, bool General, class P = Full<T>> struct Gru {
   }
 
   template <class TileOperands>
-  static FASTRNN_INLINE void prefetch_forward(const Sequence<T>& q, const TileOperands& operands, int i, PrefetchList<T>& prefetch) {
+  static FASTRNN_INLINE void prefetch_forward(const Sequence<T>& q, const TileOperands& operands, int i,
+                                              PrefetchList<T>& prefetch) {
     prefetch.add(operands.y[i]);
     for (int k = 0; q.saved && k < 4; ++k) prefetch.add(operands.saved[i] + k * q.H);
   }
 
-  // The gates of all operands, then the candidates of all: n waits for r, so an item by itself would wait too.
-  static FASTRNN_INLINE void pointwise(const Sequence<T>& q, Index s, const Tile<T, 4>& t, const TileOperands<T, Gru>& operands) {
+  // The gates of all items, then the candidates of all: n waits for r, so an item by itself would wait too.
+  static FASTRNN_INLINE void pointwise(const Sequence<T>& q, Index s, const Tile<T, 4>& t,
+                                       const TileOperands<T, Gru>& operands) {
     const Index H = q.H;
     for (int i = 0; i < t.items(); ++i) {
       const int lanes = t.lanes_of_item(i);
@@ -95,7 +98,8 @@ template <class T, bool General, class P = Full<T>> struct Gru {
 
   static void pack_backward(Sequence<T>& q, Arena<T>& arena) { pack_state_gradient<T, Gru>(q, arena); }
 
-  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit, PrefetchList<T>& prefetch) {
+  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit,
+                                               PrefetchList<T>& prefetch) {
     gru_prefetch_backward(q, s, b, unit, prefetch);
   }
 
@@ -138,7 +142,7 @@ template <class T, bool General, class P = Full<T>> struct GruResetBefore {
     q.w_second = candidate;
   }
 
-  // Two products a step: r and z first, then n from r h(t-1).  The saved activations row holds what is on its way between them.
+  // Two products a step: r and z first, then n from r h(t-1).  The saved row holds what is on its way between them.
   static void forward(const Sequence<T>& q, Index s) {
     const Index H = q.H;
     for_each_tile<T, G, 3>(q.share, 0, q.active(s), H, [&](const Tile<T, 3>& t) {
@@ -186,7 +190,8 @@ template <class T, bool General, class P = Full<T>> struct GruResetBefore {
     q.w_second = candidate;
   }
 
-  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit, PrefetchList<T>& prefetch) {
+  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit,
+                                               PrefetchList<T>& prefetch) {
     gru_prefetch_backward(q, s, b, unit, prefetch);
   }
 

@@ -8,7 +8,7 @@
 // f0 = sigmoid, f1 = f2 = tanh.  General: any activations, the clip, peepholes p (3, H) and coupled gates.
 //
 // saved activations: i f g o | General: their slopes | projected: o f2(c).   dgates: di df dg do (of the pre-activations).
-// c is kept for every step beside the saved activations; in inference it is updated in place.
+// c is saved for every step beside them; in inference it is updated in place.
 #pragma once
 
 #include "cells/cell.hpp"
@@ -45,7 +45,7 @@ template <class T, bool General, class P = Full<T>> struct Lstm {
       PrefetchList<T> prefetch;
       for (int i = 0; i < t.items(); ++i) prefetch_forward(q, operands, i, prefetch);
       preactivations<T, Lstm>(q, s, t, operands, prefetch);
-      // The gates and c of all operands, then h of all: h waits for c, so an item by itself would wait too.
+      // The gates and c of all items, then h of all: h waits for c, so an item by itself would wait too.
       for (int i = 0; i < t.items(); ++i) gates_and_c(q, t, operands, i);
       for (int i = 0; i < t.items(); ++i) {
         const int lanes = t.lanes_of_item(i);
@@ -58,7 +58,8 @@ template <class T, bool General, class P = Full<T>> struct Lstm {
   }
 
   template <class TileOperands>
-  static FASTRNN_INLINE void prefetch_forward(const Sequence<T>& q, const TileOperands& operands, int i, PrefetchList<T>& prefetch) {
+  static FASTRNN_INLINE void prefetch_forward(const Sequence<T>& q, const TileOperands& operands, int i,
+                                              PrefetchList<T>& prefetch) {
     prefetch.add(operands.c_before[i]);
     if (!q.weights.hr) prefetch.add(operands.y[i]);
     for (int k = 0; q.saved && k < 4; ++k) prefetch.add(operands.saved[i] + k * q.H);
@@ -119,7 +120,8 @@ template <class T, bool General, class P = Full<T>> struct Lstm {
     q.w_second = projection;
   }
 
-  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit, PrefetchList<T>& prefetch) {
+  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit,
+                                               PrefetchList<T>& prefetch) {
     if (q.weights.hr) return;  // units are those of the projection then
     for (int k = 0; k < 4; ++k) {
       prefetch.add(q.saved_at(s, b) + k * q.H + unit);
@@ -148,7 +150,7 @@ template <class T, bool General, class P = Full<T>> struct Lstm {
     });
   }
 
-  // Row (s, b): what the walk back reads and writes of it
+  // Row (s, b): what backward reads and writes of it
   struct Row {
     Index s, b;
     const T *saved, *c, *c_before;
@@ -160,7 +162,7 @@ template <class T, bool General, class P = Full<T>> struct Lstm {
           dc(q.dc + b * q.H), reset(s + 1 < q.T_ && b < q.active(s + 1) && q.is_reset(s + 1, b)) {}
   };
 
-  // What forward kept of one vector of units
+  // What forward saved of one vector of units
   struct Values {
     Vec<T> i, f, g, o, slope[4], c_before, c;
 

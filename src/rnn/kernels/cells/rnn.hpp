@@ -15,7 +15,7 @@ template <class T, class F, bool General, class P = Full<T>> struct Rnn {
   static constexpr int G = 1, GS = 1, kShared = 1;
   static constexpr int kStates = 1;
   static constexpr bool kPassesThrough = false, kIsNormed = false;
-  static constexpr int kLinesForward = 1, kLinesBackward = 2;  // that an item of prefetch_forward and of prefetch_backward adds
+  static constexpr int kLinesForward = 1, kLinesBackward = 2;  // of an item, in the prefetch lists
   static constexpr int L = kLanes<T>;
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) { pack_products<T, Rnn>(q, arena); }
@@ -31,7 +31,8 @@ template <class T, class F, bool General, class P = Full<T>> struct Rnn {
   }
 
   template <class TileOperands>
-  static FASTRNN_INLINE void prefetch_forward(const Sequence<T>&, const TileOperands& operands, int r, PrefetchList<T>& prefetch) {
+  static FASTRNN_INLINE void prefetch_forward(const Sequence<T>&, const TileOperands& operands, int r,
+                                              PrefetchList<T>& prefetch) {
     prefetch.add(operands.y[r]);
   }
 
@@ -50,7 +51,8 @@ template <class T, class F, bool General, class P = Full<T>> struct Rnn {
     return General ? q.saved_at(s, b) : q.y.at(s, b);
   }
 
-  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit, PrefetchList<T>& prefetch) {
+  static FASTRNN_INLINE void prefetch_backward(const Sequence<T>& q, Index s, Index b, Index unit,
+                                               PrefetchList<T>& prefetch) {
     prefetch.add(slopes_or_h(q, s, b) + unit);
     prefetch.add(q.dgates_at(s, b) + unit);
   }

@@ -93,8 +93,8 @@ template <class T, class I8 = Int8<false>> constexpr Kernels<T> kernels() {
           pack_affine<T>, affine<T>, map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};
 }
 
-// Whether the gradient blocks of a cell lie within its dgates and saved activations and are, of W_ih as of W_hh if there is one,
-// as many as its gates
+// Whether the gradient blocks of a cell lie within its dgates and saved columns and are, of W_ih as of W_hh if there is
+// one, as many as its gates
 template <class T> constexpr bool blocks_fit(const CellKernels<T>& cell) {
   int gates[] = {0, 0};
   for (int i = 0; i < cell.n_blocks; ++i) {

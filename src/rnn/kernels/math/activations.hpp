@@ -1,7 +1,7 @@
 // Activations of the cells: value and slope.
 //
 //   Common    sigmoid and tanh (or, for the RNN, tanh or relu), vectorised; the slope follows from the value
-//   General   any of ONNX's list, chosen at run time, after the clip; slopes are kept on the saved activations,
+//   General   any of ONNX's list, chosen at run time, after the clip; slopes are among the saved activations,
 //             where a clamped pre-activation has slope zero
 #pragma once
 

@@ -49,7 +49,8 @@ template <class T> struct Full {
 
   // dw (MR, NV vectors), rows ld_w apart, the last vector with `lanes` lanes, += d^T . panel (rows, NV vectors)
   template <int NV, int MR>
-  __attribute__((noinline)) static void tile_gradient(Index rows, const T* d, Index ld, const T* panel, T* dw, Index ld_w, int lanes) {
+  __attribute__((noinline)) static void tile_gradient(Index rows, const T* d, Index ld, const T* panel, T* dw, Index ld_w,
+                                                      int lanes) {
     constexpr int L = kLanes<T>;
     Vec<T> c[MR][NV];
     FASTRNN_UNROLL

@@ -58,7 +58,8 @@ void weight_gradient(const WorkShare* share, Index rows, Index N, Index K, const
   for (Index p = first; p < end; ++p) {
     const Index column = p * panels.kUnits;
     const int vectors = panels.vectors(p), left = int(K - column - (vectors - 1) * kLanes<T>);
-    panel_gradient<T, Products>(vectors, left < kLanes<T> ? left : kLanes<T>, rows, N, d, ld, source, column, panel, dw + column, K);
+    panel_gradient<T, Products>(vectors, left < kLanes<T> ? left : kLanes<T>, rows, N, d, ld, source, column, panel,
+                                dw + column, K);
   }
 }
 
@@ -88,7 +89,7 @@ void input_gradient(WorkShare* share, Index rows, Index I, const InputColumns<T>
       prefetch.add(dx[t.row + r] + t.unit);
     }
     Products::multiply_both_columns(t.rows, t.vectors, zeros, {second, c.K[1], c.panels[1] + t.unit * c.K[1]},
-                         {first, c.K[0], c.panels[0] + t.unit * c.K[0]}, t.acc, t.ld(), prefetch);
+                                    {first, c.K[0], c.panels[0] + t.unit * c.K[0]}, t.acc, t.ld(), prefetch);
     for (int r = 0; r < t.rows; ++r)
       for (int v = 0; v < t.vectors; ++v)
         store(dx[t.row + r] + t.unit + v * kLanes<T>, t.get(r, 0, v), t.lanes_of(v));

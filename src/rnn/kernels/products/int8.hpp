@@ -79,7 +79,7 @@ FASTRNN_INLINE void add_dot_products4(Bits<float>& sums, Bits<float> digits, Bit
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(digits), "v"(weights));
 }
 
-constexpr Index fixed_digits(Index K) { return (K + 15) / 16 * 16; }  // bytes; those from K on barrier words that are zero
+constexpr Index fixed_digits(Index K) { return (K + 15) / 16 * 16; }  // bytes; those from K on meet words that are zero
 
 // A row in fixed point: the step and, from word 16 on, the lowest digit of every value, then the next, then the highest.
 // The step is NaN if a value is not finite.

@@ -13,7 +13,7 @@
 //   pack_words    the same for weights that are stored in fewer bytes (bf16.hpp, int8.hpp)
 //   pack_columns  panels of a (K, H) matrix (backward: da . W)
 //   multiply      the product of one tile
-//   for_each_tile         calls a body for each tile: panels outside, so that a panel stays in cache while the rows pass
+//   for_each_tile calls a body for each tile: panels outside, so that a panel stays in cache while the rows pass
 #pragma once
 
 #include "sequence.hpp"
@@ -370,7 +370,7 @@ template <class T, int A, bool SeveralGates = (A > 1)> struct Tile : PanelWidth<
   Index row, unit;     // the first
   int rows, panels;   // one of them is 1
   int lanes;          // units in the last vector
-  bool is_first;      // nothing was swept before of its rows
+  bool is_first;      // the first tile of its rows
   T* acc;
 
   // TileOperands of a tile: its rows, or its panels
@@ -413,7 +413,8 @@ FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, Index K, const T* panels,
 // unit.  The rows divide evenly, so that no tile is much smaller than the others.  The second for_each_tile of a share begins
 // when all have done the first.  `reverse_panels`: the last panel first.
 template <class T, int G, int A, class Body>
-FASTRNN_INLINE void for_each_tile(WorkShare* share, Index row0, Index row1, Index H, Body body, bool reverse_panels = false) {
+FASTRNN_INLINE void for_each_tile(WorkShare* share, Index row0, Index row1, Index H, Body body,
+                                  bool reverse_panels = false) {
   const Panels<T, G> panels{H};
   constexpr int kRows = tile_rows(G * panels.kVectors);
   const int rows = int(row1 - row0), tiles = (rows + kRows - 1) / kRows;

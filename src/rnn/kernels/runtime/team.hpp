@@ -1,18 +1,19 @@
-// A walk that several threads make together: each takes some of the units of every step.
+// A team of threads that make one pass together: each takes some of the units of every step.
 //
-// The master, whose walk it is, gives orders: `together` has one step, or the like, done by all who are there.  Helpers
-// come when they get to run (`serve`), and each order is for those who had come before it: the master waits for nobody
-// who is still on the way, and makes the whole walk alone if nobody comes.  An order goes like this:
+// The master, whose pass it is, gives orders: `run_shared` has one step, or the like, done by all who are there.  Workers
+// join when they get to run (`serve`), and each order is for those who had joined before it: the master never waits for one
+// that is still on the way, and makes the whole pass alone if nobody comes.  An order goes like this:
 //
-//   master      call: number + 1, taking part: all who have come       does share 0       meets      next order
-//   worker i    ... sees the number change                             does share i       meets      waits for the next
+//   master      call: number + 1, taking part: all who have joined     does share 0       barrier    next order
+//   worker i    ... sees the number change                             does share i       barrier    waits for the next
 //
-// `for_each_tile` takes a share of the panels; where a step for_each_tile twice, all barrier between.  What is not in a for_each_tile is done by
-// every thread.  Shares are of panels, which do not depend on each other: the results are the same bits for any number.
+// `for_each_tile` takes a share of the panels; where a step calls it twice, there is a barrier between.  What is outside of
+// it is done by every thread.  Shares are of panels, which do not depend on each other: the results are the same bits for
+// any number of workers.
 //
 // A worker whose core is needed elsewhere keeps the master waiting.  When that adds up to kPatience, and to more than what
-// was done meanwhile pays for, the master sends its workers away, and teams of this process rest for many times as long as
-// it waited: each time for twice as long as before, until they get on again.
+// was done meanwhile pays for, the master sends its workers away, and the teams of this process back off for many times as
+// long as it waited: each time for twice as long as before, until they get on again.
 #pragma once
 
 #include "index.hpp"
@@ -24,15 +25,15 @@ struct WorkShare;
 
 // Padding keeps what different threads write on cache lines of their own
 struct Team {
-  int64_t call;  // number of the order << 16 | how many workers take part in it << 8 | how many have come, or kShutDown
+  int64_t call;  // number of the order << 16 | how many workers take part in it << 8 | how many have joined, or kShutDown
   char apart[120];
-  int64_t arrived;  // at meetings, so far
+  int64_t arrived;  // at barriers, so far
   char apart_too[120];
   void (*work)(const void* job, WorkShare*);  // the order
   const void* job;
   int64_t arrived_before;
   int64_t since, waited;  // time on core of the master when it was last counted, 0 before the first order; waits since
-  int places;             // how many workers may come
+  int places;             // how many workers may join
 };
 
 struct WorkShare {
@@ -103,7 +104,7 @@ inline bool count(Team* team) {
   return Backoff::after(worked > 0 ? worked : 0, waited);
 }
 
-// The walk is done: nobody comes from here on, and who waits for an order leaves
+// The pass is done: nobody joins from here on, and who waits for an order leaves
 inline void shut_down(Team* team) {
   const int64_t call = __atomic_load_n(&team->call, __ATOMIC_RELAXED);
   if (joined(call) == kShutDown) return;
@@ -111,7 +112,7 @@ inline void shut_down(Team* team) {
   announce(team, true);
 }
 
-// Has work(job, share) done by all who have come, or by the caller alone, with a null share
+// Has work(job, share) done by all who have joined, or by the caller alone, with a null share
 template <class Job> void run_shared(Team* team, void (*work)(const Job*, WorkShare*), const Job& job) {
   const int64_t call = team ? __atomic_load_n(&team->call, __ATOMIC_RELAXED) : 0;
   if (joined(call) == 0 || joined(call) == kShutDown) return work(&job, nullptr);
@@ -133,11 +134,11 @@ template <class Job> void run_shared(Team* team, void (*work)(const Job*, WorkSh
   if (team->waited >= kPatience && count(team)) announce(team, true);
 }
 
-// A worker's part, from coming to leaving
+// A worker's part, from joining to leaving
 inline void serve(Team* team) {
   int64_t call = __atomic_load_n(&team->call, __ATOMIC_RELAXED);
   do {
-    if (joined(call) >= team->places) return;  // so it is when they were dismissed
+    if (joined(call) >= team->places) return;  // so it is after a shutdown
   } while (!__atomic_compare_exchange_n(&team->call, &call, call + 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
   const int index = joined(call) + 1;
   for (int64_t number = call / kNumber;; number = call / kNumber) {
