@@ -66,7 +66,7 @@ class Backward:
         return dx, user_state(self.initial, unbatched)
 
     def enter(self, layers: Sequence[int]) -> None:
-        """Add the tasks of a group of layers. `dy` becomes the dx that they, and `finish`, write for the layer below."""
+        """Add the tasks of a group of layers; `dy` becomes the dx that they and `finish` write for the layer below."""
         tape, spec, k, last = self.tape, self.spec, layers[0], layers[-1]
         x, n = tape.inputs[k], len(tape.batch.shards)
         self.dy = masked(self.dy, tape.between[last])

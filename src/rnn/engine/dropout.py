@@ -1,5 +1,5 @@
-"""The dropout masks of a training pass, drawn before any shard runs, so that threads and repeated backward passes do not
-change them.
+"""The dropout masks of a training pass, drawn before any shard runs, so that threads and repeated backward passes do
+not change them.
 
 For a mask that differs from step to step only a seed is drawn, of which the mask is a function: `StepMask`.
 
