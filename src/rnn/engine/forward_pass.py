@@ -109,7 +109,7 @@ class Forward:
         return stacks
 
     def _start(self, passes: list[_core.LayerPass], stacks: list[CheckpointedStack | None], is_last: bool) -> None:
-        """Run the layer passes, or stacks, of one layer; in a pipeline they wait, and the last layer starts them all."""
+        """Run the layer passes, or stacks, of one layer; in a pipeline they wait until the last layer starts all."""
         if self.waiting:
             passes[0].follow(self.waiting[-1])
         tasks = [stack or each for each, stack in zip(passes, stacks or [None] * len(passes), strict=True)]
@@ -125,7 +125,7 @@ class Forward:
         return self.tape is not None and not self.tape.policy.keeps_all and self.spec.num_directions == 1
 
     def _through_stacks(self) -> np.ndarray:
-        """Run a checkpointed stack for each shard, or `_by_layers` if none needs segments; return the last layer's y."""
+        """Run a checkpointed stack for each shard, or `_by_layers` if none needs segments; return y of the last."""
         tape, y = self.tape, self._new_output(True)
         assert tape is not None
         stacks = [self._stack(shard, y) for shard in self.batch.shards]
