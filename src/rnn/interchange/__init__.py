@@ -6,9 +6,9 @@
     from_keras(layer)                  to_keras(layer)                 SimpleRNN, GRU, LSTM, Bidirectional
     load_safetensors(path)             save_safetensors(path, layer)   a layer with all its options
 
-Every `from_` and `load_` gives a `fastrnn.RNN`, `fastrnn.GRU` or `fastrnn.LSTM`, to be run or trained.  What the other
-side cannot express is refused with a ValueError that gives the reason.  Each package is imported only when a function
-that needs it is called.
+Every `from_` and `load_` function returns a `fastrnn.RNN`, `fastrnn.GRU` or `fastrnn.LSTM`, to be run or trained.  What
+the other side cannot express raises a ValueError that gives the reason.  Another package is imported only when a
+function that needs it is called.
 """
 
 from .keras import from_keras as from_keras

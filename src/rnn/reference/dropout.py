@@ -1,4 +1,4 @@
-"""Masks of what a training pass drops inside a layer, drawn by the caller."""
+"""The masks of dropout and zoneout inside a layer; the caller draws them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 class DropoutMasks(NamedTuple):
     """The masks of one layer and direction, in the order of time and of the caller's batch; None: nothing is dropped.
 
-    A dropout mask holds 0 or 1 / (1 - p); of zoneout, what is 1 keeps its old value.
+    A dropout mask holds 0 or 1 / (1 - p). A zoneout mask holds 1 where a unit keeps its old value.
     """
 
     x: np.ndarray | None = None  # (B, I)      onto x(t), the same for both directions
