@@ -87,7 +87,7 @@ class Backward:
         self.dy = None if one_hot else self._dx[0]
 
     def _own_gradients(self, k: int, d: int, index: int) -> DirectionArrays:
-        """Where a shard adds the gradients of layer k in direction d; `finish` adds up those in arrays of its own."""
+        """Where a shard adds the gradients of layer k in direction d; `finish` adds its own arrays to the layer's."""
         gradients = self.gradients[k * self.spec.num_directions + d]
         mask = self.tape.masks[k][d].weight_hh
         used = self.tape.batch.shards[index].used_embedding_rows if k == 0 else None

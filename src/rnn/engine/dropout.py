@@ -74,9 +74,9 @@ class DropoutMasks(NamedTuple):
     masks as a `StepMask`, and `at_all_steps` makes arrays of them.
     """
 
-    x: np.ndarray | None = None  # (B, I)      onto x(t), the same for both directions
-    weight_hh: np.ndarray | None = None  # (G*H, P)    onto W_hh
-    h: np.ndarray | None = None  # (B, P)      onto h(t-1) where it enters a product
+    x: np.ndarray | None = None  # (B, I)      for x(t), the same for both directions
+    weight_hh: np.ndarray | None = None  # (G*H, P)    for W_hh
+    h: np.ndarray | None = None  # (B, P)      for h(t-1) where it enters a product
     zoneout_h: Any = None  # (T, B, P)   uint8, or a StepMask
     zoneout_c: Any = None  # (T, B, H)   uint8, or a StepMask
 

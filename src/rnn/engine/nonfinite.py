@@ -22,7 +22,7 @@ class NonFinite(NamedTuple):
     """The first value that is not finite, see `first_nonfinite`.
 
     what: "parameter weight_hh_l0", "x", "the initial state h", "gate f", "c", "h"; "dy", "the gradient of gate f".
-    layer: counted from 0; None if the value is in no layer.   step: the time step.   row: the row of the batch.
+    layer: counted from 0; None, like direction, if the value is in no layer.   step: of time.   row: of the batch.
     """
 
     what: str
@@ -156,7 +156,7 @@ def _named(tape: Tape, first: int, searched: list[Any]) -> NonFinite | None:
 def _where_overflowed(spec: LayerSpec, blocks: int) -> str:
     """The gate whose gradient overflowed first. blocks: a bit for each block of dgates that is not finite."""
     gradients = spec.cell.gradients  # in the order in which backward computes them
-    if not gradients:  # layer normalisation spreads the gradient of one gate over all
+    if not gradients:  # with layer normalisation: the gradient of one gate is spread over all gates
         return "the gates" if spec.gates > 1 else "the pre-activation"
     name = next(name for name, block in gradients if blocks >> block & 1)
     return f"gate {name}" if spec.gates > 1 else "the pre-activation"

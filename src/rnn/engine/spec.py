@@ -1,4 +1,4 @@
-"""What a recurrent layer is, for the engine: `LayerSpec`. Its arrays come with each call.
+"""`LayerSpec`: all that the engine has to know about a recurrent layer. Its arrays are arguments of each call.
 
 weights      for each layer and direction, in the order [layer * D + direction], the arrays that `ARRAYS` names, each
              as torch stores it, or None where the layer has none

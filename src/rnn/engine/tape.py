@@ -25,7 +25,7 @@ class Tape:
     batch: Batch
     policy: CheckpointPolicy  # whether all activations are saved, or segments are recomputed
     layer_passes: list[list[_core.LayerPass]] = field(default_factory=list)  # [layer][direction and shard]
-    stacks: list[list[CheckpointedStack | None]] = field(default_factory=list)  # alike; None: activations are saved
+    stacks: list[list[CheckpointedStack | None]] = field(default_factory=list)  # the same; None: all is saved
     inputs: list[np.ndarray] = field(default_factory=list)  # x of each layer, (T, B, ...)
     outputs: list[list[np.ndarray]] = field(default_factory=list)  # y of each direction; only if merged by "mul"
     between: list[np.ndarray | None] = field(default_factory=list)  # dropout masks behind each layer

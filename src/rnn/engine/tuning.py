@@ -17,8 +17,8 @@ FEW_INDICES = 64
 UPDATED = 1 << 18
 SUMMED = 1 << 20
 
-# `Linear.cross_entropy` holds so many logits at once, few enough for a cache; with many classes it holds more, those of
-# so many rows, to keep the products fast
+# `Linear.cross_entropy` holds so many logits at a time, few enough for a cache, or those of LEAST_ROWS_AT_ONCE rows if
+# that is more, which keeps the products fast when there are many classes
 LOGITS_AT_ONCE = 1 << 18
 LEAST_ROWS_AT_ONCE = 512
 
