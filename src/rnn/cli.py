@@ -28,7 +28,7 @@ INTERRUPTED = 130  # exit code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, by default that of ``sys.argv``, and return its exit code; errors are a line on stderr."""
+    """Run one command, by default that of ``sys.argv``, and return its exit code; an error is one line on stderr."""
     options = _parser().parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else arguments
     try:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fastrnn: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader has left, as in `fastrnn sample ... | head`; nothing may be flushed any more
+    except BrokenPipeError:  # the reader has ended, as in `fastrnn sample ... | head`; nothing may be flushed any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, ValueError, RuntimeError, FloatingPointError, MemoryError, ImportError) as error:
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except where there is none."""
+    """Shows the default of each argument that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
@@ -109,7 +109,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.plot is not None:
         require_matplotlib()
     for path in (options.save, options.plot):
-        if path is not None and not path.absolute().parent.is_dir():  # better said now than after the training
+        if path is not None and not path.absolute().parent.is_dir():  # fail now rather than after the training
             raise FileNotFoundError(f"there is no directory to save {path} in")
     checkpoint = Path(f"{options.save}.checkpoint")
     if options.resume and not checkpoint.exists():
@@ -131,7 +131,7 @@ def _train(options: argparse.Namespace) -> int:
             resume=options.resume,
         )
     except DivergedError as error:
-        checkpoint.unlink(missing_ok=True)  # what goes on from there comes to the same
+        checkpoint.unlink(missing_ok=True)  # resuming from it would diverge again
         if error.history.best_step:
             _save(model, options.save)
         raise

@@ -1,11 +1,11 @@
-"""A pass back through all layers and directions, along the tape of a pass forward: `Backward`.
+"""The backward pass through all layers and directions, along the tape of a forward pass: `Backward`.
 
-    for each layer, the last first, or once for layers that went through segments together:
-        enter     undo dropout and the merging of directions; a task for each direction and shard
+    for each layer, the last first, or once for all layers of a checkpointed stack:
+        enter     undo dropout and the merging of directions; make a task for each direction and shard
         tasks     dy -> dx on the threads of `parallel`, by `_core.LayerPass` or `CheckpointedStack`
-        finish    add up what each shard has added by itself, in the order of the shards
+        finish    add up the gradients that shards have collected in arrays of their own, in the order of the shards
 
-Where layers ran as a pipeline, so do their tasks.
+Where the layers ran as a pipeline, so do their tasks.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Backward:
     """BPTT along one tape: `run`; or group by group, to look at what the tasks return: `enter`, `tasks`, `finish`.
 
     dy, dstate: gradients of y and of the final state, as `engine.backward` takes them.
-    gradients: what is added to.
-    search: the tasks return where values that are not finite arise, or None.
+    gradients: the arrays that the gradients of the weights are added to.
+    search: whether each task returns where the first gradient that is not finite arises, or None.
     Raises TypeError or ValueError for a wrong dtype or a wrong shape.
     """
 
@@ -41,20 +41,20 @@ class Backward:
             dy = np.zeros(tape.y_shape, spec.dtype)
         dy = checked_array("dy", dy, tape.y_shape, spec.dtype)
         self.spec, self.tape, self.gradients, self.search = spec, tape, gradients, search
-        self.dy: Any = kernel_ready(time_major(spec, dy, batch.unbatched))  # of the layer that comes next; at last dx
+        self.dy: Any = kernel_ready(time_major(spec, dy, batch.unbatched))  # dy of the next layer; at the end, dx
         self.final = checked_state(spec, dstate, batch.B, batch.unbatched, "dstate")
         self.initial = tuple([np.empty_like(array) for array in self.final])
         self._clear()
 
     def _clear(self) -> None:
         self.tasks: list[Any] = []
-        self._dx: list[np.ndarray] = []  # of each direction; none of one-hot input
+        self._dx: list[np.ndarray] = []  # dx of each direction; empty for one-hot input
         self._x_mask: np.ndarray | None = None
-        # where the gradients go, the shard's own, the mask onto W_hh, used columns of W_ih: see `_own_gradients`
+        # the layer's gradients, the shard's own, the mask of W_hh, the used columns of W_ih: see `_own_gradients`
         self._own: list[tuple[DirectionArrays, DirectionArrays, np.ndarray | None, np.ndarray | None]] = []
 
     def run(self) -> tuple[np.ndarray | None, State]:
-        """(dx, dstate) as the caller lays arrays out; adds into the gradients of the parameters."""
+        """Return (dx, dstate) in the caller's layout, and add into the gradients of the parameters."""
         tape, unbatched = self.tape, self.tape.batch.unbatched
         for layers in reversed(tape.groups):
             k = layers[0]
@@ -66,7 +66,7 @@ class Backward:
         return dx, user_state(self.initial, unbatched)
 
     def enter(self, layers: Sequence[int]) -> None:
-        """Add the tasks of a group of layers; `dy` becomes what they, and `finish`, make it for the layer below."""
+        """Add the tasks of a group of layers; `dy` becomes the dx that they and `finish` write for the layer below."""
         tape, spec, k, last = self.tape, self.spec, layers[0], layers[-1]
         x, n = tape.inputs[k], len(tape.batch.shards)
         self.dy = masked(self.dy, tape.between[last])
@@ -87,7 +87,7 @@ class Backward:
         self.dy = None if one_hot else self._dx[0]
 
     def _own_gradients(self, k: int, d: int, index: int) -> DirectionArrays:
-        """Where a shard adds the gradients of layer k in direction d; noted, if not into those themselves."""
+        """Where a shard adds the gradients of layer k in direction d; `finish` adds its own arrays to the layer's."""
         gradients = self.gradients[k * self.spec.num_directions + d]
         mask = self.tape.masks[k][d].weight_hh
         used = self.tape.batch.shards[index].used_embedding_rows if k == 0 else None
@@ -97,7 +97,7 @@ class Backward:
         return own
 
     def finish(self) -> None:
-        """When the tasks are done: add up what the shards have added by themselves, and the parts of dx."""
+        """When the tasks are done: add the shards' own gradients to the layer's, and dx of the second direction."""
         tables = []
         for gradients, own, mask, used in self._own:
             pairs = list(zip(gradients, own, strict=True))
@@ -121,10 +121,11 @@ class Backward:
 def _shard_gradients(
     gradients: DirectionArrays, index: int, used: np.ndarray | None, masks_hh: bool
 ) -> DirectionArrays:
-    """Where a shard adds: the first into the gradients themselves, the others into arrays that are added in turn.
+    """The arrays that a shard adds its gradients to.
 
-    So does the first where the gradient of W_hh is yet to be masked. With one-hot input, that of W_ih (G*H, I) is for
-    every shard a table (n, G*H) of the columns that it uses.
+    The first shard adds into the layer's gradients, the others into zeros of their own, which `finish` adds in turn.
+    The gradient of W_hh is apart for every shard if it has to be masked first. With one-hot input, so is that of W_ih
+    (G*H, I): a table (n, G*H), a row for each column that the shard uses.
     """
     is_first = index == 0
     if is_first and used is None and not masks_hh:
@@ -147,12 +148,13 @@ def _zeros_like(array: np.ndarray) -> np.ndarray:
 
 
 def _add_tables(tables: list[tuple[Any, Any, Any]]) -> None:
-    """For each (table (n, G*H), columns (n,), dW_ih (G*H, I)):  those columns of dW_ih += the rows of the table."""
+    """For each (table (n, G*H), columns (n,), dW_ih (G*H, I)), add the rows of the table to these columns of dW_ih."""
 
     def add(rows: slice) -> None:
         for table, columns, dw in tables:
             _core.add_to_columns(table[:, rows], columns, dw[rows])
 
-    # by blocks of rows of dW_ih, each in the order of the shards; a sum takes as long as some 32 multiply-adds
+    # Each task takes some rows of dW_ih, and the tables in the order of the shards. One addition into a column takes
+    # about as long as 32 multiply-adds
     work = 32 * sum(table.size for table, _, _ in tables)
     parallel.run([partial(add, rows) for rows in parallel.blocks(len(tables[0][2]), work)])

@@ -1,6 +1,7 @@
-"""What a training pass draws at random: before any shard, so that threads and passes over a tape do not change it.
+"""The dropout masks of a training pass, drawn before any shard runs, so that threads and repeated backward passes do
+not change them.
 
-What differs from step to step is not drawn itself but a seed, of which it is a function: `StepMask`.
+For a mask that differs from step to step only a seed is drawn, of which the mask is a function: `StepMask`.
 
 dropout                behind a layer, a mask for each step        N. Srivastava et al., JMLR 15 (2014)
 weight_dropout         of W_hh, one mask for a call                L. Wan et al., ICML 2013 (DropConnect);
@@ -10,7 +11,8 @@ recurrent_dropout      of h(t-1), one mask for all steps           the same
 zoneout, zoneout_cell  which units of h, c stay as they were,      D. Krueger et al., ICLR 2017
                        for each step
 
-The function: G. Steele, D. Lea and C. Flood, Fast splittable pseudorandom number generators, OOPSLA 2014 (SplitMix64).
+The random function is SplitMix64: G. Steele, D. Lea and C. Flood, Fast splittable pseudorandom number generators,
+OOPSLA 2014.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ import numpy as np
 
 from .spec import LayerSpec
 
-_BLOCK = 1 << 14  # words that are mixed at a time: they stay in the second-level cache
+_BLOCK = 1 << 14  # words that are mixed at a time, few enough to stay in the second-level cache
 
 
 class StepMask(NamedTuple):
     """Bernoulli(p) mask over n units, per step and sequence.
 
-    A function of the place alone: any part of the mask may be made at any time, and again, and is the same.
+    It is a function of seed and place alone: any part of it can be made at any time, and again, with the same result.
     p is rounded to a multiple of 2^-16 or, with 32 bits a unit, 2^-32.
     """
 
@@ -35,11 +37,11 @@ class StepMask(NamedTuple):
     p: float
     B: int
     n: int
-    bits: int  # 16 or 32: of the random word that a unit looks at
+    bits: int  # 16 or 32: how many random bits decide about a unit
 
     def at(self, steps: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """1 with probability p, uint8 (M, N, n): at time steps (M, 1) or (M, N), in batch rows (N,)."""
-        words = -(-self.n * self.bits // 64)  # of a row
+        words = -(-self.n * self.bits // 64)  # random words of 64 bits for one row
         happens = np.empty((len(steps), len(rows), self.n), np.uint8)
         size = max(1, _BLOCK // max(1, len(rows) * words))
         for i in range(0, len(steps), size):
@@ -50,12 +52,12 @@ class StepMask(NamedTuple):
         return happens
 
     def whole(self, T: int) -> np.ndarray:
-        """That of all steps and sequences, uint8 (T, B, n)."""
+        """The mask of all steps and sequences, uint8 (T, B, n)."""
         return self.at(np.arange(T)[:, None], np.arange(self.B))
 
 
 def _mixed(words: np.ndarray, seed: int) -> np.ndarray:
-    """SplitMix64: what the numbers of a sequence that starts with the seed are at these places. Overwrites them."""
+    """SplitMix64: the numbers at these places of the sequence that starts with the seed; overwrites `words`."""
     words *= np.uint64(0x9E3779B97F4A7C15)
     words += np.uint64(seed)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -68,18 +70,18 @@ def _mixed(words: np.ndarray, seed: int) -> np.ndarray:
 class DropoutMasks(NamedTuple):
     """The masks of one layer and direction, in the order of time and of the caller's batch; None: nothing is dropped.
 
-    A dropout mask holds 0 or 1 / (1 - p); of zoneout, what is 1 keeps its old value. `draw` leaves the masks of each
-    step as functions, `at_all_steps` makes arrays of them.
+    A dropout mask holds 0 or 1 / (1 - p). A zoneout mask holds 1 where a unit keeps its old value. `draw` gives zoneout
+    masks as a `StepMask`, and `at_all_steps` makes arrays of them.
     """
 
-    x: np.ndarray | None = None  # (B, I)      onto x(t), the same for both directions
-    weight_hh: np.ndarray | None = None  # (G*H, P)    onto W_hh
-    h: np.ndarray | None = None  # (B, P)      onto h(t-1) where it enters a product
+    x: np.ndarray | None = None  # (B, I)      for x(t), the same for both directions
+    weight_hh: np.ndarray | None = None  # (G*H, P)    for W_hh
+    h: np.ndarray | None = None  # (B, P)      for h(t-1) where it enters a product
     zoneout_h: Any = None  # (T, B, P)   uint8, or a StepMask
     zoneout_c: Any = None  # (T, B, H)   uint8, or a StepMask
 
     def at_all_steps(self, T: int) -> DropoutMasks:
-        """With arrays."""
+        """These masks, with the zoneout masks as arrays of all steps."""
         h, c = (None if mask is None else mask.whole(T) for mask in (self.zoneout_h, self.zoneout_c))
         return self._replace(zoneout_h=h, zoneout_c=c)
 
@@ -88,14 +90,14 @@ NO_MASKS = DropoutMasks()
 
 
 class Drawn(NamedTuple):
-    """What a pass drops: within each layer and direction, and of y behind each layer but the last."""
+    """The masks of one pass: those within each layer and direction, and those of y behind each layer but the last."""
 
     masks: list[list[DropoutMasks]]  # [layer][direction]
     between: list[StepMask | None]
 
 
 def draw(spec: LayerSpec, B: int, rng: np.random.Generator | None) -> Drawn:
-    """What a training pass drops; without a generator, as in inference, nothing."""
+    """Draw the masks of a training pass; without a generator, as in inference, nothing is dropped."""
     L = spec.num_layers
     if rng is None:
         return Drawn([[NO_MASKS] * spec.num_directions] * L, [None] * (L - 1))
@@ -106,7 +108,7 @@ def draw(spec: LayerSpec, B: int, rng: np.random.Generator | None) -> Drawn:
 
 
 def _draw_within(spec: LayerSpec, k: int, B: int, rng: np.random.Generator) -> list[DropoutMasks]:
-    """The masks of layer k, for each direction."""
+    """Draw the masks of layer k, for each direction."""
     H, P, I = spec.hidden_size, spec.output_size, spec.layer_input_size(k)
     p_h, p_c = spec.zoneout
     x = _dropout_mask(spec, spec.input_dropout, (B, I), rng)
@@ -127,13 +129,13 @@ def _step_mask(p: float, B: int, n: int, bits: int, rng: np.random.Generator) ->
 
 
 def scaled(dropped: np.ndarray, p: float, dtype: np.dtype, out: np.ndarray | None = None) -> np.ndarray:
-    """A dropout mask: 0 where dropped (uint8), else 1 / (1 - p)."""
+    """The dropout mask that holds 0 where `dropped` (uint8) is 1, and 1 / (1 - p) elsewhere."""
     mask: np.ndarray = np.multiply(1 - dropped, dtype.type(0 if p == 1 else 1 / (1 - p)), out=out, dtype=dtype)
     return mask
 
 
 def _dropout_mask(spec: LayerSpec, p: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray | None:
-    """Zero with probability p, else 1 / (1 - p); None if p is zero."""
+    """Draw a mask that is 0 with probability p, else 1 / (1 - p); None if p is zero."""
     if p == 0:
         return None
     dropped = rng.random(shape, dtype=np.float32) < p

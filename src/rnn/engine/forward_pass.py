@@ -1,11 +1,11 @@
-"""A pass forward through all layers and directions: `Forward`.
+"""The forward pass through all layers and directions: `Forward`.
 
     each layer through all steps, then the next           each direction and shard is a `_core.LayerPass`
-      or pipelined, each layer a step behind the one below    on several threads, what is too small to be divided
-    all layers a segment of steps at a time               `CheckpointedStack`, where little is to be kept
+      or pipelined, each layer a step behind the one below    for a batch too small to be divided, on several threads
+    all layers through one segment of steps at a time     `CheckpointedStack`, if checkpoints were asked for
 
-Shards, directions and layers run on the threads of `parallel`. What is between layers is here: directions are merged
-(`merging`) and dropout is applied (`dropout`). A pass for training fills a `Tape`, along which `backward_pass` goes.
+Shards, directions and layers run on the threads of `parallel`. What happens between layers is done here: directions are
+merged (`merging`) and dropout is applied (`dropout`). A training pass fills a `Tape` for `backward_pass`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .tape import Tape
 
 
 class Forward:
-    """What the layers, directions and shards of one pass share.
+    """One forward pass: `run` takes all layers, directions and shards through it.
 
-    tape: to be filled; None: inference.  rng: what dropout is drawn from; None: nothing is dropped.
+    tape: filled for the backward pass; None: inference.  rng: what dropout is drawn from; None: nothing is dropped.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Forward:
         self.masks, self.between = draw(spec, batch.B, rng)
         self.weights = _masked_weights(weights, self.masks) if spec.weight_dropout and rng is not None else weights
         self.pipelined = is_pipelined(spec, batch, rng is not None)
-        self.waiting: list[Any] = []  # passes of layers that are to run at the same time
+        self.waiting: list[Any] = []  # layer passes and stacks of a pipeline, which start together
 
     def run(self) -> tuple[np.ndarray, State]:
-        """y and the final states, as the caller lays arrays out."""
+        """Return y and the final states in the caller's layout."""
         y = self._through_stacks() if self._keeps_little() else self._by_layers()
         unbatched = self.batch.unbatched
         return user_layout(self.spec, y, unbatched), user_state(self.final, unbatched)
@@ -58,7 +58,7 @@ class Forward:
     # ------------------------------------------------------------ each layer through all steps
 
     def _by_layers(self) -> np.ndarray:
-        """y of the last layer."""
+        """Run one layer after the other, or all as a pipeline; return y of the last."""
         if self.tape is not None:
             self.tape.is_pipelined = self.pipelined
         y = self.batch.x
@@ -67,7 +67,7 @@ class Forward:
         return y
 
     def _through(self, k: int, x: np.ndarray) -> np.ndarray:
-        """Layer k: x -> what the layer above reads."""
+        """Take x through layer k; return what the layer above reads."""
         spec, tape, masks = self.spec, self.tape, self._masks_at_all_steps(k)
         is_last = k == spec.num_layers - 1
         x, y = masked(x, masks[0].x), self._new_output(is_last)
@@ -99,7 +99,7 @@ class Forward:
     def _saved(
         self, x: np.ndarray, passes: list[_core.LayerPass], policy: CheckpointPolicy
     ) -> list[CheckpointedStack | None]:
-        """For each pass the stack that it is in, or None where it is now to save all that backward needs."""
+        """For each layer pass its checkpointed stack, or None: then it has been told to save all activations."""
         stacks: list[CheckpointedStack | None] = [None] * len(passes)
         if not policy.keeps_all and self.spec.num_directions == 2:
             stacks = [_stack_of_one(each, x, policy, len(passes) * self.spec.num_layers) for each in passes]
@@ -109,7 +109,7 @@ class Forward:
         return stacks
 
     def _start(self, passes: list[_core.LayerPass], stacks: list[CheckpointedStack | None], is_last: bool) -> None:
-        """Run the passes, or stacks, of one layer; of a pipeline, all when the last layer has come."""
+        """Run the layer passes, or stacks, of one layer; in a pipeline they wait until the last layer starts all."""
         if self.waiting:
             passes[0].follow(self.waiting[-1])
         tasks = [stack or each for each, stack in zip(passes, stacks or [None] * len(passes), strict=True)]
@@ -121,11 +121,11 @@ class Forward:
     # ------------------------------------------------------------ all layers a segment of steps at a time
 
     def _keeps_little(self) -> bool:
-        """Whether all layers go through a segment together: not in inference, nor in two directions."""
+        """Whether all layers may go through segments together: in training with checkpoints, in one direction."""
         return self.tape is not None and not self.tape.policy.keeps_all and self.spec.num_directions == 1
 
     def _through_stacks(self) -> np.ndarray:
-        """y of the last layer; where all of the tape fits, by layers."""
+        """Run a checkpointed stack for each shard, or `_by_layers` if none needs segments; return y of the last."""
         tape, y = self.tape, self._new_output(True)
         assert tape is not None
         stacks = [self._stack(shard, y) for shard in self.batch.shards]
@@ -142,7 +142,7 @@ class Forward:
         return y
 
     def _stack(self, shard: _core.PackedBatch, y: np.ndarray) -> CheckpointedStack:
-        """One shard through all layers: the first reads x, the last writes y."""
+        """The checkpointed stack of one shard through all layers: the first reads x, the last writes y."""
         x, last, masks = self.batch.x, self.spec.num_layers - 1, [each for (each,) in self.masks]
         passes = [
             self._layer_pass(
@@ -152,10 +152,10 @@ class Forward:
         ]
         return CheckpointedStack(passes, x, masks, self.between, alone=len(self.batch.shards) == 1)
 
-    # ------------------------------------------------------------ what both do
+    # ------------------------------------------------------------ what both ways share
 
     def _new_output(self, is_last: bool) -> np.ndarray:
-        """y (T, B, D*P) of a layer, in the caller's layout if it is the last."""
+        """A new y (T, B, D*P) of a layer; for the last layer a view of memory in the caller's layout."""
         spec, T, B = self.spec, self.batch.T, self.batch.B
         width = spec.num_directions * spec.output_size
         if is_last and spec.batch_first:
@@ -165,7 +165,7 @@ class Forward:
     def _layer_pass(
         self, shard: _core.PackedBatch, k: int, d: int, x: np.ndarray | None, y: np.ndarray | None, masks: DropoutMasks
     ) -> _core.LayerPass:
-        """A shard through layer k in direction d."""
+        """The pass of a shard through layer k in direction d."""
         spec, at = self.spec, k * self.spec.num_directions + d
         return _core.LayerPass(
             spec.cell.number, spec.is_double, self.weights[at], spec.kernel_options, shard, at, spec.runs_backwards(d),
@@ -174,11 +174,11 @@ class Forward:
 
 
 def is_pipelined(spec: LayerSpec, batch: Batch, training: bool) -> bool:
-    """Whether the layers of a stack run at the same time, each a step behind the one below.
+    """Whether the layers run at the same time, each a step behind the one below.
 
-    So it is for a batch that is too small to be divided, if the work is worth it and each step needs but the steps
-    before it. Not with dropout: a mask between layers is for all steps, and with zoneout y is for a moment not what it
-    was when forward runs again.
+    They do if the batch is too small to be divided, the work is large enough, and each step needs only the steps before
+    it. They do not in training with dropout: a mask between layers is applied to all steps at once, and with zoneout a
+    recomputed y differs from its final value for a moment.
     """
     if spec.num_layers == 1 or spec.num_directions == 2 or len(batch.shards) > 1:
         return False
@@ -190,7 +190,10 @@ def is_pipelined(spec: LayerSpec, batch: Batch, training: bool) -> bool:
 def _stack_of_one(
     layer_pass: _core.LayerPass, x: np.ndarray, policy: CheckpointPolicy, stacks: int
 ) -> CheckpointedStack | None:
-    """One of so many stacks of a single layer, divided; None where all of the tape is kept."""
+    """The checkpointed stack of a single layer pass, divided into segments; None if all its activations are saved.
+
+    stacks: how many stacks share the limit of the policy.
+    """
     stack = CheckpointedStack([layer_pass], x, [NO_MASKS], [], alone=False)
     count = policy.segments(stack, stacks)
     if count == 0:
@@ -200,6 +203,6 @@ def _stack_of_one(
 
 
 def _masked_weights(weights: Arrays, masks: list[list[DropoutMasks]]) -> list[DirectionArrays]:
-    """[layer * D + direction], with the mask onto W_hh."""
+    """The weights of all layers and directions, with W_hh masked."""
     drawn = [each.weight_hh for directions in masks for each in directions]
     return [(ih, masked(hh, mask), *rest) for (ih, hh, *rest), mask in zip(weights, drawn, strict=True)]  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""What a call gives to a layer: checked once, and brought into the layout that the kernels read; and the way back.
+"""The arguments of a call: checked once, and brought into the layout that the kernels read; and the way back.
 
 All errors about x, states, lengths, reset masks and gradients are raised here, before anything is computed.  The layout
-is that of kernels/sequence.hpp: arrays are never transposed, sorted or reversed; a `_core.LayerPass` is told where each
-row lies instead.
+is that of kernels/sequence.hpp: arrays are never transposed, sorted or reversed; instead, a `_core.LayerPass` is told
+where each row lies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..util.checks import checked_array
+from ..util.checks import as_array, cast_hint, checked_array
 from . import tuning
 from .spec import LayerSpec, State
 
@@ -41,9 +41,10 @@ class Batch:
         return self.x.ndim == 2
 
     def compact_indices(self, columns: int, width: int) -> None:
-        """List, for each shard, the columns of W_ih (width, columns) that its indices name; x := their places there.
+        """Set used_embedding_rows of each shard to the columns of W_ih (width, columns) that its indices name, and
+        replace the indices in x by places in that list.
 
-        Where not all would be named, this keeps tables of them, and of their gradients, as small as what is looked at.
+        So the table of these columns, and that of their gradients, is no larger than the list.
         """
         x = np.zeros_like(self.x)
         for shard in self.shards:
@@ -67,11 +68,13 @@ def kernel_ready(array: np.ndarray) -> np.ndarray:
 
 
 def checked_batch(spec: LayerSpec, x: Any, lengths: Any, reset: Any) -> Batch:
-    """x, lengths and reset of a call; raises TypeError or ValueError that says what was expected."""
+    """The batch of x, lengths and reset; raises TypeError or ValueError that says what was expected."""
     x = _as_array(x)
     one_hot = x.dtype.kind in "iu"
     if not one_hot and x.dtype != spec.dtype:
-        raise TypeError(f"expected x of dtype {spec.dtype}, or of an integer dtype, got {x.dtype}{_cast_hint(spec, x)}")
+        raise TypeError(
+            f"expected x of dtype {spec.dtype}, or of an integer dtype, got {x.dtype}{cast_hint(x, spec.dtype)}"
+        )
     rank = 2 if one_hot else 3
     if x.ndim not in (rank - 1, rank) or (not one_hot and x.shape[-1] != spec.input_size):
         kind, features = ("integer x", "") if one_hot else ("x", f", {spec.input_size}")
@@ -96,18 +99,14 @@ def checked_batch(spec: LayerSpec, x: Any, lengths: Any, reset: Any) -> Batch:
 def _as_array(x: Any) -> np.ndarray:
     """x as an array; a clear error for the forms in which other libraries keep ragged sequences."""
     if type(x).__name__ == "PackedSequence":
-        raise TypeError("expected x as one array, got a PackedSequence: give the padded array, and lengths=...")
-    try:
-        return np.asarray(x)
-    except ValueError:
         raise TypeError(
-            f"expected x as one array, got a {type(x).__name__} of arrays of different shapes; "
-            "fastrnn.pad_sequence makes one array of them, and their lengths"
-        ) from None
-
-
-def _cast_hint(spec: LayerSpec, x: np.ndarray) -> str:
-    return f"; x.astype({spec.dtype.name!r}) converts it" if x.dtype.kind == "f" else ""
+            "expected x as one array, got a PackedSequence; give a padded array and lengths=..., as "
+            "fastrnn.pad_sequence makes them"
+        )
+    try:
+        return as_array("x", x)
+    except TypeError as error:
+        raise TypeError(f"{error}; fastrnn.pad_sequence makes one of them, and their lengths") from None
 
 
 def time_major(spec: LayerSpec, x: np.ndarray, unbatched: bool) -> np.ndarray:
@@ -118,7 +117,7 @@ def time_major(spec: LayerSpec, x: np.ndarray, unbatched: bool) -> np.ndarray:
 
 
 def user_layout(spec: LayerSpec, x: np.ndarray, unbatched: bool) -> np.ndarray:
-    """The other way: an array (T, B, ...) as a view that is laid out as the caller's arrays are."""
+    """The inverse of `time_major`: an array (T, B, ...) as a view in the caller's layout."""
     if unbatched:
         return x[:, 0]
     return x.swapaxes(0, 1) if spec.batch_first else x
@@ -132,14 +131,14 @@ def _checked_lengths(lengths: Any, T: int, B: int) -> np.ndarray | None:
         raise TypeError(f"expected lengths of an integer dtype, got {lengths.dtype}")
     if lengths.shape != (B,):
         raise ValueError(f"expected lengths of shape ({B},), got {lengths.shape}")
-    values = lengths.tolist()  # of a few dozen, Python finds the least and the largest sooner than NumPy does
+    values = lengths.tolist()  # for a few dozen values, min and max of Python are faster than NumPy's
     if values and not (min(values) >= 0 and max(values) <= T):
         raise ValueError(f"expected lengths from 0 to T = {T}, got {min(values)} to {max(values)}")
     return lengths.astype(np.int64)
 
 
 def _check_indices(x: np.ndarray, lengths: np.ndarray | None, input_size: int) -> None:
-    """Indices must lie in [0, I); those in the padding are not looked at."""
+    """Raise ValueError unless all indices lie in [0, I); those in the padding are not checked."""
     counted = x if lengths is None else x[np.arange(x.shape[0])[:, None] < lengths]
     if counted.size and not (counted.min() >= 0 and counted.max() < input_size):
         raise ValueError(f"expected integer x from 0 to {input_size - 1}, got {counted.min()} to {counted.max()}")
@@ -148,7 +147,7 @@ def _check_indices(x: np.ndarray, lengths: np.ndarray | None, input_size: int) -
 def checked_state(spec: LayerSpec, state: Any, B: int, unbatched: bool, name: str = "state") -> tuple[np.ndarray, ...]:
     """A state, or its gradient, as a tuple of the arrays that the spec names, each (L*D, B, width) and contiguous.
 
-    None, as a whole or in the place of one of them, is zeros.
+    None, for the whole state or for one of its arrays, means zeros.
     """
     shapes = spec.state_shapes(B)
     if state is None:
@@ -174,7 +173,7 @@ def checked_state(spec: LayerSpec, state: Any, B: int, unbatched: bool, name: st
 
 
 def user_state(state: tuple[np.ndarray, ...], unbatched: bool) -> State:
-    """The other way: one array by itself, several as a tuple; unbatched as the caller's states are."""
+    """The inverse of `checked_state`: a single array by itself, several as a tuple; without batch axis if unbatched."""
     if unbatched:
         state = tuple([array[:, 0] for array in state])
     return state if len(state) > 1 else state[0]

@@ -1,4 +1,4 @@
-"""How the outputs of two directions become one, and its gradient theirs.
+"""How the outputs of two directions become one, and how its gradient becomes theirs.
 
     concat    y = [a, b]          da = the first half of dy    db = the second
     sum       y = a + b           da = dy                      db = dy
@@ -16,7 +16,7 @@ MERGES = ("concat", "sum", "mul", "ave")
 
 
 def views(y: np.ndarray, directions: int) -> list[np.ndarray]:
-    """The part (T, B, P) of y (T, B, D*P) that each direction has."""
+    """For each direction, the view (T, B, P) of y (T, B, D*P) that it writes."""
     if directions == 1:
         return [y]
     P = y.shape[2] // 2
@@ -24,7 +24,7 @@ def views(y: np.ndarray, directions: int) -> list[np.ndarray]:
 
 
 def merged(y: np.ndarray, outputs: list[np.ndarray], merge: str) -> np.ndarray:
-    """What the layer gives, of y (T, B, D*P) and the `views` of it that its directions wrote."""
+    """The output of the layer, from y (T, B, D*P) and the `views` of it that the directions wrote."""
     if merge == "concat" or len(outputs) == 1:
         return y
     a, b = outputs
@@ -34,7 +34,7 @@ def merged(y: np.ndarray, outputs: list[np.ndarray], merge: str) -> np.ndarray:
 
 
 def unmerged(dy: np.ndarray, outputs: list[np.ndarray], merge: str, directions: int) -> list[np.ndarray]:
-    """The gradients of the directions' outputs, which only "mul" looks at."""
+    """The gradients of the directions' outputs from dy of the merged one; only "mul" needs the outputs."""
     if directions == 1:
         return [dy]
     if merge == "concat":

@@ -1,9 +1,9 @@
-"""Where a value that is not finite arose: a search after the fact, so that the passes themselves look for nothing.
+"""Where the first value that is not finite arose: a search after the fact, so that the passes need no checks.
 
     forward     parameters, x, and for each layer from the first: state, then gates, c and h of each step in turn
     backward    dy, and for each layer from the last: gradients of the gates, from the last step back
 
-What depends on a value comes after it in this order, so the first that is found is one that no other has caused.
+A value comes after all that it depends on in this order, so the first one found was caused by no other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class NonFinite(NamedTuple):
     """The first value that is not finite, see `first_nonfinite`.
 
     what: "parameter weight_hh_l0", "x", "the initial state h", "gate f", "c", "h"; "dy", "the gradient of gate f".
-    layer, direction: counted from 0, where it is in one.   step: the time step.   row: of the batch.
+    layer: counted from 0; None, like direction, if the value is in no layer.   step: of time.   row: of the batch.
     """
 
     what: str
@@ -54,10 +54,10 @@ def first_nonfinite(tape: Tape, dy: Any = None, dstate: Any = None) -> NonFinite
     >>> print(fastrnn.training.first_nonfinite(tape))
     h, layer 1, time step 21, batch row 0, forward direction
 
-    tape: what `layer.forward` returned, x and parameters unchanged since.   dy, dstate: as `layer.backward` takes them;
-    the backward pass is then made once more; `layer.grads` stay as they are.
-    For a loss that is not finite though this finds nothing in the forward pass, look at what comes after the layer.
-    Raises what `backward` raises.
+    tape: what `layer.forward` returned; x and the parameters must be unchanged since.   dy, dstate: as `layer.backward`
+    takes them; the backward pass is then run once more, without changing `layer.grads`.
+    If a loss is not finite and this finds nothing in the forward pass, look at what comes after the layer.
+    Raises TypeError or ValueError as `layer.backward` does.
     """
     found = _in_forward(tape)
     if found is None and not (dy is None and dstate is None):
@@ -86,7 +86,7 @@ def _in_forward(tape: Tape) -> NonFinite | None:
 
 
 def _parameter(spec: LayerSpec, weights: Arrays) -> str | None:
-    """The name of the first that holds a value that is not finite."""
+    """The name of the first parameter that holds a value that is not finite, or None."""
     for k in range(spec.num_layers):
         for d in range(spec.num_directions):
             for name, array in zip(ARRAYS, weights[k * spec.num_directions + d], strict=True):
@@ -138,8 +138,8 @@ def _in_backward(tape: Tape, dy: Any, dstate: Any) -> NonFinite | None:
 
 
 def _named(tape: Tape, first: int, searched: list[Any]) -> NonFinite | None:
-    """What the passes through some layers found, put into words: nearest to y, that of the first direction."""
-    found = [(0, *result)[-4:] for result in searched if result is not None]  # a layer pass does not say its layer
+    """The result of the tasks of some layers, in words: the one nearest to y and, among these, of the first task."""
+    found = [(0, *result)[-4:] for result in searched if result is not None]  # a layer pass returns no layer
     nearest = max((above for above, *_ in found), default=0)
     for index, result in enumerate(searched):
         if result is None or (0, *result)[-4] != nearest:
@@ -156,9 +156,9 @@ def _named(tape: Tape, first: int, searched: list[Any]) -> NonFinite | None:
 
 
 def _where_overflowed(spec: LayerSpec, blocks: int) -> str:
-    """By the blocks of dgates that hold a value that is not finite, one bit each."""
-    gradients = spec.cell.gradients  # as backward makes them one after the other
-    if not gradients:  # layer normalisation spreads the gradient of one gate over all
+    """The gate whose gradient overflowed first. blocks: a bit for each block of dgates that is not finite."""
+    gradients = spec.cell.gradients  # in the order in which backward computes them
+    if not gradients:  # with layer normalisation: the gradient of one gate is spread over all gates
         return "the gates" if spec.gates > 1 else "the pre-activation"
     name = next(name for name, block in gradients if blocks >> block & 1)
     return f"gate {name}" if spec.gates > 1 else "the pre-activation"

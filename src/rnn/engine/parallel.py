@@ -1,11 +1,11 @@
-"""Threads: how many, and tasks for them.
+"""Threads: how many there are, and tasks for them.
 
 Work is cut into tasks by its size alone, never by the number of threads, and each task writes where no other does: the
-results are the same bits for any number of threads. Tasks release the GIL in `_core`, so Python threads serve; how they
-take tasks, and what an interrupt does meanwhile, is in core/tasks.pxi.
+results are the same bits for any number of threads. Tasks release the GIL in `_core`, so they run on Python threads;
+how these take tasks, and what an interrupt does meanwhile, is in core/tasks.pxi.
 
-    run           several tasks side by side: shards of a batch, directions, layers
-    run_passes    the same; a single pass is instead made by a team of threads, each with some of the hidden units
+    run           run several tasks in parallel: shards of a batch, directions, layers
+    run_passes    the same; a single layer pass is instead shared by a team of threads, each with some hidden units
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def set_num_threads(n: int) -> None:
 
 
 def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-    """The results of all tasks, the first of them run by the caller; an error is raised when all have ended."""
+    """Run the tasks in parallel and return their results; an error of a task is raised when all have ended."""
     return _core.run(list(tasks))
 
 
 def blocks(n: int, work: int) -> list[slice]:
-    """n rows or columns in four blocks if the work is worth it: cut by the problem, never by the threads."""
+    """Divide n rows or columns into four blocks if the work is large enough, else one; threads do not matter."""
     size = max(1, -(-n // (4 if work >= tuning.WORTH_CUTTING else 1)))
     return [slice(start, start + size) for start in range(0, n, size)]
 
@@ -78,7 +78,7 @@ def run_passes(tasks: Sequence[Callable[..., Any]], first: Any) -> None:
 
 
 def _end() -> None:
-    """Before the interpreter ends, its threads do; calls from here on are their callers' alone."""
+    """End the threads of the pool before the interpreter ends; later calls run on their caller's thread alone."""
     pool = _core.set_num_threads(1)
     if pool is not None:
         pool.join()

@@ -1,7 +1,7 @@
 """The passes of a recurrent layer over arrays that the caller gives: `infer`, `forward`, `backward`.
 
-None of them knows a layer object: what the layer is comes as a `LayerSpec`, its parameters and the places of their
-gradients as arrays, see `spec`.
+None of them knows a layer object: a `LayerSpec` says what the layer is; its parameters and the arrays for their
+gradients are arguments, see `spec`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .tape import Tape
 def infer(
     spec: LayerSpec, weights: Arrays, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None
 ) -> tuple[Any, State]:
-    """Inference: (y, state). Keeps nothing for a backward pass, and drops nothing. Raises as `forward` does."""
+    """Inference: return (y, state), keep nothing for a backward pass, apply no dropout. Raises as `forward` does."""
     return Forward(spec, weights, checked_batch(spec, x, lengths, reset), state).run()
 
 
@@ -37,10 +37,10 @@ def forward(
     checkpoint: int | str | None = None,
     memory_limit: int | None = None,
 ) -> tuple[Any, State, Tape]:
-    """Training: (y, state, tape), the tape for `backward`.
+    """Training: return (y, state, tape); the tape is for `backward`.
 
-    Arguments and errors as in `nn.Recurrent.forward`; the weights, too, stay unchanged until `backward`.
-    rng: what dropout is drawn from. Where the pass is refused or interrupted, its state is as before.
+    Arguments and errors are those of `nn.Recurrent.forward`. Weights and x must stay unchanged until `backward`.
+    rng: what dropout is drawn from. If the pass raises an error or is interrupted, the state of rng is as before.
     """
     batch = checked_batch(spec, x, lengths, reset)
     if batch.one_hot and spec.input_dropout:
@@ -60,9 +60,9 @@ def forward(
 
 
 def backward(tape: Tape, dy: Any, dstate: State, gradients: Arrays) -> tuple[np.ndarray | None, State]:
-    """BPTT: (dx, dstate) for the gradients of y and of the final state; adds into `gradients`.
+    """BPTT: return (dx, dstate) for the gradients of y and of the final state, and add into `gradients`.
 
-    dy, dstate: None is zeros. dx is None where x held indices. A tape may be used again, as long as x and the weights
+    dy, dstate: None means zeros. dx is None if x held indices. A tape may be used again as long as x and the weights
     are unchanged. Raises TypeError or ValueError for a wrong dtype or a wrong shape.
     """
     return Backward(tape, dy, dstate, gradients).run()

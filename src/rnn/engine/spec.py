@@ -1,8 +1,8 @@
-"""What a recurrent layer is, for the engine: `LayerSpec`. Its arrays come with each call.
+"""`LayerSpec`: all that the engine has to know about a recurrent layer. Its arrays are arguments of each call.
 
 weights      for each layer and direction, in the order [layer * D + direction], the arrays that `ARRAYS` names, each
              as torch stores it, or None where the layer has none
-gradients    the same, of the gradients that a backward pass adds into
+gradients    the same for the arrays that a backward pass adds gradients to
 state        the arrays that `states` names, each (L*D, B, width)
 """
 
@@ -24,9 +24,9 @@ ARRAYS = (
     "bias_c",
 )  # fmt: skip
 
-DirectionArrays = tuple[np.ndarray | None, ...]  # of one layer and direction, in the order of ARRAYS
+DirectionArrays = tuple[np.ndarray | None, ...]  # arrays of one layer and direction, in the order of ARRAYS
 Arrays = Sequence[DirectionArrays]  # [layer * D + direction]
-State = Any  # as callers give and get it: h (L*D, B, H), or (h, c) for an LSTM
+State = Any  # the form that callers see: h (L*D, B, H), or (h, c) for an LSTM
 
 
 class CellRow(NamedTuple):
@@ -47,13 +47,13 @@ class LayerSpec:
     Letters: I input_size, H hidden_size, L num_layers, D num_directions, G gates, P output_size (H, or a projection).
     """
 
-    kernel: str  # name of the row, see `_core.cells`
+    kernel: str  # name of the row of the kernel table, see `_core.cells`
     input_size: int
     hidden_size: int
-    states: tuple[tuple[str, int], ...]  # name and width of each; the first is h, what the layer gives
+    states: tuple[tuple[str, int], ...]  # name and width of each state; the first is h, the output of the layer
     num_layers: int = 1
     num_directions: int = 1
-    reverse: bool = False  # the only direction begins at the end
+    reverse: bool = False  # the only direction runs from the end to the start
     batch_first: bool = False
     merge: str = "concat"
     dtype: np.dtype[Any] = np.dtype(np.float32)  # noqa: RUF009
@@ -87,12 +87,12 @@ class LayerSpec:
 
     @property
     def merged_size(self) -> int:
-        """Width of what a layer gives to the next one."""
+        """Width of y of a layer, with its directions merged."""
         return self.output_size * (self.num_directions if self.merge == "concat" else 1)
 
     @property
     def has_dropout(self) -> bool:
-        """Whether training drops anything within a layer."""
+        """Whether there is dropout or zoneout within a layer in training."""
         return bool(self.weight_dropout or self.input_dropout or self.recurrent_dropout or any(self.zoneout))
 
     @property
@@ -101,23 +101,23 @@ class LayerSpec:
         return self.gates * self.hidden_size * (self.input_size + self.hidden_size)
 
     def layer_input_size(self, k: int) -> int:
-        """Width of what layer k reads."""
+        """Width of the input of layer k."""
         return self.input_size if k == 0 else self.merged_size
 
     def runs_backwards(self, d: int) -> bool:
-        """Whether direction d begins at the end."""
+        """Whether direction d runs from the end to the start."""
         return d == 1 or self.reverse
 
     def suffix(self, k: int, d: int) -> str:
-        """Of the names of layer k's parameters in direction d, as torch has it."""
+        """What the names of layer k's parameters in direction d end in, as in torch."""
         return f"_l{k}_reverse" if d else f"_l{k}"
 
     def state_shapes(self, B: int) -> list[tuple[int, int, int]]:
-        """Of each state, in a batch of B."""
+        """The shape of each state for a batch of B sequences."""
         return [(self.num_layers * self.num_directions, B, width) for _, width in self.states]
 
     def arrays(self, named: Mapping[str, np.ndarray]) -> list[DirectionArrays]:
-        """Those of parameters or gradients by name, as a call takes them."""
+        """Parameters or gradients, given by name, in the form that the passes take."""
         return [
             tuple(named.get(name + self.suffix(k, d)) for name in ARRAYS)
             for k in range(self.num_layers)
@@ -126,7 +126,7 @@ class LayerSpec:
 
     @cached_property
     def kernel_options(self) -> dict[str, Any]:
-        """What the kernels take beside arrays."""
+        """The options that the kernels take beside arrays."""
         return {
             "activations": self.activations,
             "clip": math.inf if self.clip is None else self.clip,

@@ -1,4 +1,4 @@
-"""What a training pass leaves to the backward pass, and to those who look at what went on inside: `Tape`."""
+"""What a training pass leaves for its backward pass, and for a look at the gates of every step: `Tape`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .spec import Arrays, LayerSpec
 
 @dataclass(slots=True)
 class Tape:
-    """What `backward` needs of one call to `forward`; to be given back to the layer that made it."""
+    """What `backward` needs of one call of `forward`; give it back to the layer that made it."""
 
     spec: LayerSpec
     weights: Arrays
     batch: Batch
-    policy: CheckpointPolicy  # how much is kept
+    policy: CheckpointPolicy  # whether all activations are saved, or segments are recomputed
     layer_passes: list[list[_core.LayerPass]] = field(default_factory=list)  # [layer][direction and shard]
-    stacks: list[list[CheckpointedStack | None]] = field(default_factory=list)  # of the layer passes that are in one
+    stacks: list[list[CheckpointedStack | None]] = field(default_factory=list)  # the same; None: all is saved
     inputs: list[np.ndarray] = field(default_factory=list)  # x of each layer, (T, B, ...)
-    outputs: list[list[np.ndarray]] = field(default_factory=list)  # y of each direction, where merged by "mul"
+    outputs: list[list[np.ndarray]] = field(default_factory=list)  # y of each direction; only if merged by "mul"
     between: list[np.ndarray | None] = field(default_factory=list)  # dropout masks behind each layer
-    masks: list[list[DropoutMasks]] = field(default_factory=list)  # [layer][direction]: what else was dropped
-    is_stacked: bool = False  # whether each stack goes through all layers
+    masks: list[list[DropoutMasks]] = field(default_factory=list)  # [layer][direction]: masks within the layers
+    is_stacked: bool = False  # whether each checkpointed stack has all layers
     is_pipelined: bool = False  # whether the layers ran at the same time, each a step behind the one below
     y_shape: tuple[int, ...] = ()
 
@@ -41,7 +41,7 @@ class Tape:
         return [range(L)] if self.is_stacked else [(k,) for k in range(L)]
 
     def gates(self, layer: int = 0, direction: int = 0) -> dict[str, np.ndarray]:
-        """What went on inside: the activations of the gates at every step, by name, each (T, B, H), zero in padding.
+        """The activations of the gates at every step, by name, each (T, B, H), zero in padding.
 
         >>> import numpy as np, fastrnn
         >>> lstm = fastrnn.LSTM(3, 8, rng=0)
@@ -49,8 +49,8 @@ class Tape:
         >>> {name: array.shape for name, array in tape.gates().items()}
         {'i': (5, 2, 8), 'f': (5, 2, 8), 'g': (5, 2, 8), 'o': (5, 2, 8), 'c': (5, 2, 8)}
 
-        LSTM: i, f, g, o and the cell state c. GRU: r, z, n. RNN: none, its h is y.
-        layer k, direction d: which one.  Raises IndexError if there is none.
+        An LSTM has i, f, g, o and the cell state c; a GRU has r, z, n; an RNN has none, since its h is y.
+        layer, direction: which one, counted from 0.  Raises IndexError if there is none.
         """
         shape = (self.batch.T, self.batch.B, self.spec.hidden_size)
         names = [*self.spec.cell.saved, *(name for name, _ in self.spec.states[1:])]
@@ -61,7 +61,7 @@ class Tape:
         return found
 
     def passes_of(self, layer: int, direction: int) -> list[tuple[_core.LayerPass, CheckpointedStack | None]]:
-        """The passes through one layer in one direction, each with the stack that it is in."""
+        """The layer passes of one layer in one direction, each with its checkpointed stack, or None."""
         n = len(self.batch.shards)
         some = slice(direction * n, (direction + 1) * n)
         if not self.layer_passes[layer][some]:
@@ -71,7 +71,7 @@ class Tape:
     def saved_activations(
         self, layer: int, direction: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
-        """(time steps, batch rows, h and what was saved of them by name (rows, H)), some thousand rows at a time."""
+        """Yield (time steps, batch rows, {name: (rows, H)} of h and the saved activations), some thousand rows each."""
         H, names = self.spec.hidden_size, self.spec.cell.saved
         for layer_pass, stack in self.passes_of(layer, direction):
             shard = layer_pass.shard

@@ -8,9 +8,9 @@
       |
     common        what the four share: a layer taken apart, put together, and refused with a reason
 
-Every `from_` and `load_` gives a `fastrnn.RNN`, `fastrnn.GRU` or `fastrnn.LSTM`, to be run or trained.  What the other
-side cannot express is refused with a ValueError that gives the reason.  Each package is imported only when a function
-that needs it is called.
+Every `from_` and `load_` function returns a `fastrnn.RNN`, `fastrnn.GRU` or `fastrnn.LSTM`, to be run or trained.  What
+the other side cannot express raises a ValueError that gives the reason.  Another package is imported only when a
+function that needs it is called.
 """
 
 from .keras import from_keras, to_keras

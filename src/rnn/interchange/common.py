@@ -1,4 +1,4 @@
-"""What the interchange modules share: a layer taken apart, put together, and refused with a reason."""
+"""What the interchange modules share: reading the options of a layer, building one, refusing unsupported options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
     "suffixes",
 ]
 
-# What a layer drops in training, and what of it shows in inference
+# Options of dropout inside a layer, off; zoneout also changes inference
 ZONEOUT = {"zoneout": 0, "zoneout_cell": 0}
 NOISE = {"weight_dropout": 0, "input_dropout": 0, "recurrent_dropout": 0, **ZONEOUT}
 
@@ -34,43 +34,43 @@ LAYERS: dict[str, type[RNN] | type[GRU] | type[LSTM]] = {"rnn": RNN, "gru": GRU,
 
 
 def build(cell: str, options: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> Any:
-    """The layer with these constructor arguments and these parameters, copied once into its storage.
+    """The layer with these constructor arguments and these parameters, which are copied once.
 
-    Where they do not fit together, no memory is taken of the sizes in `options`.
+    If the two do not fit together, an error is raised before memory of the sizes in `options` is allocated.
     """
-    return LAYERS[cell]._with_parameters(params, **options, rng=0)  # the initial values are overwritten at once
+    return LAYERS[cell]._with_parameters(params, **options, rng=0)  # no initial values remain
 
 
 def checked_layer(layer: Any) -> Any:
-    """`layer` itself if it is an RNN, GRU or LSTM of this package, else a TypeError."""
+    """`layer` itself if it is an RNN, GRU or LSTM of this package; raises TypeError otherwise."""
     if not isinstance(layer, Recurrent):
         raise TypeError(f"expected a fastrnn RNN, GRU or LSTM, got {type(layer).__name__}")
     return layer
 
 
 def options_of(layer: Any) -> dict[str, Any]:
-    """The constructor arguments that make a layer like this one, all but rng."""
+    """The constructor arguments that make a layer like this one, except rng."""
     return {name: getattr(layer, name) for name in inspect.signature(type(layer)).parameters if name != "rng"}
 
 
 def suffixes(layer: Any) -> list[list[str]]:
-    """[layer][direction] -> what the names of its parameters end in."""
+    """What the names of parameters end in, as [layer][direction]."""
     directions = ["", "_reverse"] if layer.bidirectional else [""]
     return [[f"_l{k}{direction}" for direction in directions] for k in range(layer.num_layers)]
 
 
 def activations_of(layer: Any) -> tuple[Activation, ...]:
-    """All activations of a layer, in the order f, g, h of the operators of ONNX."""
+    """All activations of a layer, in the order f, g, h of ONNX's operators."""
     return (layer.nonlinearity,) if layer.cell == "rnn" else tuple(layer.activations)
 
 
 def same_activation(a: Activation, b: Activation) -> bool:
-    """Whether two specifications, with default parameters filled in, mean one function."""
+    """Whether two specifications, with default parameters filled in, mean the same function."""
     return activation_code(a) == activation_code(b)
 
 
 def refuse_unless(layer: Any, target: str, **expected: Any) -> None:
-    """Raise ValueError if the layer has one of these options with another value."""
+    """Raise ValueError if one of these options of the layer has another value."""
     for name, value in expected.items():
         actual = getattr(layer, name, value)
         if actual != value:
@@ -78,5 +78,5 @@ def refuse_unless(layer: Any, target: str, **expected: Any) -> None:
 
 
 def reorder(array: np.ndarray, order: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The blocks of rows of `array` (G*H, ...) in another order: block j of the result is block order[j]."""
+    """The gates (blocks of H rows) of `array` (G*H, ...) in another order: gate j of the result is gate order[j]."""
     return array.reshape(len(order), -1, *array.shape[1:])[list(order)].reshape(array.shape)

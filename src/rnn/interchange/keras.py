@@ -1,7 +1,7 @@
 """Keras: SimpleRNN, GRU, LSTM and Bidirectional, to and from.
 
-Keras's kernels are transposed, its gates in another order, and it has one bias where we have two, except in a GRU with
-reset_after:
+Keras's kernels are transposed, its gates are in another order, and it has one bias where we have two, except in a GRU
+with reset_after:
 
     kernel (I, G*H)    recurrent_kernel (H, G*H)    bias (G*H,), or (2, G*H)
     GRU z, r, h        LSTM i, f, c, o
@@ -48,10 +48,10 @@ def from_keras(layer: keras.layers.Layer) -> Any:
     between them, which becomes a stack.  The parameters are copied.  The result has batch_first=True and returns every
     step and the final state, whatever return_sequences and return_state say: without return_sequences Keras gives the
     final h, in Bidirectional both merged.  Where Keras takes a mask, give `lengths` to the call.  Initialisers,
-    regularisers and constraints are part of Keras's training, not of the layer, and are left behind.
+    regularisers and constraints belong to training in Keras, not to the layer, and are ignored.
 
     Raises TypeError for another layer, also for one of a class derived from these, and for a dtype other than float32
-    and float64; ValueError for a layer that is not built, and for what a layer here cannot do: dropout of the input
+    and float64; ValueError for a layer that is not built, and for what a layer here does not have: dropout of the input
     or the state, stateful, go_backwards with return_sequences (Keras gives those outputs last step first), other
     activations, merge_mode None, and directions or layers that differ from each other.
     """
@@ -83,10 +83,10 @@ def to_keras(layer: Any, *, return_sequences: bool = True, return_state: bool = 
     stack becomes a keras.Sequential, with Dropout between its layers.  The parameters are copied; where Keras has one
     bias, it is the sum of the two.
 
-    Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for what Keras has not: clip,
+    Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for what Keras does not have: clip,
     grad_clip, peephole, coupled, proj_size, activations with other parameters or different ones around an LSTM's cell
-    state, reverse with return_sequences, which Keras gives last step first, or in a stack, return_state of a stack, and
-    float64 where the backend has it switched off; and for weight_dropout, input_dropout, recurrent_dropout, zoneout
+    state, reverse with return_sequences (Keras gives the last step first) or in a stack, return_state of a stack, and
+    float64 if the backend has it switched off; and for weight_dropout, input_dropout, recurrent_dropout, zoneout
     and layer_norm.
     """
     import keras
@@ -140,7 +140,7 @@ def _unstack(model: keras.Sequential) -> tuple[list[Any], float]:
 
 
 def _read_layer(layer: Any) -> tuple[str, dict[str, Any], _Params]:
-    """(cell, options, parameters) of one Keras layer, both directions of it."""
+    """(cell, options, parameters) of one Keras layer, with both directions if it has two."""
     import keras
 
     if type(layer) is not keras.layers.Bidirectional:
@@ -201,7 +201,7 @@ def _read_direction(layer: Any) -> tuple[str, dict[str, Any], list[tuple[str, np
 
 
 def _params(cell: str, weights: Any) -> list[tuple[str, np.ndarray]]:
-    """The parameters of a Keras cell under our names, in our order and orientation."""
+    """The parameters of a Keras cell with our names, order of gates and orientation."""
     from keras.ops import convert_to_numpy
 
     gates = _GATES[cell]
@@ -225,7 +225,7 @@ def _read_activations(cell: str, layer: Any) -> tuple[Activation, ...]:
 
 
 def _read_activation(layer: Any, function: Any) -> Activation:
-    """Keras's own function, known by identity: another one may have any name."""
+    """Our name of an activation of Keras, which is recognised by identity: another function could have any name."""
     import keras
 
     for name, activation in _ACTIVATIONS.items():

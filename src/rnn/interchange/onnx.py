@@ -1,11 +1,11 @@
 """ONNX: the operators RNN, GRU and LSTM, to and from.
 
-The parameters of a node have an axis of directions D and, in a row, all gates; the order of the gates is ONNX's:
+The parameters of a node have an axis of directions, D, and then all gates one after the other, in ONNX's order:
 
     W (D, G*H, I)    R (D, G*H, H)    B (D, 2*G*H), Wb before Rb    P (D, 3*H), of LSTM
     RNN one          GRU z, r, h      LSTM i, o, f, c               P of i, o, f
 
-What differs otherwise: ONNX's Y is (T, D, B, H) where y is (T, B, D*H); with layout=1, Y is (B, T, D, H) and Y_h is
+Other differences: ONNX's Y is (T, D, B, H) where y is (T, B, D*H); with layout=1, Y is (B, T, D, H) and Y_h is
 (B, D, H), where batch_first gives y (B, T, D*H) and h (D, B, H).
 """
 
@@ -35,9 +35,9 @@ _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 _ATTRIBUTES = ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "layout")
 _OWN_ATTRIBUTES = {"rnn": (), "gru": ("linear_before_reset",), "lstm": ("input_forget",)}
 
-# Tanh, Relu, ..., in small letters, as onnxruntime compares them; ONNX writes identity as an Affine.
+# ONNX's names in lower case, since onnxruntime compares them so; ONNX writes identity as an Affine.
 _ACTIVATIONS = {name.replace("_", ""): name for name in ACTIVATIONS if name != "identity"}
-_WITHOUT_DEFAULTS = ("affine", "scaled_tanh")  # ONNX gives none, and run times differ
+_WITHOUT_DEFAULTS = ("affine", "scaled_tanh")  # ONNX gives no defaults, and those of runtimes differ
 
 
 def from_onnx(model: onnx.ModelProto, node: str | None = None) -> Any:
@@ -53,12 +53,12 @@ def from_onnx(model: onnx.ModelProto, node: str | None = None) -> Any:
 
     model: as onnx.load returns it. node: the name of the node, or of its first output; None if there is only one.
     W, R, B and P are copied; they must be initialisers or constants of the graph, float32 or float64.  The layer has
-    batch_first=True for layout 1.  sequence_lens and the initial states belong to a call, ``layer(x, state,
-    lengths=...)``, unless the model holds them as constants.
+    batch_first=True for layout 1.  sequence_lens and the initial states are arguments of a call, ``layer(x, state,
+    lengths=...)``.
 
-    Raises TypeError if `model` is no ModelProto or a parameter has another dtype; ValueError when the node is not
-    found, a parameter is no constant or has a wrong shape, an attribute is unknown, the two directions have different
-    activations, or the lengths or initial states are constants other than zero states.
+    Raises TypeError if `model` is no ModelProto or a parameter has another dtype; ValueError if the node is not found,
+    a parameter is no constant or has a wrong shape, an attribute is unknown, the two directions have different
+    activations, or the lengths or initial states are constants (initial states of zeros are allowed).
     Source: https://onnx.ai/onnx/operators/ (RNN, GRU, LSTM).
     """
     import onnx
@@ -81,7 +81,7 @@ def from_onnx(model: onnx.ModelProto, node: str | None = None) -> Any:
 
 
 def run_onnx_node(node: onnx.NodeProto, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The outputs of one RNN, GRU or LSTM node by name, in ONNX's shapes.
+    """Run one RNN, GRU or LSTM node; returns its outputs by name, in ONNX's shapes.
 
     >>> import numpy as np, onnx
     >>> from fastrnn.interchange import run_onnx_node
@@ -90,7 +90,7 @@ def run_onnx_node(node: onnx.NodeProto, tensors: Mapping[str, np.ndarray]) -> di
     >>> run_onnx_node(node, tensors)["y"].shape
     (20, 1, 4, 16)
 
-    tensors: all inputs by the names that the node gives them: float32 or float64, sequence_lens of integers.
+    tensors: all inputs by the names that they have in the node: float32 or float64, sequence_lens of integers.
     Raises ValueError for an input that is missing, otherwise TypeError and ValueError as `from_onnx` and a call do.
     """
     names = _inputs(node)
@@ -119,12 +119,12 @@ def to_onnx(layer: Any, *, state: bool = False, lengths: bool = False) -> onnx.M
 
     state: whether the initial state is an input, ``h_0`` (and ``c_0``); otherwise it is zero.
     lengths: whether the lengths of the sequences are an input, ``lengths``, int32 (B,).
-    Inputs and outputs have the shapes of the layer's own: x and y (T, B, ...), or (B, T, ...) with batch_first, states
-    (L*D, B, H).  T and B are free.  Each layer of a stack becomes a node, with its directions merged behind it.
+    Inputs and outputs have the same shapes as the layer's: x and y (T, B, ...), or (B, T, ...) with batch_first, states
+    (L*D, B, H).  T and B are free.  Each layer of a stack becomes a node, followed by the merging of its directions.
 
-    Operator set 18.  onnxruntime runs float32 only: no release so far has these operators in double.
+    The operator set is 18.  onnxruntime runs float32 only: no release so far has these operators in float64.
     Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for proj_size,
-    layer_norm and zoneout, which ONNX has not.
+    layer_norm and zoneout, which ONNX does not have.
     """
     checked_layer(layer)
     refuse_unless(layer, "ONNX", proj_size=0, layer_norm=False, **ZONEOUT)
@@ -164,7 +164,7 @@ def _title(node: onnx.NodeProto) -> str:
 
 
 def _inputs(node: onnx.NodeProto) -> dict[str, str]:
-    """Name of each input that is there, by what ONNX calls it."""
+    """The name of each input that the node has, by ONNX's name for it."""
     if node.op_type not in _CELLS or node.domain not in ("", "ai.onnx"):
         raise ValueError(f"expected a node RNN, GRU or LSTM of ONNX's own domain, got {node.domain}:{node.op_type}")
     known = _INPUTS if node.op_type == "LSTM" else _INPUTS[:6]
@@ -177,9 +177,9 @@ def _inputs(node: onnx.NodeProto) -> dict[str, str]:
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Initialisers, and what Constant nodes and the Identity of a constant give."""
+    """All constants: initialisers, the outputs of Constant nodes, and of Identity nodes applied to a constant."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:  # sorted: a node comes after those that it needs
+    for node in graph.node:  # sorted: a node comes after those whose outputs it reads
         for output in node.output[:1]:
             if node.op_type == "Constant" and [attribute.name for attribute in node.attribute[:1]] == ["value"]:
                 constants[output] = node.attribute[0].t
@@ -200,7 +200,7 @@ def _array(key: str, tensor: onnx.TensorProto) -> np.ndarray:
 
 
 def _layer(node: onnx.NodeProto, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The layer of a node; arrays: W, R and, where the node has them, B and P."""
+    """The layer of a node; arrays: W, R and, if the node has them, B and P."""
     from onnx import helper
 
     cell = _CELLS[node.op_type]
@@ -232,7 +232,7 @@ def _layer(node: onnx.NodeProto, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _checked_sizes(cell: str, arrays: Mapping[str, np.ndarray], D: int, hidden_size: int | None) -> dict[str, int]:
-    """I and H, once W, R, B and P are known to fit together."""
+    """I and H; raises ValueError or TypeError unless W, R, B and P fit together."""
     W, R = arrays["W"], arrays["R"]
     if W.ndim != 3 or R.ndim != 3:
         raise ValueError(f"expected W and R of three axes, got shapes {W.shape} and {R.shape}")
@@ -248,7 +248,7 @@ def _checked_sizes(cell: str, arrays: Mapping[str, np.ndarray], D: int, hidden_s
 
 
 def _params(cell: str, arrays: Mapping[str, np.ndarray], D: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Parameters under our names, in our order of gates."""
+    """The parameters with our names and order of gates."""
     gates = _GATES[cell]
     for d, suffix in enumerate(["_l0", "_l0_reverse"][:D]):
         yield f"weight_ih{suffix}", reorder(arrays["W"][d], gates)
@@ -261,7 +261,7 @@ def _params(cell: str, arrays: Mapping[str, np.ndarray], D: int) -> Iterator[tup
 
 
 def _read_activations(cell: str, D: int, attributes: Mapping[str, Any]) -> tuple[Activation, ...]:
-    """f (g, h), from lists of names, alphas and betas; each value goes to the next activation that has a use for it."""
+    """The activations f (g, h), from lists of names, alphas and betas; a value goes to the next one that takes it."""
     default = _DEFAULTS[cell]
     names = [_text("activations", name) for name in attributes.get("activations", [])]
     if not names:
@@ -288,7 +288,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _read_activation(title: str, alphas: list[float], betas: list[float]) -> Activation:
-    """One activation, with the values that it takes off the lists."""
+    """One activation with its parameters, which are removed from the fronts of the lists."""
     name = _ACTIVATIONS.get(title.lower())
     if name is None:
         raise ValueError(f"expected an activation among {', '.join(map(_camel, _ACTIVATIONS.values()))}, got {title!r}")
@@ -302,7 +302,7 @@ def _read_activation(title: str, alphas: list[float], betas: list[float]) -> Act
 
 
 def _state(layer: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The initial state that a layer takes; zeros for what the node does not have."""
+    """The initial state for a call of the layer; zeros for an input that the node does not have."""
     keys = ("initial_h", "initial_c") if layer.cell == "lstm" else ("initial_h",)
     if not any(key in arrays for key in keys):
         return None
@@ -313,7 +313,7 @@ def _state(layer: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _state_layout(layer: Any, array: np.ndarray) -> np.ndarray:
-    """(D, B, H) from and to (B, D, H) of layout 1."""
+    """Convert a state between (D, B, H) and the (B, D, H) of layout 1."""
     return array.swapaxes(0, 1) if layer.batch_first and array.ndim == 3 else array
 
 
@@ -321,7 +321,7 @@ def _state_layout(layer: Any, array: np.ndarray) -> np.ndarray:
 
 
 class _Graph:
-    """The graph of one layer, as it grows: nodes, and the initialisers that they refer to."""
+    """The graph of one layer under construction: nodes, and the initialisers that they refer to."""
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
@@ -330,7 +330,7 @@ class _Graph:
         self.initializers: list[Any] = []
 
     def add(self, op: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
-        """Append a node; its first output."""
+        """Append a node; return the name of its first output."""
         from onnx import helper
 
         self.nodes.append(helper.make_node(op, inputs, outputs, name=f"{op}_{outputs[0]}", **attributes))
@@ -346,13 +346,13 @@ class _Graph:
         return [name + suffix for name in ("hc" if self.layer.cell == "lstm" else "h")]
 
     def split_state(self, name: str) -> list[str]:
-        """The state (L*D, B, H) of all layers as one of (D, B, H) for each."""
+        """Split the state (L*D, B, H) of all layers into one of (D, B, H) for each layer; return their names."""
         parts = [f"{name}_l{k}" for k in range(self.layer.num_layers)]
         self.add("Split", [name], *parts, axis=0, num_outputs=len(parts))
         return parts
 
     def add_layer(self, k: int, x: str, lengths: str, initial: list[str]) -> list[str]:
-        """Layer k on x (T, B, I): its merged y (T, B, D*H or H) and its final states (D, B, H)."""
+        """Append layer k on x (T, B, I); return the names of its y (T, B, D*H or H) and final states (D, B, H)."""
         layer, cell = self.layer, self.layer.cell
         W, R, B, P = self._weights(k)
         inputs = [x, W, R, B, lengths, *initial, P]
@@ -364,7 +364,7 @@ class _Graph:
         return [self._merge(k, y), *states]
 
     def _weights(self, k: int) -> tuple[str, str, str, str]:
-        """W, R, B and P of layer k; an empty name for what it does not have."""
+        """The names of W, R, B and P of layer k; an empty name for an input that it does not have."""
         params, ends = self.layer.params, suffixes(self.layer)[k]
         gates = np.argsort(_GATES[self.layer.cell])
 
@@ -383,10 +383,10 @@ class _Graph:
         )
 
     def _merge(self, k: int, Y: str) -> str:
-        """Y (T, D, B, H) -> y."""
+        """Append the merging of Y (T, D, B, H) into y; return the name of y."""
         merge, y = self.layer.merge, f"y_l{k}"
         if self.D == 1 or merge != "concat":
-            # One direction: any of these takes the axis away.
+            # With a single direction, each of these operators just removes the axis.
             op = {"sum": "ReduceSum", "mul": "ReduceProd", "ave": "ReduceMean"}.get(merge, "Squeeze")
             axes = self.constant(f"axes_l{k}", np.array([1]))
             return self.add(op, [Y, axes], y, **({} if op == "Squeeze" else {"keepdims": 0}))
@@ -418,7 +418,7 @@ class _Graph:
 
 
 def _attributes(layer: Any) -> dict[str, Any]:
-    """Of the node of one layer; alpha and beta are always written, since defaults differ between run times."""
+    """The attributes of a layer's node; alpha and beta are always written, since runtimes have different defaults."""
     attributes: dict[str, Any] = {"hidden_size": layer.hidden_size}
     attributes["direction"] = "bidirectional" if layer.bidirectional else "reverse" if layer.reverse else "forward"
     attributes |= _written_activations(activations_of(layer) * (2 if layer.bidirectional else 1))
@@ -432,7 +432,7 @@ def _attributes(layer: Any) -> dict[str, Any]:
 
 
 def _written_activations(activations: Sequence[Activation]) -> dict[str, list[Any]]:
-    """The three lists of attributes; an empty one is left out."""
+    """The lists activations, activation_alpha and activation_beta; an empty list is left out."""
     names, alphas, betas = [], [], []
     for activation in activations:
         kind, alpha, beta = activation_code(activation)

@@ -1,4 +1,4 @@
-"""A layer in a safetensors file: its parameters under torch's names, its options as JSON in the metadata."""
+"""A layer in a safetensors file: its parameters with torch's names, its options as JSON in the metadata."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["load_safetensors", "save_safetensors"]
 
 _FORMAT = "fastrnn.layer"  # the one key in the metadata
 _VERSION = 1
-_LONGEST = 1 << 16  # characters of the metadata, which needs some hundreds
+_LONGEST = 1 << 16  # most characters of the metadata, which needs a few hundred
 _DTYPES = ("float32", "float64")
 
 
 def save_safetensors(path: str | os.PathLike[str], layer: Any) -> None:
-    """Write a layer to `path`: an old file is replaced whole or not at all.
+    """Write a layer to `path`; an existing file is replaced as a whole or not at all.
 
     >>> import fastrnn
     >>> from fastrnn.interchange import load_safetensors, save_safetensors
@@ -31,7 +31,7 @@ def save_safetensors(path: str | os.PathLike[str], layer: Any) -> None:
     The tensors have torch's names: torch reads the file with safetensors.torch.load_file.  Gradients and the state of
     the random generator for dropout are not written.
 
-    Raises TypeError if `layer` is not a recurrent layer of this package, OSError when the file cannot be written.
+    Raises TypeError if `layer` is not a recurrent layer of this package, OSError if the file cannot be written.
     """
     checked_layer(layer)
     options = options_of(layer) | {"dtype": layer.dtype.name}
@@ -42,11 +42,11 @@ def save_safetensors(path: str | os.PathLike[str], layer: Any) -> None:
 def load_safetensors(path: str | os.PathLike[str]) -> Any:
     """The layer in a file that `save_safetensors` wrote.
 
-    The file may be a stranger's: it can run no code, and what it claims is compared with the arrays in it before
-    memory is taken.
+    A file from an untrusted source is safe to load: it cannot run code, and its options are compared with the arrays in
+    it before memory is allocated.
 
-    Raises OSError when the file cannot be read, ValueError when it is no safetensors file or does not hold a layer:
-    tensors alone, such as a state dict of torch, do not say what layer they are of; make that layer and give it
+    Raises OSError if the file cannot be read, ValueError if it is no safetensors file or does not hold a layer. Tensors
+    alone, such as a state dict of torch, do not say which layer they belong to: make that layer, and call
     ``layer.load_state_dict(safetensors.numpy.load_file(path))``.
     """
     arrays, metadata = load_arrays(path)
@@ -63,7 +63,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> Any:
 
 
 def _parsed(path: str | os.PathLike[str], text: str) -> tuple[str, dict[str, Any]]:
-    """(cell, options) from the metadata; what the options may be is for the layer to check."""
+    """(cell, options) from the metadata; the layer itself checks the options."""
     if len(text) > _LONGEST:
         raise ValueError(
             f"{path} holds no valid fastrnn layer: expected options in {_LONGEST} characters, got {len(text)}"
@@ -76,9 +76,9 @@ def _parsed(path: str | os.PathLike[str], text: str) -> tuple[str, dict[str, Any
         raise ValueError(f"{path} holds no valid fastrnn layer: its metadata cannot be read: {what}") from None
     if version != _VERSION:
         raise ValueError(f"expected version {_VERSION} of a layer's file in {path}, got {shortened(repr(version))}")
-    if cell not in tuple(LAYERS):  # the cell may be anything, also unhashable
+    if cell not in tuple(LAYERS):  # a tuple, since the cell of a file may be unhashable
         raise ValueError(f"expected the cell in {path} to be one of {', '.join(LAYERS)}, got {shortened(repr(cell))}")
-    if options.get("dtype", _DTYPES[0]) not in _DTYPES:  # NumPy would read further meanings into it
+    if options.get("dtype", _DTYPES[0]) not in _DTYPES:  # NumPy would accept other spellings
         raise ValueError(
             f"expected the dtype in {path} to be float32 or float64, got {shortened(repr(options['dtype']))}"
         )
@@ -86,10 +86,10 @@ def _parsed(path: str | os.PathLike[str], text: str) -> tuple[str, dict[str, Any
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has no tuples: activations come back as lists."""
+    """Turn lists into tuples: JSON has no tuples, so activations come back as lists."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no NumPy scalars, which the numbers of a layer may be."""
+    """Convert a NumPy scalar, which an option of a layer may be, for JSON."""
     return value.item()

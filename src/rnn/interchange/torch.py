@@ -27,12 +27,12 @@ def from_torch(module: torch.nn.Module) -> Any:
     >>> torch.allclose(torch.from_numpy(layer(x.numpy())[0]), module(x)[0], atol=1e-5)
     True
 
-    The parameters are copied; dtype (float32 or float64), batch_first and dropout are the module's.  A cell gives a
-    layer of one, whose x has an axis of time: (T, B, I).  A state dict of torch needs no conversion:
+    The parameters are copied; dtype (float32 or float64), batch_first and dropout are the module's.  A torch cell
+    becomes a single layer, whose x has an axis of time: (T, B, I).  A state dict of torch needs no conversion:
     ``layer.load_state_dict(module.state_dict())``.
 
     Raises TypeError for another module, also for one of a class derived from these, and for another dtype; ValueError
-    for parameters that are not those of the class, as those of weight_norm are not, or that hold no data.
+    for parameters that the class does not have, such as those of weight_norm, or that hold no data.
     """
     import torch
 
@@ -58,7 +58,7 @@ def from_torch(module: torch.nn.Module) -> Any:
 
 
 def to_torch(layer: Any, *, cell: bool = False) -> torch.nn.Module:
-    """The torch module that computes what the layer does, on the same memory: training one changes the other.
+    """The torch module that computes what the layer does. It uses the same memory: training one changes the other.
 
     >>> import fastrnn, torch
     >>> from fastrnn.interchange import to_torch
@@ -70,10 +70,10 @@ def to_torch(layer: Any, *, cell: bool = False) -> torch.nn.Module:
     >>> bool((layer.params["weight_hh_l0"] == module.weight_hh_l0.detach().numpy()).all())
     True
 
-    cell: whether to give an RNNCell, GRUCell or LSTMCell in place of an RNN, GRU or LSTM; the layer must then be a
-    single one, of one direction.  ``copy.deepcopy(to_torch(layer))`` has memory of its own.
+    cell: whether to return an RNNCell, GRUCell or LSTMCell instead of an RNN, GRU or LSTM; the layer must then have
+    num_layers=1 and one direction.  ``copy.deepcopy(to_torch(layer))`` has memory of its own.
 
-    Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for what torch has not: clip,
+    Raises TypeError if `layer` is not a recurrent layer of this package; ValueError for what torch does not have: clip,
     grad_clip, reverse, a merge of directions other than concat, other activations, reset_after=False, peephole,
     coupled, layer_norm, weight_dropout, input_dropout, recurrent_dropout, zoneout.
     """

@@ -1,7 +1,7 @@
 """Optimisers with torch's formulas, names and defaults; schedules of the learning rate; clipping of the gradient.
 
 adam = Adam([layer, head], lr=WarmUp(Cosine(1e-2, steps=900), steps=100))
-norm = adam.step(max_norm=1.0)      one pass over all parameters, the gradient clipped on the way
+norm = adam.step(max_norm=1.0)      updates all parameters, by the clipped gradient
 
 algorithms    SGD, Adam, AdamW, RMSprop: their options, and the update of one piece of the flat arrays
     |

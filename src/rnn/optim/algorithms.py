@@ -1,9 +1,9 @@
 """The optimisers SGD, Adam, AdamW and RMSprop, by torch's formulas and with torch's names and defaults.
 
     adam = Adam([layer, head], lr=WarmUp(Cosine(1e-2, steps=900), steps=100))
-    norm = adam.step(max_norm=1.0)      one pass over all parameters, the gradient clipped on the way
+    norm = adam.step(max_norm=1.0)      updates all parameters, by the clipped gradient
 
-What they share is in `base`, what happens to an element in kernels/math/elementwise.hpp.
+What they share is in `base`; the arithmetic for one element is in kernels/math/elementwise.hpp.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def _two_betas(name: str, value: Any) -> tuple[float, float]:
 
 
 def _positive_eps(name: str, value: Any) -> float:
-    if not np.float32(finite_float(name, value)) > 0:  # where a gradient has always been zero, it would divide 0 by 0
+    if not np.float32(finite_float(name, value)) > 0:  # with 0, a gradient that was always zero would give 0 / 0
         raise ValueError(f"expected {name} > 0 in float32, got {value}")
     return float(value)
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum if wished.
+    """Stochastic gradient descent, with optional momentum.
 
     >>> from fastrnn import Linear
     >>> from fastrnn.optim import SGD
@@ -138,7 +138,7 @@ class Adam(Optimizer):
     """
 
     _checks: ClassVar = {"lr": checked_lr, "betas": _two_betas, "eps": _positive_eps, "weight_decay": finite_float}
-    _decoupled: ClassVar = False  # whether weights decay by themselves, not through the gradient
+    _decoupled: ClassVar = False  # whether weight decay is applied to the weights directly, not through the gradient
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam whose weight decay is apart from the gradient: ``parameter *= 1 - lr * weight_decay`` before its update.
+    """Adam with decoupled weight decay: ``parameter *= 1 - lr * weight_decay`` before its update.
 
     >>> from fastrnn import Linear
     >>> from fastrnn.optim import AdamW

@@ -1,7 +1,7 @@
 """What the optimisers share: groups of parameters, clipping of the gradient, tasks for the threads, state.
 
-The flat arrays of all modules are cut into tasks of limited size, by the parameters alone: the results are the
-same bits for any number of threads.  What happens to an element is in kernels/math/elementwise.hpp.
+The flat arrays of all modules are cut into tasks of limited size. The cuts depend on the parameters alone, so results
+are the same bits for any number of threads.  The arithmetic for one element is in kernels/math/elementwise.hpp.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .schedules import Schedule, lr_at
 
 __all__ = ["Optimizer", "clip_grad_norm"]
 
-_MOST_STEPS = 1 << 53  # beyond it a schedule, which reckons in float64, could not tell one step from the next
+_MOST_STEPS = 1 << 53  # beyond this, a schedule that computes in float64 could not tell one step from the next
 
 Options = dict[str, Any]
 Groups = Mapping[str, Mapping[str, Any]]  # options by pattern
-Piece = tuple[int, slice, int]  # of which module, which elements of its flat arrays, under which options
+Piece = tuple[int, slice, int]  # index of the module, elements of its flat arrays, index of their options
 
 
 class Optimizer:
@@ -41,22 +41,22 @@ class Optimizer:
     >>> norm = adam.step(max_norm=1.0)  # once the gradients are there
 
     modules: a list of modules, whose gradients `step` reads and whose parameters change in place.
-    lr: learning rate: a number, or a schedule, that is a function of the number of steps done.
-    groups: other options for some parameters, by pattern (of `fnmatch`) over their names, plain or behind the place of
-    their module in the list, as in "1.weight".  Where several match, the last to give an option decides it.
+    lr: learning rate: a number, or a schedule, which is a function of the number of steps done.
+    groups: other options for some parameters, by patterns (of `fnmatch`) for their names, plain or preceded by the
+    index of their module, as in "1.weight".  If several patterns match, the last one that gives an option counts.
 
     ``lr`` may be assigned; ``steps`` counts the updates made.
 
     Raises TypeError or ValueError for other modules and options, and for a pattern that matches no parameter.
     """
 
-    _checks: ClassVar[dict[str, Callable[[str, Any], Any]]] = {}  # of each option
+    _checks: ClassVar[dict[str, Callable[[str, Any], Any]]] = {}  # the check of each option
 
     def __init__(self, modules: Sequence[Module], groups: Groups | None, **options: Any) -> None:
         self.modules = _checked_modules(modules)
         self.steps = 0
         self._options = self._checked(options)
-        self._group_options: list[Options] = []  # what differs from the above; pieces name their place in this list
+        self._group_options: list[Options] = []  # what differs from `_options`; a Piece holds an index into this list
         self._tasks = _cut(self._ranges({} if groups is None else groups), tuning.UPDATED)
         self._groups = {pattern: dict(given) for pattern, given in (groups or {}).items()}  # for repr
         self._norm_tasks = _cut(_whole(self.modules), tuning.SUMMED)
@@ -66,7 +66,7 @@ class Optimizer:
 
     @property
     def lr(self) -> float | Schedule:
-        """The learning rate of what no group gives another: a number or a schedule."""
+        """The learning rate of parameters to which no group gives another one: a number or a schedule."""
         return self._options["lr"]
 
     @lr.setter
@@ -80,11 +80,12 @@ class Optimizer:
     def step(self, *, max_norm: float | None = None, scale: float = 1.0) -> float | None:
         """Update the parameters by the gradients, which stay as they are.
 
-        scale: the gradients count so many times, as in ``step(scale=1/4)`` for the mean over four backward passes.
-        max_norm: of the gradient, all parameters together: a larger one counts as if `clip_grad_norm` had scaled it.
+        scale: a factor for the gradients, as in ``step(scale=1/4)`` for the mean over four backward passes.
+        max_norm: the largest norm of the gradient of all parameters together; a larger gradient counts as if
+        `clip_grad_norm` had scaled it.
 
-        Returns the norm before clipping, None without max_norm.  Where it is not finite, nothing is changed.
-        Ctrl-C comes before a step or after it, never in its midst.
+        Returns the norm before clipping; None without max_norm.  If the norm is not finite, nothing is changed.
+        Ctrl-C takes effect before a step or after it, never in the middle.
         Raises ValueError or TypeError for a wrong scale, max_norm or value of a schedule; nothing is changed then.
         """
         factor, norm = finite_float("scale", scale), None
@@ -96,13 +97,13 @@ class Optimizer:
                 return norm
         step = self.steps + 1
         tasks = [self._updates(pieces, options, factor, step) for pieces in self._tasks or [[]]]
-        # Made of compiled functions alone, in which no interrupt is heard: either all is done, or nothing
+        # Tasks consist of compiled functions only, in which no interrupt is raised: all of a step is done, or nothing
         tasks[0].append(partial(setattr, self, "steps", step))
         parallel.run([partial(_core.in_turn, updates) for updates in tasks])
         return norm
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all that `step` keeps between updates: "steps", and torch's names behind a parameter's.
+        """Copies of all that `step` keeps between updates: "steps", and arrays with torch's names behind a parameter's.
 
         >>> from fastrnn import Linear
         >>> from fastrnn.optim import Adam
@@ -113,26 +114,26 @@ class Optimizer:
         return {"steps": np.array(self.steps, np.int64), **arrays}
 
     def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned, of an optimiser with the same modules and options.
+        """Restore what `state_dict` returned, from an optimiser with the same modules and options.
 
-        Raises KeyError, TypeError or ValueError where the names, dtypes or shapes are others; nothing is changed then.
+        Raises KeyError, TypeError or ValueError if names, dtypes or shapes differ; nothing is changed then.
         """
         _core.in_turn(self._loading(self._checked_state(mapping)))  # no interrupt comes between
 
     def _loading(self, checked: Mapping[str, np.ndarray]) -> list[Callable[[], Any]]:
-        """What puts a state in place that was checked: compiled functions."""
+        """Compiled functions that put a checked state in place."""
         pairs = [(array, checked[name]) for name, array in self._named_state().items()]
         return [partial(setattr, self, "steps", int(checked["steps"])), partial(_core.copy_all, pairs)]
 
     def _checked_state(self, mapping: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The arrays of `mapping`, if they are a state of this optimiser; raises as `load_state_dict` does."""
+        """The arrays of `mapping`, if they are a state of this optimiser; raises errors as `load_state_dict` does."""
         checked = checked_arrays(mapping, {"steps": np.array(self.steps, np.int64), **self._named_state()})
         if not 0 <= checked["steps"] < _MOST_STEPS:
             raise ValueError(f"expected steps from 0 to 2**53 - 1, got {checked['steps']}")
         return checked
 
     def _named_state(self) -> dict[str, np.ndarray]:
-        """Views of the parts of the state, by the names in `state_dict`."""
+        """Views of the parts of the state, by the names that they have in `state_dict`."""
         return {
             f"{index}.{name}.{part}": array
             for index, module in enumerate(self.modules)
@@ -152,14 +153,14 @@ class Optimizer:
     # ------------------------------------------------------------ options
 
     def _checked(self, options: Mapping[str, Any]) -> Options:
-        """The options, each as its check gives it; TypeError for one that there is not."""
+        """The options, each as its check returns it; raises TypeError for an unknown one."""
         unknown = [name for name in options if name not in self._checks]
         if unknown:
             raise TypeError(f"expected options among {', '.join(self._checks)}, got {unknown[0]!r}")
         return {name: self._checks[name](name, value) for name, value in options.items()}
 
     def _ranges(self, groups: Groups) -> Iterable[Piece]:
-        """Every module's elements in runs of the same options, which are gathered on the way."""
+        """The elements of all modules, as runs with the same options; fills `_group_options`."""
         if not isinstance(groups, Mapping) or not all(isinstance(options, Mapping) for options in groups.values()):
             raise TypeError(f"expected groups like {{'bias*': {{'weight_decay': 0}}}}, got {groups!r}")
         checked = {pattern: self._checked(options) for pattern, options in groups.items()}
@@ -188,22 +189,22 @@ class Optimizer:
         return options | {"lr": lr_at(options["lr"], self.steps)}
 
     def _any(self, option: str) -> bool:
-        """Whether some parameter has this option set."""
+        """Whether this option is set for any parameter."""
         return any((self._options | group)[option] for group in self._group_options)
 
-    # ------------------------------------------------------------ what the kinds of optimisers give
+    # ------------------------------------------------------------ what each optimiser defines
 
     def _check_together(self, options: Options) -> None:
-        """Raise ValueError where options that are fine by themselves do not go together."""
+        """Raise ValueError for options that are valid one by one, but not together."""
 
     def _state_names(self) -> list[str]:
-        """torch's names of the arrays that are kept for each parameter."""
+        """The names, as in torch, of the arrays that are kept for each parameter."""
         raise NotImplementedError
 
     def _update(
         self, options: Options, scale: float, step: int, param: np.ndarray, grad: np.ndarray, state: Any
     ) -> Callable[[], Any]:
-        """What makes one step, which is counted from 1, over a piece of the flat arrays: a function of `_core`."""
+        """A function of `_core` that does one step, counted from 1, for a piece of the flat arrays."""
         raise NotImplementedError
 
     def _updates(self, pieces: list[Piece], options: list[Options], scale: float, step: int) -> list[Any]:
@@ -228,9 +229,9 @@ def clip_grad_norm(modules: Sequence[Module], max_norm: float) -> float:
     >>> round(clip_grad_norm([head], 1.0), 3)
     1.0
 
-    The factor is torch's, max_norm / (norm + 1e-6) where that is below 1.  A norm that is not finite is returned as it
-    is and leaves the gradients unchanged, for the caller to see and to stop.  Before the step of an optimiser,
-    ``step(max_norm=...)`` does the same without writing to the gradients.
+    The factor is torch's, max_norm / (norm + 1e-6) if that is below 1.  A norm that is not finite is returned as it is,
+    and the gradients are unchanged then, so that the caller can stop.  ``step(max_norm=...)`` of an optimiser does the
+    same without writing to the gradients.
 
     Raises TypeError or ValueError unless modules is a list of modules and max_norm is positive.
 
@@ -247,7 +248,7 @@ def clip_grad_norm(modules: Sequence[Module], max_norm: float) -> float:
 
 
 def _norm(modules: Sequence[Module], tasks: list[list[Piece]]) -> float:
-    """The joint 2-norm of the gradients, in double."""
+    """The joint 2-norm of the gradients, computed in float64."""
 
     def sum_of_squares(pieces: list[Piece]) -> float:
         return sum(_core.sum_of_squares(modules[index].flat_grads[where]) for index, where, _ in pieces)
@@ -256,12 +257,12 @@ def _norm(modules: Sequence[Module], tasks: list[list[Piece]]) -> float:
 
 
 def _whole(modules: Sequence[Module]) -> list[Piece]:
-    """Every module as a whole, under no particular options."""
+    """Every module as one piece, without options."""
     return [(index, slice(0, module.flat_grads.size), 0) for index, module in enumerate(modules)]
 
 
 def _clipping(norm: float, max_norm: float) -> float:
-    """The factor that brings a gradient of this norm to `max_norm`; 1 where the norm is not finite."""
+    """The factor that brings a gradient of this norm down to `max_norm`; 1 if the norm is smaller or not finite."""
     if isinstance(max_norm, bool) or not isinstance(max_norm, int | float | np.integer | np.floating):
         raise TypeError(f"expected max_norm to be a number, got {max_norm!r}")
     if not max_norm > 0:
@@ -270,7 +271,7 @@ def _clipping(norm: float, max_norm: float) -> float:
 
 
 def _cut(ranges: Iterable[Piece], size: int) -> list[list[Piece]]:
-    """The ranges in pieces, as many together in a task as `size` elements hold."""
+    """Cut the ranges into pieces, and gather these into tasks of at most `size` elements."""
     tasks: list[list[Piece]] = []
     room = 0
     for index, where, which in ranges:

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate: a function of the number of updates made, so that there is no state to keep."""
+"""Schedules of the learning rate: functions of the number of updates made, which have no state to keep."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..util.checks import finite_float, positive_int
 
 __all__ = ["Cosine", "Schedule", "StepDecay", "WarmUp"]
 
-Schedule = Callable[[int], float]  # the learning rate of the update that comes after so many
+Schedule = Callable[[int], float]  # number of updates made -> learning rate of the next one
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """From lr down to `end` along half a cosine, over so many steps; `end` from there on.
+    """From lr down to `end` along half a cosine, over `steps` steps; after that, `end`.
 
     >>> from fastrnn.optim import Cosine
     >>> [round(Cosine(0.1, steps=4)(step), 4) for step in range(6)]
@@ -58,7 +58,7 @@ class StepDecay:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """So many steps on a straight line up to lr, then lr: a number, or a schedule that begins there.
+    """A straight line up to lr over `steps` steps, then lr: a number, or a schedule that begins there.
 
     >>> from fastrnn.optim import Cosine, WarmUp
     >>> [round(WarmUp(0.4, steps=3)(step), 4) for step in range(5)]
@@ -84,5 +84,5 @@ def checked_lr(name: str, lr: float | Schedule) -> float | Schedule:
 
 
 def lr_at(lr: float | Schedule, step: int) -> float:
-    """The learning rate after so many steps; raises TypeError or ValueError where a schedule gives no such number."""
+    """The learning rate after `step` steps; raises TypeError or ValueError if a schedule returns no valid number."""
     return finite_float("lr", lr(step) if callable(lr) else lr)

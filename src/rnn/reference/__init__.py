@@ -1,17 +1,17 @@
-"""The same functions as the compiled layers, in plain NumPy, equation by equation: a lesson and an oracle.
+"""The functions of the compiled layers in plain NumPy, equation by equation: to learn from, and to test against.
 
     activations.py   y = f(a) and f'(a), by name
     rnn.py           the vanilla RNN     }
     gru.py           the GRU             }  one layer, one direction: forward right above backward
     lstm.py          the LSTM            }
     layer_norm.py    layer normalisation within them
-    dropout.py       what they drop: masks of weights, inputs and states
-    steps.py         what they share: the input product; rows that end early or start afresh
+    dropout.py       masks of dropout and zoneout within a layer
+    steps.py         what the cells share: the input product; rows that end early or start afresh
     stack.py         forward and backward of a whole layer object: layers, directions, dropout
     output.py        o = c + V h, softmax, cross-entropy
 
-Begin with rnn.py.  Speed is not the aim beyond what NumPy gives to whoever writes it plainly: one matrix product for
-the input of all steps, one a step for the state, one after the loop for each weight gradient.
+Begin with rnn.py.  The code is written to be read, and is as fast as plain NumPy allows: one matrix product for the
+input of all steps, one for the state at each step, one after the loop for each weight gradient.
 """
 
 from .activations import FORMULAS, Activation, sigmoid

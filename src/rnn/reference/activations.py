@@ -18,7 +18,7 @@ Spec = str | tuple[str] | tuple[str, float] | tuple[str, float, float]
 
 
 def sigmoid(a: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-a), written with e^-|a| <= 1 so that it overflows for no a.
+    """1 / (1 + e^-a), written with e^-|a| <= 1 so that it never overflows.
 
     >>> sigmoid(np.array([-1e4, 0.0, 1e4]))
     array([0. , 0.5, 1. ])
@@ -97,15 +97,15 @@ FORMULAS: dict[str, Formula] = {
 
 
 class Activation:
-    """An activation by its name, with its parameters and an optional clip of what goes in.
+    """An activation by its name, with its parameters and an optional clip of its argument.
 
     >>> f = Activation(("leaky_relu", 0.1))
     >>> f(np.array([-2.0, 3.0]))
     array([-0.2,  3. ])
 
-    spec: a name of `FORMULAS`, or (name, alpha), or (name, alpha, beta); what is left out takes its default.
+    spec: a name of `FORMULAS`, or (name, alpha), or (name, alpha, beta); parameters that are left out have defaults.
     clip: None, or c > 0: y = f(min(max(a, -c), c)), so the slope is zero wherever a was clamped.
-    Raises TypeError when `spec` is none of these, ValueError for an unknown name or too many parameters.
+    Raises TypeError if `spec` is none of these, ValueError for an unknown name or too many parameters.
     Formulas: the ONNX operator specification, RNN-22, GRU-22 and LSTM-22.
     """
 

@@ -1,4 +1,4 @@
-"""Masks of what a training pass drops inside a layer, drawn by the caller."""
+"""The masks of dropout and zoneout inside a layer; the caller draws them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["NO_MASKS", "DropoutMasks", "masked"]
 class DropoutMasks(NamedTuple):
     """The masks of one layer and direction, in the order of time and of the caller's batch; None: nothing is dropped.
 
-    A dropout mask holds 0 or 1 / (1 - p); of zoneout, what is 1 keeps its old value.
+    A dropout mask holds 0 or 1 / (1 - p). A zoneout mask holds 1 where a unit keeps its old value.
     """
 
-    x: np.ndarray | None = None  # (B, I)      onto x(t), the same for both directions
-    weight_hh: np.ndarray | None = None  # (G*H, P)    onto W_hh
-    h: np.ndarray | None = None  # (B, P)      onto h(t-1) where it enters a product
+    x: np.ndarray | None = None  # (B, I)      for x(t), the same for both directions
+    weight_hh: np.ndarray | None = None  # (G*H, P)    for W_hh
+    h: np.ndarray | None = None  # (B, P)      for h(t-1) where it enters a product
     zoneout_h: np.ndarray | None = None  # (T, B, P)   zoneout of h
     zoneout_c: np.ndarray | None = None  # (T, B, H)   zoneout of c
 

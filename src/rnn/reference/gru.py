@@ -12,8 +12,8 @@ bias_hh (3H,) are those of r, z, n in turn.
 With layer normalisation (see layer_norm.py), the three products W_i. x are normalised together, and the three W_h. h,
 before their biases are added; reset_after must then be True.
 
-In training there may be dropout (`DropoutMasks`): masks onto the W_h. and onto the h that they multiply, not the h
-that z does; and zoneout, h(t) = k(t) h(t-1) + (1 - k(t)) ((1 - z) * n + z * h).
+In training there may be dropout (`DropoutMasks`): masks for the W_h. and for the h that they multiply, but not for the
+h that z multiplies; and zoneout, h(t) = k(t) h(t-1) + (1 - k(t)) ((1 - z) * n + z * h).
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class GRUTape(NamedTuple):
 
     x: np.ndarray  # (T, B, I) or (T, B) indices
     h_before: np.ndarray  # (T, B, H)   h(t-1)
-    h_seen: np.ndarray  # (T, B, H)   h(t-1), as the products saw it: masked
+    h_seen: np.ndarray  # (T, B, H)   h(t-1) with its dropout mask, as it enters the products
     a: np.ndarray  # (T, B, 3H)  pre-activations of r, z, n
     gates: np.ndarray  # (T, B, 3H)  r, z, n
-    m: np.ndarray  # (T, B, H)   what W_hn is about: W_hn h + b_hn if reset_after, else r * h
+    m: np.ndarray  # (T, B, H)   W_hn h + b_hn if reset_after, else r * h
     f: Activation
     g: Activation
     reset_after: bool
@@ -159,7 +159,7 @@ def gru_backward(
         dh_before = dh_t * z + masked(dh_seen, noise.h) + dh_zoneout
         dh = steps.restart(t, steps.advance(t, dh_before, dh))
 
-    # The sums over the steps.  W_hn meets h before the reset gate in one form, m = r * h after it in the other.
+    # The sums over the steps.  With reset_after, W_hn multiplies h; otherwise it multiplies m = r * h.
     dx, dweight_ih = input_gradients(tape.x, tape.weight_ih, tape.norm_ih.backward(da))
     da_rz, da_n, r = da[:, :, : 2 * H], da[:, :, 2 * H :], tape.gates[:, :, :H]
     dproduct = np.concatenate([da_rz, da_n * r], axis=2) if reset_after else da

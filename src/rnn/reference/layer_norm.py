@@ -2,8 +2,8 @@
 
     LN(a) = (a - mean(a)) / sqrt(var(a) + 1e-5)          over each row of a (B, N)
 
-A cell then has  gain_ih * LN(W_ih x) + b_ih  and  gain_hh * LN(W_hh h) + b_hh  in place of W_ih x + b_ih and
-W_hh h + b_hh, a row being the pre-activations of all gates.  The h(t) of an LSTM sees  gain_c * LN(c(t)) + bias_c.
+A cell then has  gain_ih * LN(W_ih x) + b_ih  and  gain_hh * LN(W_hh h) + b_hh  instead of W_ih x + b_ih and
+W_hh h + b_hh; a row holds the pre-activations of all gates.  h(t) of an LSTM is made from  gain_c * LN(c(t)) + bias_c.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EPSILON = 1e-5  # that of torch.nn.LayerNorm
 class LayerNorm:
     """gain * LN(a), and its gradients; without a gain, a itself.
 
-    A call and `backward` are for one step t, (B, N), or for all, (T, B, N).
+    A call and `backward` take one step t, (B, N), or all steps, (T, B, N).
     """
 
     def __init__(self, gain: np.ndarray | None, T: int, B: int) -> None:
@@ -39,10 +39,11 @@ class LayerNorm:
         return scaled
 
     def backward(self, d: np.ndarray, t: int | slice = slice(None)) -> np.ndarray:
-        """dL/da from d = dL/d(gain * LN(a)). With g = d * gain and n = LN(a), which a moves by rstd times what is left
-        of its own move when the mean and the part along n are taken out:
+        """dL/da from d = dL/d(gain * LN(a)), with g = d * gain and n = LN(a):
 
             dL/da = rstd * (g - mean(g) - n * mean(g * n))
+
+        A change of a changes n by rstd times that change, without its mean and without its part along n.
         """
         if self.gain is None:
             return d
@@ -52,5 +53,5 @@ class LayerNorm:
         return da
 
     def gradient(self, name: str, d: np.ndarray) -> dict[str, np.ndarray]:
-        """That of the gain by its name, from all steps' d (T, B, N): sum of d * LN(a)."""
+        """The gradient of the gain, by its name: the sum of d * LN(a) over all steps, d (T, B, N)."""
         return {} if self.gain is None else {name: bias_gradient(d * self.normed)}

@@ -1,4 +1,4 @@
-"""The long short-term memory (Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000).
+"""Long short-term memory (Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000).
 
     i = f(W_ii x + b_ii + W_hi h + b_hi + p_i * c)          the input gate          h is h(t-1), c is c(t-1)
     f = f(W_if x + b_if + W_hf h + b_hf + p_f * c)          the forget gate         coupled: f = 1 - i instead
@@ -13,10 +13,10 @@ projection (Sak et al. 2014) is weight_hr (P, H).  The rows of weight_ih (4H, I)
 (4H,) are those of i, f, g, o in turn; P = H without projection.
 
 With layer normalisation (see layer_norm.py), the four products W_i. x are normalised together, and the four W_h. h,
-before their biases are added; and c(t) is where h(t) sees it, not where c(t+1) and p_o do.
+before their biases are added; c(t) is normalised in the formula of h(t) only, not for c(t+1) and p_o.
 
-In training there may be dropout (`DropoutMasks`): masks onto the W_h. and onto the h that they multiply; and
-zoneout, by which a unit of c or of h may stay as it was.  h(t) and p_o see the new c(t) even where it is not kept.
+In training there may be dropout (`DropoutMasks`): masks for the W_h. and for the h that they multiply; and zoneout,
+with which a unit of c or of h may keep its old value.  h(t) and p_o use the new c(t) even where c keeps its old value.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class LSTMTape(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
     x: np.ndarray  # (T, B, I) or (T, B) indices
-    h_before: np.ndarray  # (T, B, P)   h(t-1), as the product saw it: masked
+    h_before: np.ndarray  # (T, B, P)   h(t-1) with its dropout mask, as it enters the product
     c_before: np.ndarray  # (T, B, H)   c(t-1)
     a: np.ndarray  # (T, B, 4H)  pre-activations of i, f, g, o
     gates: np.ndarray  # (T, B, 4H)  i, f, g, o
     c: np.ndarray  # (T, B, H)   c(t), before zoneout
-    c_seen: np.ndarray  # (T, B, H)   c(t), or with layer normalisation what h(t) sees of it
+    c_seen: np.ndarray  # (T, B, H)   c(t) as it enters h(t): with layer normalisation, normalised
     q: np.ndarray  # (T, B, H)   squash_out(c_seen)
     activations: tuple[Activation, ...]
     coupled: bool
@@ -92,7 +92,7 @@ def lstm_forward(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, LSTMTape]:
     """One layer and one direction: x (T, B, I), h0 (B, P), c0 (B, H) -> y (T, B, P), h_n (B, P), c_n (B, H), tape.
 
-    The clip is on the pre-activations of the gates, not on c(t).
+    clip limits the pre-activations of the gates, not c(t).
 
     >>> h0 = c0 = np.zeros((2, 4))
     >>> y, h_n, c_n, tape = lstm_forward(np.ones((5, 2, 3)), h0, c0, np.ones((16, 3)), np.ones((16, 4)))

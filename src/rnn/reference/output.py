@@ -52,7 +52,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def softmax_cross_entropy(
     logits: np.ndarray, targets: np.ndarray, *, mask: np.ndarray | None = None
 ) -> tuple[float, np.ndarray]:
-    """Softmax and cross-entropy in one: the mean loss over the counted positions, and its gradient.
+    """Softmax and cross-entropy together: the mean loss over the counted positions, and its gradient.
 
     >>> loss, dlogits = softmax_cross_entropy(np.zeros((3, 4)), np.array([0, 1, 2]))
     >>> round(loss, 6), dlogits[0].round(3).tolist()     # log 4, and (1/4 - y) / 3
@@ -60,7 +60,7 @@ def softmax_cross_entropy(
 
     logits (..., K) float32 or float64; targets (...) integers in [0, K); mask (...) bool, False where a position does
     not count: its logits and target may be anything, its gradient is zero.  Returns a float and dlogits (..., K).
-    Raises TypeError for other dtypes, ValueError for other shapes, for a counted target out of range, and when no
+    Raises TypeError for other dtypes, ValueError for other shapes, for a counted target out of range, and if no
     position is counted.
 
     Derivation.  With p = softmax(o) and y the one-hot vector of the target,
@@ -87,7 +87,7 @@ def softmax_cross_entropy(
 
 
 def _counted(logits: np.ndarray, targets: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """The mask (...) as bool, after all arguments are checked."""
+    """Check all arguments; return the mask (...) as bool."""
     if logits.dtype not in (np.float32, np.float64):
         raise TypeError(f"expected logits of dtype float32 or float64, got {logits.dtype}")
     if not np.issubdtype(targets.dtype, np.integer):

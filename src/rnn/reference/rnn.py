@@ -3,7 +3,7 @@
     a(t) = b + W h(t-1) + U x(t)            (B, H)
     h(t) = f(a(t))                          f = tanh or relu, or any other activation
 
-In training there may be dropout (`DropoutMasks`): masks onto W and onto h(t-1) in the product W h(t-1), and zoneout,
+In training there may be dropout (`DropoutMasks`): masks for W and for h(t-1) in the product W h(t-1); and zoneout,
 h(t) = k(t) h(t-1) + (1 - k(t)) f(a(t)).
 
 With layer normalisation (see layer_norm.py), W h(t-1) and U x(t) are normalised before they are added up.
@@ -40,7 +40,7 @@ class RNNTape(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
     x: np.ndarray  # (T, B, I) or (T, B) indices
-    h_before: np.ndarray  # (T, B, H)  h(t-1), as the product saw it: masked
+    h_before: np.ndarray  # (T, B, H)  h(t-1) with its dropout mask, as it enters the product
     a: np.ndarray  # (T, B, H)
     h: np.ndarray  # (T, B, H)  f(a)
     f: Activation

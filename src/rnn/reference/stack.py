@@ -1,4 +1,4 @@
-"""A whole layer object: layers on layers, two directions, ragged batches, dropout; made of the cells' functions.
+"""A whole layer object: stacked layers, two directions, ragged batches, dropout; made of the cells' functions.
 
 `forward` and `backward` take any fastrnn.RNN, GRU or LSTM and do in NumPy what the layer's own methods do.
 
@@ -64,15 +64,19 @@ def forward(
         layer = fastrnn.GRU(3, 8, num_layers=2, bidirectional=True)
         y, state, tape = fastrnn.reference.forward(layer, np.ones((5, 2, 3), "float32"))
 
-    x (T, B, I) of the layer's dtype, or integers (T, B) in [0, I), the indices of one-hot vectors; (B, T, ...) with
-    batch_first, without B unbatched.  state: None for zeros, else h (L*D, B, H), or (L*D, B, P) with projection, or
-    (L*D, H) unbatched; for the LSTM the pair (h, c).  lengths (B,) integers in [0, T].  reset bool, laid out as an
-    integer x is: where True, the state is zeroed before that step, in the order in which a direction takes the steps.
+    x: (T, B, I) of the layer's dtype, or integers (T, B) in [0, I), the indices of one-hot vectors; (B, T, ...) with
+    batch_first, without B unbatched.
+    state: None for zeros, else h (L*D, B, H), or (L*D, B, P) with projection, or (L*D, H) unbatched; for the LSTM the
+    pair (h, c).
+    lengths: (B,) integers in [0, T].
+    reset: bool, with the axes of an integer x: where True, the state is zeroed before that step, in the order in which
+    a direction takes the steps.
     dropout_masks: L-1 arrays (T, B, width of y), each multiplied onto the output of a layer; None for no dropout.
-    noise: what else a training pass dropped, [layer][direction], as `tape.noise` of a layer has it.  None: nothing, as
-    in inference; zoneout then takes the mean.
+    noise: the masks of dropout within the layers, [layer][direction], such as `tape.masks` of a layer's tape (there a
+    StepMask has to be made an array first, with `at_all_steps`).  None: no dropout, as in inference; zoneout then takes
+    the mean of the old and the new value.
 
-    Returns y (T, B, width) laid out as x, where width is H or P, twice that for two concatenated directions; the
+    Returns y (T, B, width) with the axes of x, where width is H or P, twice that for two concatenated directions; the
     final state, shaped as the initial one; and the tape for `backward`.
     Raises TypeError for a wrong dtype and ValueError for a wrong shape or value.
     """
@@ -117,7 +121,7 @@ def forward(
 def backward(
     layer: Any, tape: StackTape, dy: np.ndarray | None, dstate: State | None = None
 ) -> tuple[np.ndarray | None, State, dict[str, np.ndarray]]:
-    """What `layer.backward` computes, in plain NumPy; layer.grads stays as it is.
+    """What `layer.backward` computes, in plain NumPy; `layer.grads` is not changed.
 
         dx, dstate, grads = fastrnn.reference.backward(layer, tape, np.ones_like(y))
 
@@ -128,7 +132,7 @@ def backward(
     if dy is None:
         dy = np.zeros(tape.y_shape, layer.dtype)
     dy = checked_array("dy", dy, tape.y_shape, np.dtype(layer.dtype))
-    dx: Any = _time_major(layer, dy, width=dy.shape[-1])[0]  # by the input of the layer above; here, by y itself
+    dx: Any = _time_major(layer, dy, width=dy.shape[-1])[0]  # gradient of the input of the layer above; first, of y
     final = _checked_state(layer, dstate, dx.shape[1], tape.unbatched, "dstate")
     initial = tuple(np.empty_like(s) for s in final)
     _, run_back, _ = _CELLS[layer.cell]
@@ -154,14 +158,14 @@ def backward(
 
 
 def _expectation(layer: Any, T: int, B: int) -> DropoutMasks:
-    """Zoneout in inference: the mean of the old and the new value."""
+    """The masks that make zoneout in inference the mean of the old and the new value."""
     probabilities = (layer.zoneout, getattr(layer, "zoneout_cell", 0))
     h, c = (np.full((T, B, 1), p, layer.dtype) if p else None for p in probabilities)
     return DropoutMasks(zoneout_h=h, zoneout_c=c)
 
 
 def _turned(noise: DropoutMasks, turned: Callable[[np.ndarray], np.ndarray]) -> DropoutMasks:
-    """The noise in the order in which a direction takes the steps."""
+    """The masks in the order in which a direction takes the steps."""
     h, c = (None if keeps is None else turned(keeps) for keeps in (noise.zoneout_h, noise.zoneout_c))
     return noise._replace(zoneout_h=h, zoneout_c=c)
 
@@ -178,7 +182,7 @@ def merged(outputs: list[np.ndarray], merge: str) -> np.ndarray:
 
 
 def unmerged(d: np.ndarray, outputs: list[np.ndarray], merge: str) -> list[np.ndarray]:
-    """The gradients of the directions' outputs, from that of what `merged` makes of them."""
+    """The gradients of the directions' outputs, from the gradient of the result of `merged`."""
     if len(outputs) == 1:
         return [d]
     y, z = outputs
@@ -190,9 +194,9 @@ def unmerged(d: np.ndarray, outputs: list[np.ndarray], merge: str) -> list[np.nd
 class Direction(NamedTuple):
     """One direction of one layer."""
 
-    row: int  # its place in the state
+    row: int  # its index in the state
     names: dict[str, str]  # the cell's names of its parameters -> their full names: weight_ih -> weight_ih_l0_reverse
-    turned: Callable[[np.ndarray], np.ndarray]  # into the order in which it takes the steps, and back again
+    turned: Callable[[np.ndarray], np.ndarray]  # puts an array in the order in which it takes the steps, and back
 
 
 def _directions(layer: Any, k: int, lengths: np.ndarray | None) -> list[Direction]:

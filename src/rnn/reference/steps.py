@@ -1,4 +1,4 @@
-"""What all cells share: the input product, and the rows that end early or start afresh inside a batch.
+"""What all cells share: the input product, and rows of a batch that end early or start afresh.
 
 Letters: T time steps, B batch, I input size, H hidden size, G gates.
 """
@@ -30,7 +30,7 @@ class Steps(NamedTuple):
     """Which rows of the batch are still running at each step, and which start afresh there.
 
     running: (T, B, 1) bool or None for all.  fresh: (T, B, 1) bool or None for none.
-    All three functions of a step are masks, hence their own transposes: the backward pass uses the same ones.
+    All three functions of a step apply masks, and so are their own transposes: the backward pass uses the same ones.
     """
 
     running: np.ndarray | None
@@ -42,7 +42,7 @@ class Steps(NamedTuple):
         running = None if lengths is None else (np.arange(n_steps)[:, None] < lengths)[:, :, None]
         fresh = None if reset is None else np.asarray(reset)[:, :, None]
         if running is not None and fresh is not None:
-            fresh = fresh & running  # a row that has ended keeps its state
+            fresh = fresh & running  # the state of a row that has ended is not zeroed
         return cls(running, fresh)
 
     def restart(self, t: int, state: np.ndarray) -> np.ndarray:
@@ -97,7 +97,7 @@ def input_product(x: np.ndarray, weight: np.ndarray, *biases: np.ndarray | None)
 
 
 def plus(product: np.ndarray, *biases: np.ndarray | None) -> np.ndarray:
-    """The biases that there are, added in place to a product (T, B, GH)."""
+    """Add the biases that are not None in place to a product (T, B, GH)."""
     for bias in biases:
         if bias is not None:
             product += bias
@@ -114,8 +114,8 @@ def input_gradients(x: np.ndarray, weight: np.ndarray, da: np.ndarray) -> tuple[
 
 
 def clipped(da: np.ndarray, grad_clip: float | None) -> np.ndarray:
-    """The gradient of a step's pre-activations held within +-grad_clip, so that it cannot grow without bound on its way
-    back (A. Graves, Generating sequences with recurrent neural networks, 2013, section 2.1); None: as it is.
+    """The gradient of a step's pre-activations, limited to +-grad_clip so that it cannot grow without bound on its way
+    back (A. Graves, Generating sequences with recurrent neural networks, 2013, section 2.1); None: unchanged.
     """
     return da if grad_clip is None else np.clip(da, -grad_clip, grad_clip)
 
@@ -133,7 +133,7 @@ def bias_gradient(da: np.ndarray) -> np.ndarray:
 
 
 def by_rows(array: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """(..., N) @ (N, M) -> (..., M) as one product of two matrices; NumPy's own would be one for each t."""
+    """(..., N) @ (N, M) -> (..., M) as one product of two matrices; NumPy would make one product for each t."""
     product: np.ndarray = rows(array) @ matrix
     return product.reshape(*array.shape[:-1], matrix.shape[1])
 

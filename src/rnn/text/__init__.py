@@ -2,7 +2,7 @@
 
 language_model    LanguageModel: characters -> a recurrent layer -> a linear head -> probabilities of the next one
     |
-corpus            the English text that every CPython carries
+corpus            the English text that every CPython comes with
 """
 
 from .corpus import builtin_text

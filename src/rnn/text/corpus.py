@@ -1,4 +1,4 @@
-"""A text that every CPython carries, so that a first model needs no download."""
+"""A text that every CPython comes with, so that a first model needs no download."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["builtin_text"]
 def builtin_text() -> str:
     """Python's own help topics, in alphabetical order of their names: English, some 460,000 characters, 100 distinct.
 
-    The text differs a little from one Python version to the next, and not at all within one.
+    The text differs a little from one Python version to the next, and is always the same within one.
 
     >>> from fastrnn.text.corpus import builtin_text
     >>> len(builtin_text()) > 300_000
     True
 
-    Raises RuntimeError on a Python from which somebody has stripped the module ``pydoc_data``.
+    Raises RuntimeError if this Python comes without the module ``pydoc_data``.
     """
     try:
         from pydoc_data.topics import topics

@@ -26,7 +26,7 @@ _FORMAT = "fastrnn.LanguageModel"  # the one key in the metadata of a file
 
 
 class LanguageModel(FixedOptions):
-    """A recurrent network that learns to predict the next character of a text, and so to write.
+    """A recurrent network that learns to predict the next character of a text, and can then write text.
 
     >>> from fastrnn import LanguageModel
     >>> model = LanguageModel("rnn", hidden_size=32, rng=0)
@@ -34,7 +34,7 @@ class LanguageModel(FixedOptions):
     >>> model.generate("or not", 20, temperature=0)
     ' to be, that is the '
 
-    cell: "rnn" (tanh), "gru" or "lstm".  hidden_size (H), num_layers (L): of the recurrent layer.
+    cell: "rnn" (tanh), "gru" or "lstm".  hidden_size (H), num_layers (L): sizes of the recurrent layer.
     rng: None, an int or a numpy Generator, for the initial weights; the same rng and text give the same bits.
 
     Attributes: ``vocabulary``, the K characters of the text of the first `fit`, sorted, as one string; ``layer`` and
@@ -76,25 +76,25 @@ class LanguageModel(FixedOptions):
     ) -> History:
         """Learn from a text, and keep the weights that predict its held-out end best.
 
-        steps: updates of the weights, each on seq_len (T) characters of batch_size (B) places in the text.
-        lr: learning rate of Adam at the first step, from where it falls along a cosine to nearly zero at the last; or
-        a schedule of `fastrnn.optim`.
+        steps: updates of the weights, each on seq_len (T) characters at batch_size (B) places in the text.
+        lr: learning rate of Adam at the first step; it falls along a cosine to nearly zero at the last. Or a schedule
+        of `fastrnn.optim`.
         validation: fraction of the text, at its end, that is held out; with 0, the last weights are kept.
-        accumulate: batches that a step takes one by one, adding up their gradients: the gradient of a batch of
-        accumulate * batch_size in the memory of one of batch_size.
-        checkpoint: a file to go on from, written at each of ten evaluations, every minute and on Ctrl-C.
-        resume: go on from that file to the very bits that the training would have come to without a stop; all else
-        must be as it was then.
-        progress: show a bar on stderr, if that is a terminal.
+        accumulate: batches that a step takes one after the other, adding up their gradients: this gives the gradient of
+        a batch of accumulate * batch_size in the memory of a batch of batch_size.
+        checkpoint: a file from which to resume, written at each of ten evaluations, every minute and on Ctrl-C.
+        resume: continue from that file; the result is bitwise identical to an uninterrupted run. All other arguments
+        must be as they were then.
+        progress: whether to show a bar on stderr, if that is a terminal.
 
-        Returns the `History`.  Another `fit` goes on from the weights of the one before, with a new schedule; the
-        vocabulary stays that of the first.  Ctrl-C ends the training as if the steps were done, and the history says
-        so.
+        Returns the `History`.  Another call of `fit` starts from the weights of the one before, with a new schedule;
+        the vocabulary stays that of the first.  Ctrl-C ends the training as if all steps were done, and
+        `History.interrupted` says so.
 
         Raises TypeError or ValueError for bad arguments, for characters that are not in the vocabulary and for a text
         too short for batch_size and seq_len, OSError or ValueError for a checkpoint that is missing, cut short or of
-        another training; the model is unchanged then.  Raises FloatingPointError (its subclass `DivergedError`) when a
-        loss or gradient is not finite; the model holds the best weights so far then.
+        another run; the model is unchanged then.  Raises FloatingPointError (its subclass `DivergedError`) if a loss or
+        gradient is not finite; the model then holds the best weights so far.
         """
         steps, batch_size = positive_int("steps", steps), positive_int("batch_size", batch_size)
         seq_len, accumulate = positive_int("seq_len", seq_len), positive_int("accumulate", accumulate)
@@ -132,7 +132,7 @@ class LanguageModel(FixedOptions):
         return trainer.run(progress=progress)
 
     def generate(self, prompt: str, length: int, *, temperature: float = 1.0, rng: Any = None) -> str:
-        """The `length` characters that the model writes after `prompt`; the prompt itself is not in them.
+        """Write `length` characters after `prompt`; the prompt itself is not in the result.
 
         temperature: divides the logits before the softmax; 1 follows the model, less is more cautious, and 0 always
         takes the likeliest character.  rng: None, an int or a numpy Generator; the same rng gives the same text.
@@ -150,7 +150,7 @@ class LanguageModel(FixedOptions):
         return stream.write(length, temperature=temperature, rng=rng)
 
     def stream(self) -> CharacterStream:
-        """A reader of a text that is still coming in: the probabilities of the next character after each one.
+        """A stream that reads a text character by character, and gives the probabilities of the next one each time.
 
         >>> from fastrnn import LanguageModel
         >>> model = LanguageModel("gru", hidden_size=32, rng=0)
@@ -160,7 +160,7 @@ class LanguageModel(FixedOptions):
         >>> p.shape, model.vocabulary[p.argmax()]
         ((15,), 'u')
 
-        The weights are copied: a later `fit` is not seen.  Raises RuntimeError before the first `fit`.
+        The weights are copied: a later `fit` has no effect on it.  Raises RuntimeError before the first `fit`.
         """
         self._require_fitted()
         head = self.head.params
@@ -168,9 +168,9 @@ class LanguageModel(FixedOptions):
         return CharacterStream(self.vocabulary, predictor)
 
     def bits_per_character(self, text: str) -> float:
-        """Mean of -log2 p(next character) over the len(text) - 1 predictions in a text, read from its start in one go.
+        """Mean of -log2 p(next character) over the len(text) - 1 predictions in a text, read from start to end.
 
-        Memory does not grow with the text, beyond a few bytes a character.
+        Apart from a few bytes for each character, memory does not grow with the text.
 
         Raises TypeError or ValueError for a text of less than two characters or with characters outside the
         vocabulary, RuntimeError before the first `fit`.
@@ -184,9 +184,9 @@ class LanguageModel(FixedOptions):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a safetensors file, with its configuration and vocabulary as JSON in the metadata.
 
-        A file of that name is replaced whole or, when anything goes wrong, not at all.
+        An existing file of that name is replaced as a whole or, if anything goes wrong, not at all.
 
-        Raises OSError when the file cannot be written, RuntimeError before the first `fit`.
+        Raises OSError if the file cannot be written, RuntimeError before the first `fit`.
         """
         self._require_fitted()
         config = {
@@ -201,10 +201,11 @@ class LanguageModel(FixedOptions):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LanguageModel:
-        """The model that `save` wrote to `path`; for files of strangers, see `interchange.load_safetensors`.
+        """The model that `save` wrote to `path`. A file from an untrusted source is safe to load, as with
+        `interchange.load_safetensors`.
 
-        Raises OSError when the file cannot be read, ValueError when it is cut short, no safetensors file, or not that
-        of a LanguageModel.
+        Raises OSError if the file cannot be read, ValueError if it is cut short, no safetensors file, or not that of a
+        LanguageModel.
         """
         arrays, metadata = load_arrays(path)
         if _FORMAT not in metadata:
@@ -244,9 +245,9 @@ class LanguageModel(FixedOptions):
 
 
 class CharacterStream:
-    """A character model between the characters of a text that is still coming in; `LanguageModel.stream()` makes it.
+    """A character model that keeps its state from one character to the next; `LanguageModel.stream()` makes it.
 
-    It starts as `generate` does, with the zero state.  Letters: K characters in the vocabulary.
+    Like `generate`, it starts with a state of zeros.  Letters: K characters in the vocabulary.
     """
 
     def __init__(self, vocabulary: str, predictor: _core.TokenSampler) -> None:
@@ -255,12 +256,12 @@ class CharacterStream:
         self._predictor = predictor
 
     def step(self, character: str, out: np.ndarray | None = None) -> np.ndarray:
-        """Read one character: the probabilities (K,), float32, of what comes after it, in the vocabulary's order.
+        """Read one character; return the probabilities (K,), float32, of the next one, in the vocabulary's order.
 
-        out: where they go, float32 (K,); it is what is returned then.
+        out: an array for the result, float32 (K,), which is then returned.
 
-        Raises TypeError or ValueError for another number of characters, for one that is not in the vocabulary and for
-        an out that does not fit; the state is unchanged then.
+        Raises TypeError or ValueError for another number of characters, for a character that is not in the vocabulary
+        and for an out that does not fit; the state is unchanged then.
         """
         index = self._index.get(character)
         if index is None:
@@ -271,7 +272,7 @@ class CharacterStream:
         return out
 
     def run(self, text: str, out: np.ndarray | None = None) -> np.ndarray:
-        """Read a text: the probabilities (len(text), K) of what comes after each character, to the bit those of `step`.
+        """Read a text; return the probabilities (len(text), K) after each character, to the bit those of `step`.
 
         Raises as `step` does.
         """
@@ -281,11 +282,11 @@ class CharacterStream:
         return out
 
     def feed(self, text: str) -> None:
-        """Read a text for the state alone, in less time than `run`.  Raises as `step` does."""
+        """Read a text without computing probabilities, which is faster than `run`.  Raises as `step` does."""
         self._predictor.feed(_encode("text", text, self.vocabulary).astype(np.int64), None)
 
     def write(self, length: int, *, temperature: float = 1.0, rng: Any = None) -> str:
-        """The next `length` characters that the model writes, each read in its turn; see `LanguageModel.generate`."""
+        """Write the next `length` characters, reading each one in turn; arguments as in `LanguageModel.generate`."""
         length, temperature = non_negative_int("length", length), finite_float("temperature", temperature)
         generator = np.random.default_rng(rng)
         uniform = generator.random(length) if temperature > 0 else np.zeros(length)
@@ -301,11 +302,11 @@ class CharacterStream:
         self._predictor.stream.state = state
 
     def reset(self) -> None:
-        """Forget what was read."""
+        """Set the state to zeros, as before the first character."""
         self._predictor.stream.reset()
 
     def copy(self) -> CharacterStream:
-        """Another with the same weights and from here on a state of its own: to try several ways to go on."""
+        """A second stream with the same weights and a copy of the state, to try several continuations."""
         return CharacterStream(self.vocabulary, self._predictor.copy())
 
     def _checked_out(self, out: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
@@ -324,7 +325,7 @@ def _checked_text(name: str, text: Any) -> str:
 
 
 def _encode(name: str, text: str, vocabulary: str) -> np.ndarray:
-    """The place of each character of `text` in the vocabulary, int32; ValueError that names those without one."""
+    """The index of each character of `text` in the vocabulary, int32; raises ValueError that names unknown ones."""
     unknown = set(_checked_text(name, text)).difference(vocabulary)
     if unknown:
         shown = ", ".join(repr(character) for character in sorted(unknown)[:10])
@@ -340,7 +341,7 @@ def _code_points(text: str) -> np.ndarray:
 def _split(
     ids: np.ndarray, validation: float, batch_size: int, seq_len: int, accumulate: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The characters to train on and those held out; ValueError that says what would fit when they are too few."""
+    """The characters to train on and those held out; raises ValueError that says what would fit if they are too few."""
     held_out = int(len(ids) * validation)
     if validation > 0 and held_out < 2:
         raise ValueError(

@@ -1,10 +1,10 @@
-"""Training: loops, checkpoints that a training resumes from with the same bits, and the search for what went wrong.
+"""Training: loops, checkpoints from which a run resumes bitwise identically, a search for values that are not finite.
 
 trainer       Trainer: what `LanguageModel.fit` runs; DivergedError
   |  |
-  |  checkpoint    save_checkpoint, load_checkpoint: one file, replaced as a whole
-  history          History: what happened, as lists, CSV and a picture
-truncated     tbptt: truncated BPTT for networks of one's own
+  |  checkpoint    save_checkpoint, load_checkpoint: one file, replaced as a whole or not at all
+  history          History: losses, rates and norms of a run, as lists, CSV and a picture
+truncated     tbptt: truncated BPTT, a loop for networks of your own
 
 first_nonfinite   where the first NaN or infinity of a pass arose
 """

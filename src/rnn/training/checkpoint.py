@@ -1,7 +1,7 @@
-"""Checkpoints: what a training needs to go on as if it had never stopped, in one file that is replaced whole.
+"""Checkpoints: all that a training run needs to resume as if it had never stopped, in one file.
 
 The file is safetensors: the parameters of the optimiser's modules, the state of the optimiser, further arrays, and JSON
-in its metadata.  A schedule needs no state, for it is a function of the optimiser's steps.
+in its metadata.  A schedule needs no state, since it is a function of the number of updates.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def save_checkpoint(
     arrays: Mapping[str, np.ndarray] | None = None,
     info: Any = None,
 ) -> None:
-    """Write all that `load_checkpoint` needs to make a training go on with the same bits.
+    """Write a checkpoint, from which a training run resumes bitwise identically to an uninterrupted one.
 
     >>> import numpy as np
     >>> from fastrnn import GRU
@@ -48,17 +48,17 @@ def save_checkpoint(
     >>> info
     {'epoch': 4}
 
-    Always in it are the parameters of the optimiser's modules, what the optimiser keeps, and the random state of the
-    modules (dropout).  The rest is the caller's:
+    A checkpoint always holds the parameters of the optimiser's modules, the state of the optimiser, and the state of
+    the modules' random generators (dropout).  The caller may add:
 
-    generators: further random generators, whose state is kept, such as the one that shuffles the data.
-    settings: text and numbers by name that must be the same when the training goes on; `load_checkpoint` compares them.
-    arrays: arrays by name, such as a recurrent state that is carried on.
+    generators: further random generators whose state is to be saved, such as the one that shuffles the data.
+    settings: text and numbers by name that must be the same on resuming; `load_checkpoint` compares them.
+    arrays: arrays by name, such as a recurrent state that is carried from batch to batch.
     info: anything that JSON can hold, such as the position in the data.
 
-    A file of that name is replaced whole or, when anything goes wrong, not at all.
-    Raises OSError when the file cannot be written, TypeError for settings or info that JSON cannot hold, ValueError for
-    info of more than 100 lists or dicts within each other.
+    An existing file of that name is replaced as a whole or, if anything goes wrong, not at all.
+    Raises OSError if the file cannot be written, TypeError for settings or info that JSON cannot hold, ValueError for
+    info with more than 100 levels of nested lists or dicts.
     """
     named = {f"modules.{name}": array for name, array in _parameters(optimizer).items()}
     named |= {f"optimizer.{name}": array for name, array in optimizer.state_dict().items()}
@@ -79,13 +79,13 @@ def load_checkpoint(
     generators: Sequence[np.random.Generator] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, np.ndarray], Any]:
-    """Put the optimiser, its modules and the generators where `save_checkpoint` found them; returns (arrays, info).
+    """Restore the optimiser, its modules and the generators from a checkpoint; returns (arrays, info).
 
-    optimizer, generators, settings: made as they were for `save_checkpoint`, which does not write down what kind of
-    layers there are, nor the options of the optimiser.  For files of strangers, see `interchange.load_safetensors`;
-    states that a generator cannot go on from are refused too.
+    optimizer, generators, settings: made in the same way as for `save_checkpoint`. The file does not say what kind of
+    layers there are, nor which options the optimiser has.  A file from an untrusted source is safe to load, as with
+    `interchange.load_safetensors`; states in which a generator would not work are refused too.
 
-    Raises OSError when the file cannot be read, ValueError when it is cut short, no checkpoint, or one of other
+    Raises OSError if the file cannot be read, ValueError if it is cut short, is no checkpoint, or belongs to other
     modules, another optimiser, other generators or settings; nothing is changed then.
     """
     checkpoint = read_checkpoint(path, optimizer, generators=generators, settings=settings)
@@ -94,7 +94,7 @@ def load_checkpoint(
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds, found to fit: `apply`, which does not fail, puts everything where the file says."""
+    """The content of a file, already checked; `apply`, which cannot fail, restores everything from it."""
 
     arrays: dict[str, np.ndarray]
     info: Any
@@ -109,7 +109,7 @@ def read_checkpoint(
     generators: Sequence[np.random.Generator] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """What `load_checkpoint` would put where, for callers with more to check; raises as it does, changes nothing."""
+    """Read and check a checkpoint without restoring it, for callers with more to check; raises as `load_checkpoint`."""
     named, metadata = load_arrays(path)
     if _FORMAT not in metadata:
         raise ValueError(f"{path} is a safetensors file, but not a {_FORMAT}")
@@ -143,7 +143,7 @@ def unfit(path: Path, error: Exception) -> ValueError:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays and numbers of NumPy for JSON: the state of some bit generators has them."""
+    """Convert arrays and numbers of NumPy for JSON; the state of some bit generators holds them."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     raise TypeError(f"expected what JSON can hold, got {value!r}")
@@ -154,7 +154,7 @@ def _below(prefix: str, named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def _parameters(optimizer: Optimizer) -> dict[str, np.ndarray]:
-    """Those of all modules, by their names behind the place of their module, as in "0.weight_ih_l0"."""
+    """The parameters of all modules; names begin with the index of the module, as in "0.weight_ih_l0"."""
     return {
         f"{index}.{name}": array
         for index, module in enumerate(optimizer.modules)
@@ -163,19 +163,19 @@ def _parameters(optimizer: Optimizer) -> dict[str, np.ndarray]:
 
 
 def _generators(optimizer: Optimizer, further: Sequence[np.random.Generator]) -> list[np.random.Generator]:
-    """The random generators of the modules that have one, and further ones."""
+    """The random generators of the modules, and further ones."""
     return [generator for module in optimizer.modules for generator in module.generators] + list(further)
 
 
 def _require_equal(expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:
-    """ValueError for the first setting that differs."""
+    """Raise ValueError for the first setting that differs."""
     for name in [*expected, *(got.keys() - expected.keys())]:
         if expected.get(name) != got.get(name):
             raise ValueError(f"it was made with {name}={got.get(name)!r}, not {expected.get(name)!r}")
 
 
 def _checked_states(generators: Sequence[np.random.Generator], states: Sequence[Any]) -> Sequence[Any]:
-    """The states, if there are as many as generators and each fits its own."""
+    """The states, if there is one for each generator and it fits; raises ValueError otherwise."""
     if len(states) != len(generators):
         raise ValueError(f"it has the states of {len(states)} random generators, not {len(generators)}")
     for generator, state in zip(generators, states, strict=True):
@@ -184,17 +184,19 @@ def _checked_states(generators: Sequence[np.random.Generator], states: Sequence[
 
 
 def _require_state(of: np.random.BitGenerator, state: Any) -> None:
-    """An error unless `state` is one that a bit generator of this kind can be in."""
+    """Raise an error unless a bit generator of this kind can have this state."""
     probe = type(of)()
-    probe.state = state  # of another kind: ValueError
-    taken = json.loads(json.dumps(probe.state, default=_plain))  # cut to as many numbers and bits as there are
+    probe.state = state  # ValueError for the state of another kind
+    taken = json.loads(json.dumps(probe.state, default=_plain))  # NumPy cuts it to the numbers and bits that it has
     if taken != state or not _can_go_on(of, taken):
         raise ValueError(f"expected the state of a {type(of).__name__} generator, got {state!r}")
 
 
 def _can_go_on(of: np.random.BitGenerator, state: Any) -> bool:
-    """Whether numbers can be drawn. NumPy takes other states too: with places beyond its buffers, from where it reads
-    what is not its own; and those that only ever give zeros, for which it draws again and again.
+    """Whether numbers can be drawn from this state.
+
+    NumPy also accepts states with positions beyond its buffers, where it would read foreign memory, and states that
+    only ever give zeros, with which some of its methods would loop forever.
     """
     if isinstance(of, np.random.MT19937):
         first, *others = state["state"]["key"]

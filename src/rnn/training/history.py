@@ -1,4 +1,4 @@
-"""What a training did, step by step: as lists, as a CSV file and as a picture."""
+"""The record of a training run, step by step: as lists, as a CSV file and as a picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["History"]
 
 @dataclass
 class History:
-    """What `LanguageModel.fit` did.  Losses are in bits per character, an entry a step except for `held_out`.
+    """The record of `LanguageModel.fit`.  Losses are in bits per character; lists but `held_out` have one entry a step.
 
     >>> from pathlib import Path
     >>> from fastrnn import LanguageModel
@@ -30,15 +30,15 @@ class History:
     lr: list[float] = field(default_factory=list)
     grad_norm: list[float] = field(default_factory=list)  # before clipping
     held_out: list[tuple[int, float]] = field(default_factory=list)  # (steps done, bits per character)
-    held_out_bits: float = math.nan  # of the weights that were kept, over all held-out text; nan without any
-    best_step: int = 0  # the steps that the kept weights have seen
+    held_out_bits: float = math.nan  # bits per character of the weights that were kept; nan if no text was held out
+    best_step: int = 0  # after how many steps the kept weights were taken
     seconds: float = 0.0
     interrupted: bool = False  # by Ctrl-C
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a line a step, numbered from 1; `held_out_bits` is empty where nothing was evaluated.
+        """Write one line for each step, numbered from 1; `held_out_bits` is empty where nothing was evaluated.
 
-        An old file is replaced whole or not at all.  Raises OSError when the file cannot be written.
+        An existing file is replaced as a whole or not at all.  Raises OSError if the file cannot be written.
         """
         held_out = dict(self.held_out)
         lines = ["step,train_bits,lr,grad_norm,held_out_bits"]
@@ -49,17 +49,17 @@ class History:
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw bits per character, learning rate and norm of the gradient over the steps; needs matplotlib.
 
-        path: a file to write, atomically, in the format that its suffix names (.png, .svg, .pdf, ...).  Without it, a
-        figure of `matplotlib.pyplot`, which a notebook shows by itself and a script by ``pyplot.show()``.
+        path: a file to write, atomically, in the format that its suffix names (.png, .svg, .pdf, ...).  Without it, the
+        figure is one of `matplotlib.pyplot`: a notebook shows it by itself, a script with ``pyplot.show()``.
 
         Returns the figure.  Raises ImportError without matplotlib, ValueError for a format that it cannot write,
-        OSError when the file cannot be written.
+        OSError if the file cannot be written.
         """
         require_matplotlib()
         from matplotlib import pyplot
         from matplotlib.figure import Figure
 
-        new_figure = pyplot.figure if path is None else Figure  # what pyplot makes stays in memory until it is closed
+        new_figure = pyplot.figure if path is None else Figure  # pyplot keeps its figures until they are closed
         figure = new_figure(figsize=(8, 6), layout="constrained")
         bits, lr, norm = figure.subplots(3, sharex=True, height_ratios=(3, 1, 1))
         steps = range(1, len(self.train_bits) + 1)
@@ -81,7 +81,7 @@ class History:
 
 
 def require_matplotlib() -> None:
-    """Raise ImportError, with what to install, where matplotlib is missing."""
+    """Raise ImportError, which says what to install, if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:

@@ -1,7 +1,8 @@
 """Training of a recurrent layer and its head on one long text: truncated back-propagation through time.
 
-The text is cut into B streams of equal length that are read side by side, T characters a step.  The state at the end of
-one step is the start of the next; gradients stop there.  `truncated.tbptt` is the loop for networks of one's own.
+The text is cut into B streams of equal length that are read in parallel, T characters a training step.  The state at
+the end of one training step is where the next one starts; gradients stop there.  For networks of your own,
+`truncated.tbptt` is such a loop.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ from .history import History
 
 __all__ = ["DivergedError", "Trainer"]
 
-MAX_NORM = 1.0  # of the gradient
-EVALUATIONS = 10  # of the held-out text, spread over the training
-EVALUATED_CHARACTERS = 2**16  # of the held-out text, at most, in each of them
-EVALUATED_STREAMS = 32  # at most, of at least STREAM_LENGTH characters: each starts from a state of zero,
-STREAM_LENGTH = 1024  # which costs it some bits at its start
-POSITIONS = 2048  # characters predicted at once in an evaluation: bounds its memory
+MAX_NORM = 1.0  # to which the norm of the gradient is clipped
+EVALUATIONS = 10  # number of evaluations on the held-out text, spread over the run
+EVALUATED_CHARACTERS = 2**16  # at most so many held-out characters in each evaluation
+EVALUATED_STREAMS = 32  # at most so many streams, of at least STREAM_LENGTH characters each: a stream starts from a
+STREAM_LENGTH = 1024  # state of zero, with which its first characters cost more bits
+POSITIONS = 2048  # characters predicted at a time in an evaluation: bounds its memory
 CHECKPOINT_SECONDS = 60  # between two checkpoints, unless an evaluation comes before
-_BY_STEP = ("train_bits", "lr", "grad_norm")  # what a history has for each step
+_BY_STEP = ("train_bits", "lr", "grad_norm")  # the lists of a history that have one entry a step
 
 
 class DivergedError(FloatingPointError):
     """A loss or a gradient was not finite.
 
-    `step` says when, `what` what, `origin` where in the recurrent layer the first value of that kind arose, if it was
-    there, `history` what happened before.
+    Attributes: `what`, the value that was not finite; `step`, how many steps were done before; `origin`, where in the
+    recurrent layer the first such value arose, or None; `history`, the record of the run so far.
     """
 
     def __init__(self, what: str, history: History, lr: float, origin: NonFinite | None = None) -> None:
@@ -57,9 +58,9 @@ class DivergedError(FloatingPointError):
 
 
 def cut_streams(ids: np.ndarray, streams: int) -> np.ndarray:
-    """The ids as `streams` columns of contiguous text (S + 1, B), each with the character that follows it.
+    """Cut the ids into `streams` columns of contiguous text (S + 1, B), each with the character that follows it.
 
-    Rows [t, t + T) are inputs to rows [t + 1, t + T + 1).  Up to B - 1 characters at the end are left out.
+    Rows [t, t + T) are the inputs for targets [t + 1, t + T + 1).  Up to B - 1 characters at the end are left out.
     """
     length = (len(ids) - 1) // streams
     grid = np.empty((length + 1, streams), ids.dtype)
@@ -69,9 +70,9 @@ def cut_streams(ids: np.ndarray, streams: int) -> np.ndarray:
 
 
 def batches(grid: np.ndarray, seq_len: int) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-    """Endless (x (T, B), targets (T, B), whether the text begins anew) from a grid of streams.
+    """Yield (x (T, B), targets (T, B), whether the text begins anew) from a grid of streams, without end.
 
-    Where T does not divide the streams, every second pass is shifted so that it ends at their end.
+    If T does not divide the length of the streams, every second epoch is shifted so that it ends at their end.
     """
     spare = (len(grid) - 1) % seq_len
     for start in itertools.cycle((0, spare)):
@@ -80,7 +81,7 @@ def batches(grid: np.ndarray, seq_len: int) -> Iterator[tuple[np.ndarray, np.nda
 
 
 def bits_per_character(layer: Any, head: Linear, grid: np.ndarray, state: Any = None) -> float:
-    """Mean over all predictions in a grid of streams (S + 1, B), the state carried from chunk to chunk."""
+    """Mean bits per character over all predictions in a grid of streams (S + 1, B), POSITIONS predictions at a time."""
     length, streams = len(grid) - 1, grid.shape[1]
     chunk = max(1, POSITIONS // streams)
     nats = 0.0
@@ -93,18 +94,18 @@ def bits_per_character(layer: Any, head: Linear, grid: np.ndarray, state: Any = 
 
 
 def held_out_bits(layer: Any, head: Linear, ids: np.ndarray) -> float:
-    """Bits per character of a text read as several streams at once: fast, and less than 0.01 above one stream's."""
+    """Bits per character of a text that is read as several streams: fast, and less than 0.01 above those of one."""
     grid = cut_streams(ids, max(1, min(EVALUATED_STREAMS, len(ids) // STREAM_LENGTH)))
     return bits_per_character(layer, head, grid)
 
 
 class Trainer:
-    """One run of training: Adam under a schedule, the gradient norm clipped, the best weights kept.
+    """One training run: Adam under a schedule, the gradient norm clipped, the best weights kept.
 
-    train, held_out: integer arrays of characters; held_out may be empty, then the last weights are the best.
-    lr: a schedule, or the rate from where a cosine falls.
-    accumulate: batches of batch_size streams whose gradients add up to that of a step.
-    checkpoint: where `run` writes one at every evaluation, every minute and on Ctrl-C; None: nowhere.
+    train, held_out: integer arrays of characters; if held_out is empty, the last weights count as the best.
+    lr: a schedule, or the learning rate from which a cosine falls.
+    accumulate: how many batches, of batch_size streams each, add up their gradients for one update.
+    checkpoint: the file that `run` writes at every evaluation, every minute and on Ctrl-C; None: no file.
     """
 
     def __init__(
@@ -126,18 +127,18 @@ class Trainer:
         self.batch_size, self.seq_len, self.accumulate = batch_size, seq_len, accumulate
         self.lr: Schedule = lr if callable(lr) else Cosine(lr, steps)
         self.batches = batches(cut_streams(train, batch_size * accumulate), seq_len)
-        self.states: list[Any] = [None] * accumulate  # carried from step to step
+        self.states: list[Any] = [None] * accumulate  # recurrent states, carried from step to step
         self.adam = Adam(self.modules, self.lr)
         self.history = History()
         self.best_bits = math.inf
         self.best = [module.flat_params.copy() for module in self.modules]
 
     def run(self, *, progress: bool) -> History:
-        """Train; at the end, and after any failure on the way, the modules hold the best weights met."""
+        """Train; at the end, and after any failure, the modules hold the best weights so far."""
         self.written = time.perf_counter()
-        self.started = self.written - self.history.seconds  # as if there had been no stop
+        self.started = self.written - self.history.seconds  # counts the time of a resumed run from its first start
         try:
-            with np.errstate(over="ignore", invalid="ignore"):  # found by the checks for finite values instead
+            with np.errstate(over="ignore", invalid="ignore"):  # `_require_finite` finds these values instead
                 self._run_steps(progress)
         finally:
             _core.copy_all([(module.flat_params, best) for module, best in zip(self.modules, self.best, strict=True)])
@@ -186,7 +187,7 @@ class Trainer:
         history.steps += 1
 
     def _add_gradients(self, index: int, x: np.ndarray, targets: np.ndarray, anew: bool) -> tuple[float, Any, Any]:
-        """(loss, tape, dy) of one batch, whose gradients are added to those that are there."""
+        """Add the gradients of one batch to the modules'; return (loss, tape, dy)."""
         y, self.states[index], tape = self.layer.forward(x, None if anew else self.states[index])
         loss, dy = self.head.cross_entropy(y, targets)
         self._require_finite("the loss", loss, tape)
@@ -194,7 +195,7 @@ class Trainer:
         return loss, tape, dy
 
     def _evaluate(self) -> None:
-        """Keep the weights if they are the best so far."""
+        """Evaluate on held-out text, and keep the weights if they are the best so far."""
         history = self.history
         bits = math.nan
         if len(self.held_out):
@@ -217,9 +218,9 @@ class Trainer:
     # ------------------------------------------------------------ checkpoints
 
     def resume(self) -> None:
-        """Go on from the checkpoint, which one of the same layer, text and settings has written.
+        """Continue from the checkpoint, which a run with the same layer, text and settings must have written.
 
-        Raises OSError when there is none, ValueError when it is of another training; nothing is changed then.
+        Raises OSError if there is none, ValueError if it is from another run; nothing is changed then.
         """
         assert self.checkpoint is not None
         checkpoint = read_checkpoint(self.checkpoint, self.adam, settings=self._settings())
@@ -239,7 +240,7 @@ class Trainer:
             next(self.batches)
 
     def _checked_arrays(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-        """The arrays of a checkpoint, if they are those of this training after so many steps."""
+        """The arrays of a checkpoint, if they fit this run after so many steps; raises an error otherwise."""
         steps, layer = checkpoint.steps, self.layer
         if steps > self.steps:
             raise ValueError(f"expected at most {self.steps} steps, got {steps}")
@@ -251,7 +252,7 @@ class Trainer:
         return checked_arrays(checkpoint.arrays, own)
 
     def _named_best(self) -> dict[str, np.ndarray]:
-        """Views of the best weights, by their names in a checkpoint."""
+        """Views of the best weights, by the names that they have in a checkpoint."""
         return {
             f"best.{index}.{name}": array
             for index, (module, best) in enumerate(zip(self.modules, self.best, strict=True))
@@ -273,7 +274,7 @@ class Trainer:
         save_checkpoint(self.checkpoint, self.adam, settings=self._settings(), arrays=arrays, info=info)
 
     def _settings(self) -> dict[str, Any]:
-        """What makes this training the one that it is."""
+        """The settings that have to be the same when a run is resumed."""
         from hashlib import sha256
 
         layer, every = self.layer, max(1, self.steps // 1000)
@@ -291,7 +292,7 @@ class Trainer:
 
 
 def _checked_history(checkpoint: Checkpoint, arrays: dict[str, np.ndarray]) -> tuple[float, History]:
-    """The bits of the best weights, inf or nan where they were not evaluated, and what happened so far."""
+    """Bits per character of the best weights (inf or nan if they were not evaluated), and the history so far."""
     steps, info, held_out = checkpoint.steps, checkpoint.info, arrays["held_out"]
     if not all(np.isfinite(arrays[name]).all() for name in (*_BY_STEP, "held_out")):
         raise ValueError("expected a history of finite numbers, got others")
@@ -311,9 +312,10 @@ def _checked_history(checkpoint: Checkpoint, arrays: dict[str, np.ndarray]) -> t
 
 @contextmanager
 def _late_interrupt() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that the step under way is done as a whole; Ctrl-C again interrupts at once.
+    """An event that Ctrl-C sets, so that the present step is completed first; a second Ctrl-C interrupts at once.
 
-    Where Python delivers no signals, in all but its main thread, and where somebody else handles them, nothing is new.
+    Nothing changes in threads other than the main thread, where Python delivers no signals, and if SIGINT already has
+    another handler.
     """
     event, default = threading.Event(), signal.default_int_handler
     is_ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is default
@@ -340,8 +342,8 @@ def _progress_bar(steps: int, done: int, progress: bool) -> Any:
 
 
 class _NoBar:
-    """In place of a bar that is not shown. One of tqdm's would still take a lock that it shares with forked processes:
-    where such a process was killed at the wrong moment, for ever."""
+    """Used instead of a bar that is not shown. A bar of tqdm would still take a lock that it shares with forked
+    processes, and would wait for it forever if such a process was killed while holding it."""
 
     def __enter__(self) -> _NoBar:
         return self

@@ -1,13 +1,13 @@
-"""Truncated back-propagation through time, over sequences of any length, also such as are never held whole.
+"""Truncated back-propagation through time, over sequences of any length, which may be streamed from an iterator.
 
     steps     ... [ k1 ][ k1 ][ k1 ] newest       every k1 steps: one update
     window            [---- k2 ----]              forward, from the state before it
     loss                      [ k1 ]              of the newest steps alone, so that the loss of each step counts once
     gradient          <-------------|             back to the start of the window, and no further
 
-For k2 = k1, windows do not overlap and each step is walked once.  Else each is walked k2 / k1 times, since the weights
-have changed in between: so the gradient is that of one function, the loss of the newest steps given the state before
-the window, and no mixture of old activations and new weights.
+For k2 = k1, windows do not overlap and each step is computed once.  Otherwise each step is computed k2 / k1 times,
+since the weights have changed in between.  So the gradient is that of one function, the loss of the newest steps given
+the state before the window, and does not mix old activations with new weights.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Loss = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]  # y, target
 
 
 class Update(NamedTuple):
-    """What `tbptt` has just done."""
+    """The result of one backward pass of `tbptt`."""
 
     loss: float  # of the newest steps, as the loss function returned it
-    steps: int  # how many have been read so far
-    state: Any  # after them
+    steps: int  # how many time steps have been read so far
+    state: Any  # the recurrent state after them
 
 
 def tbptt(
@@ -42,7 +42,7 @@ def tbptt(
     k2: int | None = None,
     state: Any = None,
 ) -> Iterator[Update]:
-    """Go through a sequence, adding gradients every k1 steps, for the loop's body to use them; the state is carried on.
+    """Go through a sequence and add gradients every k1 steps, for the body of the loop to use; the state is carried on.
 
     >>> import numpy as np, fastrnn
     >>> layer, head = fastrnn.GRU(1, 16, rng=0), fastrnn.Linear(16, 1, rng=0)
@@ -59,19 +59,19 @@ def tbptt(
     >>> update.steps, update.loss < 1e-2
     (3000, True)
 
-    layer: a fastrnn.RNN, GRU or LSTM that runs forwards alone.
-    blocks: (x, targets) or (x, targets, reset) one after the other in time, each of any number of steps, T in all; from
-    a generator, no more than k2 steps and one block are held at a time. x and reset as in `layer.forward`, targets any
-    array with the time axis where x has it. What is held whole is a list of one block.
-    loss: (y, targets) of up to k1 steps -> the loss and its gradient dy by y; it is also where a head goes, forward and
-    backward.
-    k1: steps between updates; the last has those that are left.
-    k2: steps that gradients go back from the last of the newest k1; at least k1, and None for just that.
-    state: where the sequence starts; None: zeros.
+    layer: a fastrnn.RNN, GRU or LSTM that runs forwards only.
+    blocks: an iterable of (x, targets) or (x, targets, reset), in the order of time, each of any number of steps, T in
+    all. Of a generator, no more than k2 steps and one block are held at a time; for a sequence that is in memory, give
+    a list of one block. x and reset are as in `layer.forward`, targets any array with the time axis where x has it.
+    loss: a function of (y, targets) of up to k1 steps that returns the loss and its gradient dy with respect to y; a
+    head belongs in it, forward and backward.
+    k1: steps between updates; the last update has the steps that are left.
+    k2: how many steps gradients go back from the newest one; at least k1; None: k1.
+    state: the initial state; None: zeros.
 
     Yields an `Update` after each backward pass. Gradients are added into `layer.grads`: zero them after use.
-    Raises TypeError or ValueError for k1 or k2 out of range, a layer that runs backwards, and all that `forward` and
-    `backward` refuse.
+    Raises TypeError or ValueError for k1 or k2 out of range, for a layer that runs backwards, and whatever `forward`
+    and `backward` raise.
     Source: R. J. Williams and J. Peng, An efficient gradient-based algorithm for on-line training of recurrent network
     trajectories, Neural Computation 2 (1990), BPTT(h; h') with h = k2 and h' = k1.
     """
@@ -85,13 +85,13 @@ def tbptt(
 
 
 def _updates(layer: Any, blocks: Any, loss: Loss, k1: int, k2: int, state: Any) -> Iterator[Update]:
-    context: list[Piece] = []  # x and reset of up to k2 - k1 steps before the newest; `state` is that before them
+    context: list[Piece] = []  # x and reset of up to k2 - k1 steps before the newest; `state` is the state before them
     steps = 0
     for x, targets, *reset in _pieces(layer, blocks, k1):
         axis = _time_axis(layer, x)
         window = _joined([*context, (x, *reset)], axis)
         total, newest = window[0].shape[axis], x.shape[axis]
-        leaving = max(0, total - (k2 - k1))  # how many steps the next window begins later
+        leaving = max(0, total - (k2 - k1))  # how many steps later the next window begins
         tapes, outputs, after = [], [], state
         for start, end in ((0, leaving), (leaving, total)):
             if start < end:
@@ -115,7 +115,7 @@ def _updates(layer: Any, blocks: Any, loss: Loss, k1: int, k2: int, state: Any) 
 
 
 def _pieces(layer: Any, blocks: Iterable[Piece], k1: int) -> Iterator[Piece]:
-    """The blocks, cut and joined to pieces of k1 steps; the last has those that are left."""
+    """Cut and join the blocks into pieces of k1 steps; the last piece has the steps that are left."""
     parts: list[Piece] = []
     missing, axis = k1, 0
     for block in blocks:
@@ -130,7 +130,7 @@ def _pieces(layer: Any, blocks: Iterable[Piece], k1: int) -> Iterator[Piece]:
             if missing == 0:
                 yield _joined(parts, axis)
                 parts, missing = [], k1
-        parts = [_copied(part) for part in parts]  # the next block may come in the same memory
+        parts = [_copied(part) for part in parts]  # the generator may reuse the memory for the next block
     if parts:
         yield _joined(parts, axis)
 

@@ -1,5 +1,5 @@
-"""What everything else may use, and what uses nothing of the package.
+"""Helpers that the whole package may use, and that import nothing of it.
 
-checks     arguments and arrays: what was expected, and what came
-storage    files: written as a whole or not at all, read with care
+checks     checks of arguments and arrays, whose errors say what was expected and what came
+storage    files: written as a whole or not at all, and checked when they are read
 """

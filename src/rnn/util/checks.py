@@ -1,4 +1,4 @@
-"""Checks of plain arguments and of arrays, with one wording: what was expected, and what came."""
+"""Checks of plain arguments and of arrays. All errors have one wording: what was expected, and what came."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-_LARGEST_INT = 2**63 - 1  # that NumPy and the kernels can count
+_LARGEST_INT = 2**63 - 1  # the largest number that NumPy and the kernels can count to
 
 
 def positive_int(name: str, value: Any) -> int:
@@ -44,7 +44,7 @@ def finite_float(name: str, value: Any, *, least: float = 0.0) -> float:
         raise TypeError(f"expected {name} to be a number, got {value!r}")
     try:
         number = float(value)
-    except OverflowError:  # of an integer beyond all floats
+    except OverflowError:  # an integer larger than any float
         number = math.inf
     if not least <= number < math.inf:
         raise ValueError(f"expected a finite {name} >= {least:g}, got {value}")
@@ -124,10 +124,10 @@ def checked_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype
 
 
 def checked_arrays(mapping: Mapping[str, Any], own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of `mapping`, if they have just the names, shapes and dtypes of `own`.
+    """The arrays of `mapping`, if they have exactly the names, shapes and dtypes of `own`.
 
-    Raises KeyError when a name is missing or unknown, TypeError for another dtype or what is no mapping, ValueError for
-    another shape.
+    Raises KeyError if a name is missing or unknown, TypeError for another dtype or if `mapping` is no mapping,
+    ValueError for another shape.
     """
     if not isinstance(mapping, Mapping):
         raise TypeError(f"expected arrays by name, as a state dict has them, got {type(mapping).__name__}")
@@ -142,10 +142,10 @@ def checked_arrays(mapping: Mapping[str, Any], own: Mapping[str, np.ndarray]) ->
 def checked_shapes(
     mapping: Mapping[str, Any], shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: np.dtype
 ) -> dict[str, tuple[int, ...]]:
-    """The shapes by name, if the arrays of `mapping` have just these names and shapes, and this dtype.
+    """The shapes by name, if the arrays of `mapping` have exactly these names and shapes, and this dtype.
 
-    It stops at the first that differs: however many shapes there are, it takes no longer than `mapping` is large.
-    Raises as `checked_arrays` does.
+    The check stops at the first difference, so its time is bounded by the size of `mapping`, however many shapes there
+    are.  Raises errors as `checked_arrays` does.
     """
     own: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes:

@@ -1,4 +1,4 @@
-"""Arrays and text in one safetensors file, written atomically: the file of that name is the old one or the new one."""
+"""Arrays and text in one safetensors file, written atomically: a file of that name is either the old or the new one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-DEEPEST = 100  # lists and objects within each other in the JSON of a file
-LONGEST = 500  # characters of a reason: a file of somebody else may hold names and values of any length
+DEEPEST = 100  # levels of nested lists and objects in the JSON of a file
+LONGEST = 500  # characters of a reason: a file from an untrusted source may hold names and values of any length
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write named arrays and a dict of strings to `path` as safetensors; an old file is replaced whole or not at all.
+    """Write named arrays and a dict of strings to `path` as safetensors, atomically.
 
     >>> import numpy as np
     >>> from fastrnn.util.storage import load_arrays, save_arrays
@@ -22,11 +22,11 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], 
     >>> load_arrays("weights.safetensors")[1]
     {'note': 'all zero'}
 
-    Raises OSError when the file cannot be written.
+    An existing file is replaced as a whole or not at all.  Raises OSError if the file cannot be written.
     """
     from safetensors.numpy import save
 
-    # safetensors writes the memory of an array as if it were contiguous, whatever its strides.
+    # safetensors writes the memory of an array as if it were contiguous, whatever the strides are.
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_atomically(path, save(contiguous, metadata=dict(metadata)))
 
@@ -34,7 +34,7 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], 
 def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The named arrays and the dict of strings in the safetensors file `path`.
 
-    Raises OSError when the file cannot be read, ValueError when it is not a whole safetensors file.
+    Raises OSError if the file cannot be read, ValueError if it is not a complete safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -45,16 +45,16 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], di
             names = file.keys()  # a safe_open cannot be iterated itself
             arrays, metadata = {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        # Not only SafetensorError: there are dtypes and shapes that NumPy has not.
+        # Not only SafetensorError: a file may have dtypes and shapes that NumPy does not support.
         raise ValueError(f"{path} is not a whole safetensors file: {reason(error)}") from None
     for name, array in arrays.items():
-        if array.dtype.kind == "V":  # bfloat16 and the like, which other packages may have taught to NumPy
+        if array.dtype.kind == "V":  # bfloat16 and the like, which other packages may have added to NumPy
             raise ValueError(f"{path} is not a whole safetensors file: {name} is of dtype {array.dtype}")
     return arrays, metadata
 
 
 def load_json(text: str) -> Any:
-    """The value of a JSON text; ValueError where it is none, or deeper than `require_shallow` lets it be."""
+    """The value of a JSON text; raises ValueError if it is no JSON, or nested deeper than `require_shallow` allows."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -64,7 +64,7 @@ def load_json(text: str) -> Any:
 
 
 def require_shallow(value: Any) -> None:
-    """ValueError for lists and dicts within each other more than DEEPEST times: all else may walk through the rest."""
+    """Raise ValueError for lists and dicts nested deeper than DEEPEST, so that other code may recurse into the rest."""
     level: list[Any] = [[value]]
     for _ in range(DEEPEST + 1):
         level = [
@@ -79,7 +79,7 @@ def require_shallow(value: Any) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, cut short where it repeats too much of a file."""
+    """The message of an error, shortened if it repeats too much of a file."""
     return shortened(str(error.args[0]) if isinstance(error, KeyError) else str(error) or type(error).__name__)
 
 
@@ -90,12 +90,12 @@ def shortened(text: str) -> str:
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` to a temporary file beside `path`, force it to the disk, and only then give it the name `path`.
 
-    Whatever happens on the way, a full disk or a kill, leaves the old file as it was.  A failure removes the temporary
-    file; a kill leaves it behind, hidden, as ``.name.xxxxxxxx.tmp``.  A symbolic link is followed, not replaced.
+    A full disk or a kill on the way leaves the old file as it was.  After a failure the temporary file is removed; a
+    kill leaves it behind, hidden, as ``.name.xxxxxxxx.tmp``.  A symbolic link is followed, not replaced.
 
-    Raises OSError when the file cannot be written.
+    Raises OSError if the file cannot be written.
     """
-    import secrets  # here, since it takes longer to import than the package
+    import secrets  # imported here, since that takes longer than importing the package
 
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
@@ -118,7 +118,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _sync_directory(directory: str) -> None:
-    """Make the new name last through a loss of power; Windows cannot, and has no need to, open a directory."""
+    """Write the directory to the disk, so that the new name survives a loss of power; Windows cannot, and need not."""
     if os.name != "nt":
         descriptor = os.open(directory, os.O_RDONLY)
         try:
