@@ -14,7 +14,7 @@ from ..nn.recurrent import Recurrent
 
 __all__ = [
     "LAYERS",
-    "NOISE",
+    "DROPOUT",
     "ZONEOUT",
     "activations_of",
     "build",
@@ -28,7 +28,7 @@ __all__ = [
 
 # Options of dropout inside a layer, off; zoneout also changes inference
 ZONEOUT = {"zoneout": 0, "zoneout_cell": 0}
-NOISE = {"weight_dropout": 0, "input_dropout": 0, "recurrent_dropout": 0, **ZONEOUT}
+DROPOUT = {"weight_dropout": 0, "input_dropout": 0, "recurrent_dropout": 0, **ZONEOUT}
 
 LAYERS: dict[str, type[RNN] | type[GRU] | type[LSTM]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
@@ -41,27 +41,30 @@ def build(cell: str, options: Mapping[str, Any], params: Mapping[str, np.ndarray
     return LAYERS[cell]._with_parameters(params, **options, rng=0)  # no initial values remain
 
 
-def checked_layer(layer: Any) -> Any:
+def checked_layer(layer: object) -> Recurrent:
     """`layer` itself if it is an RNN, GRU or LSTM of this package; raises TypeError otherwise."""
     if not isinstance(layer, Recurrent):
         raise TypeError(f"expected a fastrnn RNN, GRU or LSTM, got {type(layer).__name__}")
     return layer
 
 
-def options_of(layer: Any) -> dict[str, Any]:
+def options_of(layer: Recurrent) -> dict[str, Any]:
     """The constructor arguments that make a layer like this one, except rng."""
     return {name: getattr(layer, name) for name in inspect.signature(type(layer)).parameters if name != "rng"}
 
 
-def suffixes(layer: Any) -> list[list[str]]:
+def suffixes(layer: Recurrent) -> list[list[str]]:
     """What the names of parameters end in, as [layer][direction]."""
     directions = ["", "_reverse"] if layer.bidirectional else [""]
     return [[f"_l{k}{direction}" for direction in directions] for k in range(layer.num_layers)]
 
 
-def activations_of(layer: Any) -> tuple[Activation, ...]:
+def activations_of(layer: Recurrent) -> tuple[Activation, ...]:
     """All activations of a layer, in the order f, g, h of ONNX's operators."""
-    return (layer.nonlinearity,) if layer.cell == "rnn" else tuple(layer.activations)
+    if isinstance(layer, RNN):
+        return (layer.nonlinearity,)
+    assert isinstance(layer, GRU | LSTM)
+    return layer.activations
 
 
 def same_activation(a: Activation, b: Activation) -> bool:
@@ -69,7 +72,7 @@ def same_activation(a: Activation, b: Activation) -> bool:
     return activation_code(a) == activation_code(b)
 
 
-def refuse_unless(layer: Any, target: str, **expected: Any) -> None:
+def refuse_unless(layer: Recurrent, target: str, **expected: Any) -> None:
     """Raise ValueError if one of these options of the layer has another value."""
     for name, value in expected.items():
         actual = getattr(layer, name, value)

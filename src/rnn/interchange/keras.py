@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..nn.activations import Activation
-from .common import NOISE, activations_of, build, checked_layer, refuse_unless, reorder, same_activation, suffixes
+from ..nn.layers import GRU
+from ..nn.recurrent import Recurrent
+from .common import DROPOUT, activations_of, build, checked_layer, refuse_unless, reorder, same_activation, suffixes
 
 __all__ = ["from_keras", "to_keras"]
 
@@ -70,7 +72,7 @@ def from_keras(layer: keras.layers.Layer) -> Any:
     return build(cell, options | {"num_layers": len(parts), "dropout": dropout}, params)
 
 
-def to_keras(layer: Any, *, return_sequences: bool = True, return_state: bool = False) -> keras.layers.Layer:
+def to_keras(layer: Recurrent, *, return_sequences: bool = True, return_state: bool = False) -> keras.layers.Layer:
     """The Keras layer that computes what the layer does: SimpleRNN, GRU or LSTM, in Bidirectional if it runs both ways.
 
         import fastrnn
@@ -94,7 +96,7 @@ def to_keras(layer: Any, *, return_sequences: bool = True, return_state: bool = 
     checked_layer(layer)
     refuse_unless(layer, "Keras", clip=None, grad_clip=None, peephole=False, coupled=False, proj_size=0)
     refuse_unless(layer, "Keras", layer_norm=False)
-    refuse_unless(layer, "to_keras", **NOISE)
+    refuse_unless(layer, "to_keras", **DROPOUT)
     if return_sequences:
         refuse_unless(layer, "Keras with return_sequences", reverse=False)
     if layer.num_layers == 1:
@@ -238,7 +240,7 @@ def _read_activation(layer: Any, function: Any) -> Activation:
 # ------------------------------------------------------------ to Keras
 
 
-def _write_layer(layer: Any, k: int, return_sequences: bool, return_state: bool) -> Any:
+def _write_layer(layer: Recurrent, k: int, return_sequences: bool, return_state: bool) -> Any:
     """Layer k of a stack as a built Keras layer."""
     import keras
 
@@ -251,7 +253,7 @@ def _write_layer(layer: Any, k: int, return_sequences: bool, return_state: bool)
         return_state=return_state,
         dtype=layer.dtype.name,
         **_written_activations(layer),
-        **({"reset_after": layer.reset_after} if layer.cell == "gru" else {}),
+        **({"reset_after": layer.reset_after} if isinstance(layer, GRU) else {}),
     )
     if layer.bidirectional:
         written = keras.layers.Bidirectional(written, merge_mode=layer.merge, dtype=layer.dtype.name)
@@ -265,7 +267,7 @@ def _write_layer(layer: Any, k: int, return_sequences: bool, return_state: bool)
     return written
 
 
-def _written_weights(layer: Any, end: str) -> list[np.ndarray]:
+def _written_weights(layer: Recurrent, end: str) -> list[np.ndarray]:
     """kernel, recurrent_kernel and bias of one direction."""
     gates, params = np.argsort(_GATES[layer.cell]), layer.params
     weights = [reorder(params[f"{name}{end}"], gates).T for name in ("weight_ih", "weight_hh")]
@@ -275,7 +277,7 @@ def _written_weights(layer: Any, end: str) -> list[np.ndarray]:
     return weights
 
 
-def _written_activations(layer: Any) -> dict[str, str]:
+def _written_activations(layer: Recurrent) -> dict[str, str]:
     activations = activations_of(layer)
     if layer.cell == "rnn":
         return {"activation": _written_activation(layer, activations[0])}
@@ -285,7 +287,7 @@ def _written_activations(layer: Any) -> dict[str, str]:
     return {"recurrent_activation": gates, "activation": inner}
 
 
-def _written_activation(layer: Any, activation: Activation) -> str:
+def _written_activation(layer: Recurrent, activation: Activation) -> str:
     for name, known in _ACTIVATIONS.items():
         if same_activation(activation, known):
             return name

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..nn.activations import ACTIVATIONS, Activation, activation_code
+from ..nn.layers import GRU, LSTM
+from ..nn.recurrent import Recurrent
 from ..util.checks import checked_array
 from ..util.storage import reason
 from .common import ZONEOUT, activations_of, build, checked_layer, refuse_unless, reorder, same_activation, suffixes
@@ -108,7 +110,7 @@ def run_onnx_node(node: onnx.NodeProto, tensors: Mapping[str, np.ndarray]) -> di
     return {name: array for name, array in zip(node.output, outputs, strict=False) if name}
 
 
-def to_onnx(layer: Any, *, state: bool = False, lengths: bool = False) -> onnx.ModelProto:
+def to_onnx(layer: Recurrent, *, state: bool = False, lengths: bool = False) -> onnx.ModelProto:
     """An ONNX model that computes what the layer does in inference.
 
     >>> import fastrnn, numpy as np
@@ -301,7 +303,7 @@ def _read_activation(title: str, alphas: list[float], betas: list[float]) -> Act
     return (name, *(values.pop(0) if values else value for values, value in zip(given, defaults, strict=True)))
 
 
-def _state(layer: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def _state(layer: Recurrent, arrays: Mapping[str, np.ndarray]) -> Any:
     """The initial state for a call of the layer; zeros for an input that the node does not have."""
     keys = ("initial_h", "initial_c") if layer.cell == "lstm" else ("initial_h",)
     if not any(key in arrays for key in keys):
@@ -312,7 +314,7 @@ def _state(layer: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return tuple(state) if layer.cell == "lstm" else state[0]
 
 
-def _state_layout(layer: Any, array: np.ndarray) -> np.ndarray:
+def _state_layout(layer: Recurrent, array: np.ndarray) -> np.ndarray:
     """Convert a state between (D, B, H) and the (B, D, H) of layout 1."""
     return array.swapaxes(0, 1) if layer.batch_first and array.ndim == 3 else array
 
@@ -323,7 +325,7 @@ def _state_layout(layer: Any, array: np.ndarray) -> np.ndarray:
 class _Graph:
     """The graph of one layer under construction: nodes, and the initialisers that they refer to."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Recurrent) -> None:
         self.layer = layer
         self.D = 2 if layer.bidirectional else 1
         self.nodes: list[Any] = []
@@ -417,16 +419,16 @@ class _Graph:
         return model
 
 
-def _attributes(layer: Any) -> dict[str, Any]:
+def _attributes(layer: Recurrent) -> dict[str, Any]:
     """The attributes of a layer's node; alpha and beta are always written, since runtimes have different defaults."""
     attributes: dict[str, Any] = {"hidden_size": layer.hidden_size}
     attributes["direction"] = "bidirectional" if layer.bidirectional else "reverse" if layer.reverse else "forward"
     attributes |= _written_activations(activations_of(layer) * (2 if layer.bidirectional else 1))
     if layer.clip is not None:
         attributes["clip"] = float(layer.clip)
-    if layer.cell == "gru":
+    if isinstance(layer, GRU):
         attributes["linear_before_reset"] = int(layer.reset_after)
-    if layer.cell == "lstm":
+    if isinstance(layer, LSTM):
         attributes["input_forget"] = int(layer.coupled)
     return attributes
 

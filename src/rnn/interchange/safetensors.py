@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from ..nn.recurrent import Recurrent
 from ..util.storage import load_arrays, load_json, reason, save_arrays, shortened
 from .common import LAYERS, build, checked_layer, options_of
 
@@ -17,7 +18,7 @@ _LONGEST = 1 << 16  # most characters of the metadata, which needs a few hundred
 _DTYPES = ("float32", "float64")
 
 
-def save_safetensors(path: str | os.PathLike[str], layer: Any) -> None:
+def save_safetensors(path: str | os.PathLike[str], layer: Recurrent) -> None:
     """Write a layer to `path`; an existing file is replaced as a whole or not at all.
 
     >>> import fastrnn

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .common import NOISE, activations_of, build, checked_layer, refuse_unless, same_activation, suffixes
+from ..nn.layers import LSTM, RNN
+from ..nn.recurrent import Recurrent
+from .common import DROPOUT, activations_of, build, checked_layer, refuse_unless, same_activation, suffixes
 
 __all__ = ["from_torch", "to_torch"]
 
@@ -57,7 +59,7 @@ def from_torch(module: torch.nn.Module) -> Any:
         raise ValueError(f"the parameters are not those of a {type(module).__name__}: {error.args[0]}") from None
 
 
-def to_torch(layer: Any, *, cell: bool = False) -> torch.nn.Module:
+def to_torch(layer: Recurrent, *, cell: bool = False) -> torch.nn.Module:
     """The torch module that computes what the layer does. It uses the same memory: training one changes the other.
 
     >>> import fastrnn, torch
@@ -83,13 +85,13 @@ def to_torch(layer: Any, *, cell: bool = False) -> torch.nn.Module:
     _check_expressible(layer)
     name = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}[layer.cell] + "Cell" * cell
     options = {"bias": layer.bias, "device": "meta", "dtype": getattr(torch, layer.dtype.name)}
-    if layer.cell == "rnn":
+    if isinstance(layer, RNN):
         options["nonlinearity"] = "tanh" if same_activation(layer.nonlinearity, "tanh") else "relu"
     if cell:
         refuse_unless(layer, f"torch.nn.{name}", num_layers=1, bidirectional=False, proj_size=0)
     else:
         options |= {key: getattr(layer, key) for key in ("num_layers", "batch_first", "dropout", "bidirectional")}
-        options |= {"proj_size": layer.proj_size} if layer.cell == "lstm" else {}
+        options |= {"proj_size": layer.proj_size} if isinstance(layer, LSTM) else {}
     module: torch.nn.Module = getattr(torch.nn, name)(layer.input_size, layer.hidden_size, **options)
     end = suffixes(layer)[0][0] if cell else ""
     shared = {key.removesuffix(end): torch.from_numpy(array) for key, array in layer.params.items()}
@@ -107,13 +109,13 @@ def _array(name: str, value: torch.Tensor) -> np.ndarray:
     return value.detach().cpu().numpy()
 
 
-def _check_expressible(layer: Any) -> None:
+def _check_expressible(layer: Recurrent) -> None:
     no_flags = {"reverse": False, "reset_after": True, "peephole": False, "coupled": False}
-    refuse_unless(layer, "torch", clip=None, grad_clip=None, layer_norm=False, **no_flags, **NOISE)
+    refuse_unless(layer, "torch", clip=None, grad_clip=None, layer_norm=False, **no_flags, **DROPOUT)
     if layer.bidirectional:
         refuse_unless(layer, "torch", merge="concat")
     activations = activations_of(layer)
-    if layer.cell == "rnn":
+    if isinstance(layer, RNN):
         expressible = any(same_activation(layer.nonlinearity, name) for name in ("tanh", "relu"))
     else:
         expressible = all(map(same_activation, activations, _DEFAULT_ACTIVATIONS[layer.cell]))

@@ -10,9 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,7 +23,28 @@ from .lstm import lstm_backward, lstm_forward
 from .rnn import rnn_backward, rnn_forward
 from .steps import is_one_hot, reverse_time
 
-__all__ = ["Direction", "StackTape", "backward", "forward", "merged", "unmerged"]
+__all__ = ["Direction", "Layer", "StackTape", "backward", "forward", "merged", "unmerged"]
+
+
+class Layer(Protocol):
+    """What the reference reads of a layer, beside the options of its cell, which are attributes too."""
+
+    cell: str  # "rnn", "gru" or "lstm"
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    batch_first: bool
+    bidirectional: bool
+    reverse: bool
+    merge: str
+    grad_clip: float | None
+    zoneout: float
+
+    @property
+    def dtype(self) -> Any: ...
+    @property
+    def params(self) -> Mapping[str, np.ndarray]: ...
+
 
 State = np.ndarray | tuple[np.ndarray, np.ndarray]  # h (L*D, B, H or P); for the LSTM (h, c)
 
@@ -50,7 +71,7 @@ class StackTape(NamedTuple):
 
 
 def forward(
-    layer: Any,
+    layer: Layer,
     x: np.ndarray,
     state: State | None = None,
     *,
@@ -119,7 +140,7 @@ def forward(
 
 
 def backward(
-    layer: Any, tape: StackTape, dy: np.ndarray | None, dstate: State | None = None
+    layer: Layer, tape: StackTape, dy: np.ndarray | None, dstate: State | None = None
 ) -> tuple[np.ndarray | None, State, dict[str, np.ndarray]]:
     """What `layer.backward` computes, in plain NumPy; `layer.grads` is not changed.
 
@@ -157,7 +178,7 @@ def backward(
     return None if dx is None else _user_layout(layer, dx, tape.unbatched), _user_state(initial, tape.unbatched), grads
 
 
-def _expectation(layer: Any, T: int, B: int) -> DropoutMasks:
+def _expectation(layer: Layer, T: int, B: int) -> DropoutMasks:
     """The masks that make zoneout in inference the mean of the old and the new value."""
     probabilities = (layer.zoneout, getattr(layer, "zoneout_cell", 0))
     h, c = (np.full((T, B, 1), p, layer.dtype) if p else None for p in probabilities)
@@ -199,7 +220,7 @@ class Direction(NamedTuple):
     turned: Callable[[np.ndarray], np.ndarray]  # puts an array in the order in which it takes the steps, and back
 
 
-def _directions(layer: Any, k: int, lengths: np.ndarray | None) -> list[Direction]:
+def _directions(layer: Layer, k: int, lengths: np.ndarray | None) -> list[Direction]:
     kinds = [("", False), ("_reverse", True)] if layer.bidirectional else [("", layer.reverse)]
     directions = []
     for d, (suffix, backwards) in enumerate(kinds):
@@ -210,7 +231,7 @@ def _directions(layer: Any, k: int, lengths: np.ndarray | None) -> list[Directio
     return directions
 
 
-def _time_major(layer: Any, x: np.ndarray, width: int | None = None) -> tuple[np.ndarray, bool]:
+def _time_major(layer: Layer, x: np.ndarray, width: int | None = None) -> tuple[np.ndarray, bool]:
     """x as (T, B, I), or indices (T, B), and whether the batch axis had to be added."""
     x = np.asarray(x)
     width = layer.input_size if width is None else width
@@ -228,7 +249,7 @@ def _time_major(layer: Any, x: np.ndarray, width: int | None = None) -> tuple[np
     return x.swapaxes(0, 1) if layer.batch_first else x, False
 
 
-def _user_layout(layer: Any, y: np.ndarray, unbatched: bool) -> np.ndarray:
+def _user_layout(layer: Layer, y: np.ndarray, unbatched: bool) -> np.ndarray:
     if unbatched:
         return y[:, 0]
     return y.swapaxes(0, 1) if layer.batch_first else y
@@ -240,13 +261,13 @@ def _user_state(states: tuple[np.ndarray, ...], unbatched: bool) -> State:
 
 
 def _checked_state(
-    layer: Any, state: State | None, n_rows: int, unbatched: bool, name: str = "state"
+    layer: Layer, state: State | None, n_rows: int, unbatched: bool, name: str = "state"
 ) -> tuple[np.ndarray, ...]:
     """A state, or its gradient, as a tuple (h,) or (h, c) with a batch axis; zeros for None."""
     n_states = layer.num_layers * (2 if layer.bidirectional else 1)
     widths = [layer.hidden_size]
     if layer.cell == "lstm":
-        widths = [layer.proj_size or layer.hidden_size, layer.hidden_size]
+        widths = [getattr(layer, "proj_size", 0) or layer.hidden_size, layer.hidden_size]
     if state is None:
         return tuple(np.zeros((n_states, n_rows, width), layer.dtype) for width in widths)
     if len(widths) == 2 and not (isinstance(state, tuple | list) and len(state) == 2):
@@ -274,7 +295,7 @@ def _checked_lengths(lengths: np.ndarray | None, x: np.ndarray) -> np.ndarray | 
     return lengths.astype(np.int64)
 
 
-def _check_indices(layer: Any, x: np.ndarray, lengths: np.ndarray | None) -> None:
+def _check_indices(layer: Layer, x: np.ndarray, lengths: np.ndarray | None) -> None:
     if is_one_hot(x):
         counted = x if lengths is None else x[np.arange(len(x))[:, None] < lengths]
         if (counted < 0).any() or (counted >= layer.input_size).any():
@@ -283,7 +304,9 @@ def _check_indices(layer: Any, x: np.ndarray, lengths: np.ndarray | None) -> Non
             )
 
 
-def _checked_reset(layer: Any, reset: np.ndarray | None, shape: tuple[int, int], unbatched: bool) -> np.ndarray | None:
+def _checked_reset(
+    layer: Layer, reset: np.ndarray | None, shape: tuple[int, int], unbatched: bool
+) -> np.ndarray | None:
     if reset is None:
         return None
     expected = shape[:1] if unbatched else shape[::-1] if layer.batch_first else shape

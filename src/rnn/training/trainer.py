@@ -23,6 +23,7 @@ import numpy as np
 from .. import _core
 from ..engine.nonfinite import NonFinite, first_nonfinite
 from ..nn.linear import Linear
+from ..nn.recurrent import Recurrent
 from ..optim.algorithms import Adam
 from ..optim.schedules import Cosine, Schedule, lr_at
 from ..util.checks import checked_arrays, finite_float, non_negative_int
@@ -80,7 +81,7 @@ def batches(grid: np.ndarray, seq_len: int) -> Iterator[tuple[np.ndarray, np.nda
             yield grid[t : t + seq_len], grid[t + 1 : t + seq_len + 1], t == start
 
 
-def bits_per_character(layer: Any, head: Linear, grid: np.ndarray, state: Any = None) -> float:
+def bits_per_character(layer: Recurrent, head: Linear, grid: np.ndarray, state: Any = None) -> float:
     """Mean bits per character over all predictions in a grid of streams (S + 1, B), POSITIONS predictions at a time."""
     length, streams = len(grid) - 1, grid.shape[1]
     chunk = max(1, POSITIONS // streams)
@@ -93,7 +94,7 @@ def bits_per_character(layer: Any, head: Linear, grid: np.ndarray, state: Any = 
     return nats / length / math.log(2)
 
 
-def held_out_bits(layer: Any, head: Linear, ids: np.ndarray) -> float:
+def held_out_bits(layer: Recurrent, head: Linear, ids: np.ndarray) -> float:
     """Bits per character of a text that is read as several streams: fast, and less than 0.01 above those of one."""
     grid = cut_streams(ids, max(1, min(EVALUATED_STREAMS, len(ids) // STREAM_LENGTH)))
     return bits_per_character(layer, head, grid)
@@ -110,7 +111,7 @@ class Trainer:
 
     def __init__(
         self,
-        layer: Any,
+        layer: Recurrent,
         head: Linear,
         train: np.ndarray,
         held_out: np.ndarray,

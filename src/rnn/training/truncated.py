@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..nn.recurrent import Recurrent
 from ..util.checks import checked_array, positive_int
 
 __all__ = ["Update", "tbptt"]
@@ -34,7 +35,7 @@ class Update(NamedTuple):
 
 
 def tbptt(
-    layer: Any,
+    layer: Recurrent,
     blocks: Iterable[Piece],
     loss: Loss,
     *,
@@ -84,7 +85,7 @@ def tbptt(
     return _updates(layer, blocks, loss, k1, k2, state)
 
 
-def _updates(layer: Any, blocks: Any, loss: Loss, k1: int, k2: int, state: Any) -> Iterator[Update]:
+def _updates(layer: Recurrent, blocks: Any, loss: Loss, k1: int, k2: int, state: Any) -> Iterator[Update]:
     context: list[Piece] = []  # x and reset of up to k2 - k1 steps before the newest; `state` is the state before them
     steps = 0
     for x, targets, *reset in _pieces(layer, blocks, k1):
@@ -114,7 +115,7 @@ def _updates(layer: Any, blocks: Any, loss: Loss, k1: int, k2: int, state: Any) 
         context = [_copied(_cut(window, leaving, total, axis))] if leaving < total else []
 
 
-def _pieces(layer: Any, blocks: Iterable[Piece], k1: int) -> Iterator[Piece]:
+def _pieces(layer: Recurrent, blocks: Iterable[Piece], k1: int) -> Iterator[Piece]:
     """Cut and join the blocks into pieces of k1 steps; the last piece has the steps that are left."""
     parts: list[Piece] = []
     missing, axis = k1, 0
@@ -135,12 +136,12 @@ def _pieces(layer: Any, blocks: Iterable[Piece], k1: int) -> Iterator[Piece]:
         yield _joined(parts, axis)
 
 
-def _time_axis(layer: Any, x: np.ndarray) -> int:
+def _time_axis(layer: Recurrent, x: np.ndarray) -> int:
     batched = x.ndim == (2 if x.dtype.kind in "iu" else 3)
     return 1 if layer.batch_first and batched else 0
 
 
-def _checked_time_axis(layer: Any, block: Piece) -> int:
+def _checked_time_axis(layer: Recurrent, block: Piece) -> int:
     if len(block) not in (2, 3):
         raise ValueError(f"expected blocks (x, targets) or (x, targets, reset), got one of {len(block)} arrays")
     axis = _time_axis(layer, block[0])
