@@ -89,22 +89,17 @@ class DropoutMasks(NamedTuple):
 NO_MASKS = DropoutMasks()
 
 
-class Drawn(NamedTuple):
-    """The masks of one pass: those within each layer and direction, and those of y behind each layer but the last."""
-
-    masks: list[list[DropoutMasks]]  # [layer][direction]
-    between: list[StepMask | None]
+# What a pass drops: within each layer and direction, and of y behind each layer but the last
+Drawn = tuple[list[list[DropoutMasks]], list[StepMask | None]]
 
 
 def draw(spec: LayerSpec, B: int, rng: np.random.Generator | None) -> Drawn:
     """Draw the masks of a training pass; without a generator, as in inference, nothing is dropped."""
-    L = spec.num_layers
+    L, nothing = spec.num_layers, [NO_MASKS] * spec.num_directions
     if rng is None:
-        return Drawn([[NO_MASKS] * spec.num_directions] * L, [None] * (L - 1))
-    masks = [[NO_MASKS] * spec.num_directions] * L
-    if spec.has_dropout:
-        masks = [_draw_within(spec, k, B, rng) for k in range(L)]
-    return Drawn(masks, [_step_mask(spec.dropout, B, spec.merged_size, 32, rng) for _ in range(L - 1)])
+        return [nothing] * L, [None] * (L - 1)
+    masks = [_draw_within(spec, k, B, rng) if spec.has_dropout else nothing for k in range(L)]
+    return masks, [_step_mask(spec.dropout, B, spec.merged_size, 32, rng) for _ in range(L - 1)]
 
 
 def _draw_within(spec: LayerSpec, k: int, B: int, rng: np.random.Generator) -> list[DropoutMasks]:

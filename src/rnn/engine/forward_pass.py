@@ -112,8 +112,7 @@ class Forward:
         """Run the layer passes, or stacks, of one layer; in a pipeline they wait until the last layer starts all."""
         if self.waiting:
             passes[0].follow(self.waiting[-1])
-        tasks = [stack or each for each, stack in zip(passes, stacks or [None] * len(passes), strict=True)]
-        self.waiting += tasks
+        self.waiting += [stack or each for each, stack in zip(passes, stacks, strict=True)] if stacks else passes
         if is_last or not self.pipelined:
             parallel.run_passes([each.forward for each in self.waiting], self.waiting[0])
             self.waiting = []

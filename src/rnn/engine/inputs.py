@@ -98,6 +98,8 @@ def checked_batch(spec: LayerSpec, x: Any, lengths: Any, reset: Any) -> Batch:
 
 def _as_array(x: Any) -> np.ndarray:
     """x as an array; a clear error for the forms in which other libraries keep ragged sequences."""
+    if type(x) is np.ndarray:
+        return x
     if type(x).__name__ == "PackedSequence":
         raise TypeError(
             "expected x as one array, got a PackedSequence; give a padded array and lengths=..., as "

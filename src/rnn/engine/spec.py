@@ -72,30 +72,30 @@ class LayerSpec:
         """The row of the kernel table: its number, and the names of what it saves."""
         return CellRow(*_core.cells()[self.kernel])
 
-    @property
+    @cached_property
     def gates(self) -> int:
         return self.cell.gates
 
-    @property
+    @cached_property
     def is_double(self) -> bool:
         return self.dtype == np.float64
 
-    @property
+    @cached_property
     def output_size(self) -> int:
         """Width P of h."""
         return self.states[0][1]
 
-    @property
+    @cached_property
     def merged_size(self) -> int:
         """Width of y of a layer, with its directions merged."""
         return self.output_size * (self.num_directions if self.merge == "concat" else 1)
 
-    @property
+    @cached_property
     def has_dropout(self) -> bool:
         """Whether there is dropout or zoneout within a layer in training."""
         return bool(self.weight_dropout or self.input_dropout or self.recurrent_dropout or any(self.zoneout))
 
-    @property
+    @cached_property
     def step_work(self) -> int:
         """Multiply-adds of a step of one sequence in the first layer: one for each number of W_ih and W_hh."""
         return self.gates * self.hidden_size * (self.input_size + self.hidden_size)

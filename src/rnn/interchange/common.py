@@ -13,8 +13,8 @@ from ..nn.layers import GRU, LSTM, RNN
 from ..nn.recurrent import Recurrent
 
 __all__ = [
-    "LAYERS",
     "DROPOUT",
+    "LAYERS",
     "ZONEOUT",
     "activations_of",
     "build",
