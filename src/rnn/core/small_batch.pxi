@@ -115,7 +115,7 @@ cdef int run_small_batch(
         if between == NULL:
             return NO_MEMORY
     for k in range(layers):
-        q = stack[k]
+        memcpy(&q, stack + k, sizeof(q))  # in one piece: an assignment goes from base to base
         for i in range(B):
             x_offset[i] = i * q.I
             y_offset[i] = i * P
