@@ -111,7 +111,7 @@ def train_fastrnn(text: str, settings: Settings, seed: int) -> Result:
 def train_torch(text: str, settings: Settings, seed: int) -> Result:
     """The same loop as fastrnn's, as one writes it in torch, with its fused Adam."""
     import torch
-    from fastrnn import training
+    from fastrnn.training import trainer
 
     torch.manual_seed(seed)
     started = time.perf_counter()
@@ -121,9 +121,9 @@ def train_torch(text: str, settings: Settings, seed: int) -> Result:
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     held_out = ids[len(ids) - int(len(ids) * 0.1) :]
-    grid = training.cut_streams(ids[: len(ids) - len(held_out)].numpy(), settings.batch_size)
-    batches = training.batches(torch.from_numpy(grid), settings.seq_len)
-    interval = max(1, settings.steps // training.EVALUATIONS)
+    grid = trainer.cut_streams(ids[: len(ids) - len(held_out)].numpy(), settings.batch_size)
+    batches = trainer.batches(torch.from_numpy(grid), settings.seq_len)
+    interval = max(1, settings.steps // trainer.EVALUATIONS)
     best_bits, best, state = math.inf, model.state_dict(), None
     for step in range(1, settings.steps + 1):
         x, targets, anew = next(batches)
@@ -132,11 +132,11 @@ def train_torch(text: str, settings: Settings, seed: int) -> Result:
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.MAX_NORM)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.MAX_NORM)
         optimizer.step()
         schedule.step()
         if step % interval == 0 or step == settings.steps:
-            bits = _torch_bits(model, held_out[: training.EVALUATED_CHARACTERS])
+            bits = _torch_bits(model, held_out[: trainer.EVALUATED_CHARACTERS])
             if bits < best_bits:
                 best_bits, best = bits, copy.deepcopy(model.state_dict())
     model.load_state_dict(best)
@@ -166,11 +166,11 @@ def _torch_model(settings: Settings, classes: int) -> Any:
 def _torch_bits(model: Any, ids: Any) -> float:
     """Held-out bits per character, read in the streams and chunks that fastrnn reads."""
     import torch
-    from fastrnn import training
+    from fastrnn.training import trainer
 
-    streams = max(1, min(training.EVALUATED_STREAMS, len(ids) // training.STREAM_LENGTH))
-    grid = torch.from_numpy(training.cut_streams(ids.numpy(), streams))
-    length, chunk = len(grid) - 1, max(1, training.POSITIONS // streams)
+    streams = max(1, min(trainer.EVALUATED_STREAMS, len(ids) // trainer.STREAM_LENGTH))
+    grid = torch.from_numpy(trainer.cut_streams(ids.numpy(), streams))
+    length, chunk = len(grid) - 1, max(1, trainer.POSITIONS // streams)
     nats, state = 0.0, None
     with torch.inference_mode():
         for start in range(0, length, chunk):
