@@ -65,7 +65,7 @@ int main(int count, char**) { FASTRNN_ASSERT(count == 2); }
 def test_an_assertion_ends_the_process_unless_ndebug_is_defined(tmp_path):
     needs("g++")
     (tmp_path / "wrong.cpp").write_text(WRONG)
-    command = ["g++", *FLAGS, tmp_path / "wrong.cpp", KERNELS / "assert.cpp", "-o", tmp_path / "wrong"]
+    command = ["g++", *FLAGS, tmp_path / "wrong.cpp", KERNELS / "runtime" / "assert.cpp", "-o", tmp_path / "wrong"]
     run(*command)
     ended = subprocess.run([tmp_path / "wrong"], text=True, capture_output=True)
     assert ended.returncode < 0
