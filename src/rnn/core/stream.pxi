@@ -371,7 +371,8 @@ cdef class Stream:
         if array.dtype.kind in "iu":
             return np.require(array, np.int64, ["C", "A"])
         if array.dtype != self.spec.dtype:
-            raise TypeError(f"expected x of dtype {self.spec.dtype}, or of an integer dtype, got {array.dtype}")
+            hint = f"; x.astype({self.spec.dtype.name!r}) converts it" if array.dtype.kind == "f" else ""
+            raise TypeError(f"expected x of dtype {self.spec.dtype}, or of an integer dtype, got {array.dtype}{hint}")
         return np.require(array, array.dtype, ["C", "A"])
 
     cdef bint indices_fit(self, const StreamCall* call) noexcept:

@@ -63,8 +63,7 @@ class Recurrent(Module):
         cls._fixed = Recurrent._fixed | {option.name for option in cls._own_options if not option.changeable}
         cls._changeable = {option.name: option.check for option in options if option.changeable}
 
-    def __init__(self, **given: Any) -> None:
-        """given: all arguments of the constructor."""
+    def __init__(self, **given: Any) -> None:  # all arguments of a cell's own constructor
         checked = {o.name: o.check(o.name, given[o.name]) for o in chain(SIZES, self._own_options, SHARED)}
         dtype, rng = checked.pop("dtype"), checked.pop("rng")
         for name, value in checked.items():
