@@ -9,14 +9,14 @@
       forward         for s in steps:            cell.forward(s)        [x . W_ih of many steps at once, for few rows]
       backward        for s in reversed steps:   cell.backward(s)
                       after each chunk of steps: weight gradients and dx
-      segment_pass    the same two, some steps at a time, for CheckpointedStack
+      segment_pass    the same two, a segment at a time, for CheckpointedStack
         |
         kernels/      what happens inside one step, for each cell and instruction set (table)
 
     memory        a pool of blocks, for large arrays and scratch
     tasks         several threads, and what Ctrl-C does to them
     small_batch   SmallBatchInference: inference of a few rows, without a LayerPass
-    stream        Stream: layers that keep their state and packed weights: time outside, layers inside
+    stream        Stream: a stack that keeps its state and packed weights; time is the outer loop, the layers the inner
     sampler       TokenSampler: a stream that predicts, and writes
     os            what is the operating system's
 
@@ -24,14 +24,14 @@ These are the .pxi files of core/, parts of this one in the order of their inclu
 
 (A) A cell is data to the loops: a row of function pointers and counts (kernels/table.hpp). No cell is named here.
 (B) Everything is decided and allocated before the loops; inside them is no Python, and the GIL is released.
-(C) The gradients of the pre-activations live for one chunk of steps, which fits the second-level cache; what goes to
-    memory is the saved activations, dx and the weight gradients. The rows of the step after the chunk lie behind it,
-    since the recurrence reads them.
+(C) The dgates, gradients of the pre-activations, are held for one chunk of steps at a time, which fits the second-level
+    cache; only the saved activations, dx and the weight gradients go to memory. The dgates of the step after the chunk
+    lie behind it, since the recurrence reads them.
 (D) OpenBLAS runs on one thread: ours are the ones that split the work.
 (E) Forward and backward use the same chunk boundaries, which depend only on the sizes; recomputed segments are whole
     chunks, so results are bitwise equal.
 
-Nothing is checked here: an address or size that is wrong is a crash. Letters and layouts: kernels/sequence.hpp.
+Nothing is checked here: a wrong address or size crashes the process. Letters and layouts: kernels/sequence.hpp.
 """
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
@@ -119,9 +119,10 @@ def blas_info():
 def warm_blas():
     """Make one product that fills OpenBLAS's packing buffer, for the thread that calls.
 
-    The buffer's pages exist only once they were written, and the kernels prefetch far beyond what a product has packed.
-    A prefetch from a missing page walks the page tables each time: small products ran at 14 GFLOP/s in place of 36
-    (Zen 1) for as long as no large one had come before. This one is just large enough and takes about a millisecond.
+    The buffer's pages exist only once they have been written, and OpenBLAS's kernels prefetch far beyond what a product
+    has packed. A prefetch from a missing page searches the page tables each time: small products ran at 14 GFLOP/s in
+    place of 36 (Zen 1) for as long as no large one had come before. This one is just large enough and takes about a
+    millisecond.
     """
     a, b, c = np.zeros((64, 384), np.float32), np.zeros((384, 512), np.float32), np.empty((64, 512), np.float32)
     gemm_rows(False, False, a, b, 0, c)
@@ -159,8 +160,8 @@ except ValueError as error:
 # ---------------------------------------------------------------- memory
 
 cdef enum:
-    CHUNK = 256 << 10  # bytes of pre-activation gradients that are worked on at a time
-    PROJECTED_ROWS = 64  # rows whose input products are made at a time, see block_end
+    CHUNK = 256 << 10  # bytes of the dgates of a chunk of steps
+    PROJECTED_ROWS = 64  # rows of a block, whose input products are made together, see block_end
     UNPACKED_ROWS = 16  # a call of so few rows does not pay for packed weights
     MAX_SMALL_BATCH_LAYERS = 4
     MAX_STATES = 4
@@ -182,8 +183,8 @@ include "core/memory.pxi"
 
 
 cdef int64_t chunk_rows(const Sequence[real]* q) noexcept nogil:
-    """How many rows are worked on at a time: step s is in chunk  first(s) // chunk_rows  and its last step may bring up
-    to B - 1 rows more."""
+    """The number of rows of a chunk: step s is in chunk  first(s) // chunk_rows,  and the last step of a chunk may
+    bring up to B - 1 rows more."""
     return max(1, min(q.first(q.steps), max(q.B, CHUNK // (q.dgates_width * <int64_t>sizeof(real)))))
 
 
@@ -238,7 +239,7 @@ def softmax_cross_entropy(const real[:, ::1] logits, const int64_t[::1] targets,
     return loss
 
 
-# The optimisers: one step over flat arrays, in place, see kernels/math/elementwise.hpp; a buffer may be None
+# The optimisers: one update of flat arrays, in place, see kernels/math/elementwise.hpp; a buffer may be None
 
 def sgd(real[::1] param, const real[::1] grad, object buffer,
         double scale, double l2, double lr, double momentum, double damping, bint nesterov):

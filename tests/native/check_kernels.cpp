@@ -3,20 +3,20 @@
 // What they are compared with is the same source with vectors of one double, that is, scalars: other panels, other
 // tiles, no instruction in common.  That the equations themselves are right is what the Python tests show.
 //
-//   cells      every row of the table, float and double: y, saved activations, dgates, the gradients of the initial states, of the
-//              peepholes and of the norms; batches of 1 to 9 rows, ragged, with resets; sizes that fill no vector,
-//              panel or tile; weights packed or not, input products made in advance, one-hot inputs, projections
+//   cells      every row of the table, float and double: y, saved activations, dgates, the gradients of the initial
+//              states, of the peepholes and of the norms; batches of 1 to 9 rows, ragged, with resets; sizes that fill
+//              no vector, panel or tile; weights packed or not, input projections, one-hot inputs, projections
 //   compressed the cells in float with weights in bfloat16 and int8, against scalars in float with the same
-//   teams      the same to the bit, with resets and all, where threads share the steps
+//   teams      the same to the bit, with resets and all, when a team shares the steps
 //   rows       softmax with cross-entropy, optimisers, sums
 //   functions  exp, tanh and sigmoid against the C library: the bounds in ULP that math.hpp states
 //
 // Build and run, from the root of the project (another architecture: its compiler, -static, and qemu-user):
 //
-//   g++ -std=c++17 -O3 -pthread -I src/rnn/kernels tests/native/check_kernels.cpp src/rnn/kernels/*/*.cpp -o check_kernels
-//   ./check_kernels             every table that this machine can run
-//   ./check_kernels avx512      this one, whatever the machine says
-//   ./check_kernels --few       a third of the batches, for an emulator
+// g++ -std=c++17 -O3 -pthread -Isrc/rnn/kernels tests/native/check_kernels.cpp src/rnn/kernels/*/*.cpp -o check_kernels
+// ./check_kernels             every table that this machine can run
+// ./check_kernels avx512      this one, whatever the machine says
+// ./check_kernels --few       a third of the batches, for an emulator
 //
 // With -DNDEBUG left away, as here, the kernels' assertions are on; tests/test_native.py builds and runs it so.
 // With -fsanitize=thread it shows that threads which share steps do not race.
@@ -94,7 +94,7 @@ template <class T, class Pack> Array<T> packed(Sequence<T>& q, Pack pack) {
   return memory;
 }
 
-// The accumulators of all rows, as they are made in advance
+// The input projections of all rows
 template <class T> Array<T> project_all(const Sequence<T>& q, const CellKernels<T>& cell) {
   Array<const T*> x;
   for (Index s = 0; s < kSteps; ++s)
@@ -131,7 +131,7 @@ Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nul
   q.saved_width = saved_width, q.dgates_width = cell.dgates_width * H;
   q.x = {x.data(), x_at.data(), B * I}, q.y = {y.data(), y_at.data(), B * P}, q.dy = {dy.data(), y_at.data(), B * P};
   const Rows<const int64_t> indices{m.input == Layer::kOneHot ? ids.data() : nullptr, each_row.data(), B};
-  if (storage == kFull) q.ids = indices;  // a stream packs W_ih without knowing of indices
+  if (storage == kFull) q.ids = indices;  // a stream packs W_ih before it knows of indices
   q.prepacked = m.input != Layer::kUnpacked;
   q.storage = storage, q.x_fixed = x_fixed.data(), q.h_fixed = h_fixed.data();
   q.reset = {reset.data(), each_row.data(), B};
@@ -218,7 +218,7 @@ void check_compressed(const KernelTable& table) {
 
 // ---------------------------------------------------------------- teams
 
-// work(team), with workers who are there from the start or come in its course
+// work(team), with workers that join before it starts or while it runs
 template <class Work> auto with_workers(int workers, bool from_the_start, Work work) {
   Team team{};
   team.places = workers;
@@ -285,7 +285,7 @@ template <class T> void check_gated_average() {
   expect(worst <= kTolerance<T>, "no product of the state", worst);
 }
 
-// A worker that keeps the master waiting is sent away, and teams rest
+// A worker that keeps the master waiting is sent away, and teams back off
 void check_patience() {
   struct Job {
     Index calls = 0, shared = 0;
@@ -339,7 +339,8 @@ template <class T> Array<Array<T>> run_optimisers(const Kernels<T>& k, Index n, 
 }
 
 // Gradients of the weights and of x, for `rows` rows of 2n dgates and n inputs
-template <class T> Array<Array<T>> run_gradients(const Kernels<T>& k, Index rows, Index n, const Array<double>& values) {
+template <class T>
+Array<Array<T>> run_gradients(const Kernels<T>& k, Index rows, Index n, const Array<double>& values) {
   const Array<T> d = as<T>(values), w(d.begin(), d.begin() + 2 * n * n), zeros(n + 64);  // whole vectors are read
   Array<T> dw(2 * n * n, T(0.5)), dx(rows * n), panel(kGradientPanel);
   Array<const T*> sources;

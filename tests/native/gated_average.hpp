@@ -2,7 +2,7 @@
 //
 //   z = sigmoid(b_z + W_z x(t))        n = tanh(b_n + W_n x(t))        h(t) = n + z (h(t-1) - n)
 //
-// saved: z n.   dgates: dz dn.
+// saved activations: z n.   dgates: dz dn.
 #pragma once
 
 #include "cells/dropout.hpp"

@@ -5,7 +5,7 @@ cdef struct BackwardMemory:
     void *block
     void *x        # addresses of the rows of a chunk: of x,
     void *h        # of h(t-1),
-    void *saved     # of the column of the saved activations that is a source of gradients,
+    void *saved    # of the column of the saved activations that is a source of gradients,
     void *dx       # and of dx
     void *panel    # (workers + 1, GRADIENT_PANEL): scratch of weight_gradient
     void *panels   # W_ih packed for dx
@@ -42,7 +42,7 @@ cdef void lay_out_backward(
 
 
 cdef void set_input_columns(const CellKernels[real]* cell, int64_t H, InputColumns[real]* c) noexcept nogil:
-    """Which columns of dgates reach x, from the cell's gradient blocks."""
+    """Find out from the cell's gradient blocks which columns of dgates reach x."""
     cdef int i, n = 0
     memset(c, 0, sizeof(InputColumns[real]))
     for i in range(cell.n_blocks):
@@ -58,7 +58,7 @@ cdef struct NonFinite:
 
 
 cdef bint found_nonfinite(const Sequence[real]* q, int64_t s0, int64_t s1, NonFinite* found) noexcept nogil:
-    """Whether one is in steps [s0, s1)."""
+    """Whether there is such a gradient in steps [s0, s1); `found` then says where."""
     cdef int64_t s, b
     cdef int64_t j
     cdef const real* d
@@ -77,7 +77,8 @@ cdef bint found_nonfinite(const Sequence[real]* q, int64_t s0, int64_t s1, NonFi
 cdef int begin_backward(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Gradients[real]* g,
         InputColumns[real]* c, int workers, BackwardMemory* m) noexcept nogil:
-    """Pack the weights; -1 if there is no memory. From then on k, g and c stay where they are."""
+    """Pack the weights; -1 if there is no memory. From then on, m points to k, g and c, which must stay where they
+    are."""
     cdef Arena[real] arena
     arena.block = NULL
     arena.used = 0
@@ -93,13 +94,13 @@ cdef int begin_backward(
 cdef bint run_chunk_back(
         Sequence[real]* q, const CellKernels[real]* cell, BackwardMemory* m, int64_t s0, int64_t s1, NonFinite* found,
         Section* section, TeamState* team=NULL) noexcept nogil:
-    """Steps [s0, s1), which are a chunk: adds into the gradients, writes dx. Whether it was left;
-    or, with `found`, which is null but for a search, whether it ends here."""
+    """Go back through the steps [s0, s1), which are a chunk: add into the gradients, write dx. Returns whether the pass
+    was left; or, with `found`, which is null except in a search, whether the search ends here."""
     cdef int64_t width = q.dgates_width, work = 3 * whole_step_work(q, cell)
     cdef int64_t s
     require(0 <= s0 < s1 <= q.steps and q.first(s1) - q.first(s0) <= chunk_room(q))
     require(q.dh != NULL and (q.dc != NULL or q.C == 0))
-    if s1 < q.steps:  # the first step of the chunk before now comes after this one
+    if s1 < q.steps:  # step s1, the first of the chunk that was taken before: the recurrence reads its dgates
         memmove(q.dgates + (q.first(s1) - q.first(s0)) * width, q.dgates, q.active(s1) * width * sizeof(real))
     q.dgates_from = s0
     for s in range(s1 - 1, s0 - 1, -1):
@@ -113,7 +114,7 @@ cdef bint run_chunk_back(
 
 
 cdef void end_backward(Sequence[real]* q, const CellKernels[real]* cell, BackwardMemory* m) noexcept nogil:
-    """dh and dc of the initial state, and the gradients of the biases."""
+    """Make dh and dc of the initial state, and add the gradients of the biases."""
     cell.backward(q[0], -1)
     add_biases(q, cell, <Gradients[real]*>m.g)
 
@@ -121,8 +122,8 @@ cdef void end_backward(Sequence[real]* q, const CellKernels[real]* cell, Backwar
 cdef int run_backward(
         Sequence[real]* q, const CellKernels[real]* cell, const Kernels[real]* k, Gradients[real]* g,
         NonFinite* found, TeamState* team, const Progress* above, Progress* own) noexcept nogil:
-    """Adds into the gradients; writes dx, dh and dc. Returns NO_MEMORY, before anything was written, LEFT or 0.
-    With `found`, which is null but for a search, it stops there."""
+    """Add into the gradients; write dx, dh and dc. Returns NO_MEMORY, before anything was written, LEFT or 0.
+    With `found`, which is null except in a search, it stops at the first gradient that is not finite."""
     cdef BackwardMemory m
     cdef Section section
     cdef InputColumns[real] c
@@ -172,7 +173,7 @@ cdef void chunk_gradients(
 
 
 cdef void chunk_products(const Chunk[real]* of, WorkShare* share) noexcept nogil:
-    """A share of them: of the columns of the weights"""
+    """One share of these products: some of the columns of the weights."""
     cdef const Sequence[real]* q = of.q
     cdef const BackwardMemory* m = <const BackwardMemory*>of.memory
     cdef const Kernels[real]* k = <const Kernels[real]*>m.k
@@ -215,7 +216,7 @@ cdef void add_to_table(
 
 cdef void add_biases(
         Sequence[real]* q, const CellKernels[real]* cell, Gradients[real]* g) noexcept nogil:
-    """From the sums of dgates."""
+    """Add the sums of dgates to the gradients of the biases."""
     cdef int64_t H = q.H, i, j
     cdef const real* sums
     cdef real* bias

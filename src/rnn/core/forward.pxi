@@ -1,11 +1,11 @@
 # The forward pass of one layer and direction: the loop over steps. Included by _core.pyx.
 
 # ---------------------------------------------------------------- one-hot inputs: a table of some columns of W_ih
-# Eight rows of W_ih at a time: of the other side, they are a cache line or half of one
+# Eight rows of W_ih are taken at a time: in a row of the table they are a cache line, or half of one
 
 cdef void gather_columns(
         int64_t width, int64_t I, const real* w, int64_t n, const int64_t* columns, real* table) noexcept nogil:
-    """table (n, width) := those columns of w (width, I), a row each"""
+    """table (n, width) := those columns of w (width, I), each as a row"""
     cdef int64_t i, j, first
     for first in range(0, width, 8):
         for i in range(n):
@@ -14,7 +14,8 @@ cdef void gather_columns(
 
 
 def add_to_columns(const real[:, :] table, const int64_t[::1] columns, real[:, ::1] dw):
-    """Those columns of dw (width, I) += the rows of table (n, width), whose rows are contiguous; the other way."""
+    """The inverse of `gather_columns`: those columns of dw (width, I) += the rows of table (n, width). Each row is
+    contiguous."""
     cdef int64_t n = table.shape[0], width = table.shape[1], I = dw.shape[1], ld, i, j, first
     cdef const real* rows
     cdef real* to
@@ -34,22 +35,22 @@ def add_to_columns(const real[:, :] table, const int64_t[::1] columns, real[:, :
 cdef struct ForwardMemory:
     # of one forward pass
     void *block
-    int64_t projected_rows   # rows of accumulators that are made in advance; 0: none
-    void *input_projection   # they, see kernels/sequence.hpp
-    void *x                  # addresses of their x
+    int64_t projected_rows   # how many rows of accumulators are made in advance; 0: none
+    void *input_projection   # these accumulators, see kernels/sequence.hpp
+    void *x                  # addresses of the rows of x that they are made from
 
 
 cdef int64_t projected_rows(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
-    """Of a batch with too few rows to fill a tile, the input products of many steps at once make better use of W_ih:
-    of the steps of a block of a chunk."""
+    """Room for so many rows of input projections; 0 if none are made in advance. If a batch has too few rows to fill a
+    tile, W_ih is put to better use when the input products of all steps of a block are made together."""
     if q.ids.base != NULL or q.first(q.steps) <= UNPACKED_ROWS or q.B >= cell.rows_per_tile:
         return 0
     return min(chunk_room(q), 2 * PROJECTED_ROWS)
 
 
 cdef int64_t block_end(const Sequence[real]* q, int64_t s, int64_t chunk) noexcept nogil:
-    """The end of the block that begins with step s, in a chunk that ends before step `chunk`: about PROJECTED_ROWS rows;
-    what is left in the end, less than twice as many."""
+    """The end of the block that begins with step s, in a chunk that ends before step `chunk`. A block has about
+    PROJECTED_ROWS rows; the last one of a chunk takes all that is left, which is less than twice as many."""
     return chunk if q.first(chunk) - q.first(s) < 2 * PROJECTED_ROWS else s + PROJECTED_ROWS // q.active(s)
 
 
@@ -79,7 +80,7 @@ cdef void lay_out_forward(
 cdef int begin_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
         ForwardMemory* m) noexcept nogil:
-    """Pack the weights, make the table of one-hot inputs; -1 if there is no memory."""
+    """Pack the weights, and make the table of one-hot inputs; -1 if there is no memory."""
     cdef Arena[real] arena
     arena.block = NULL
     arena.used = 0
@@ -96,21 +97,23 @@ cdef int begin_forward(
 
 
 cdef int64_t step_work(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
-    """Multiply-adds of a step's products, those that are made in advance not among them."""
+    """Multiply-adds of a step's products, without those that are made in advance."""
     cdef int64_t inputs = 0 if q.ids.base != NULL or projected_rows(q, cell) else q.I
     cdef int64_t weights = cell.gates * q.H * (q.P + inputs) + (q.P * q.H if q.weights.hr != NULL else 0)
     return q.first(q.steps) // q.steps * weights if q.steps else 0
 
 
 cdef int64_t whole_step_work(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
-    """At most about so many for a step and all that is beside its products: some for each unit, and for the step."""
+    """About the most multiply-adds of a step; all that is beside its products counts as some for each unit, and some
+    for the step."""
     return q.B * cell.gates * q.H * ((0 if q.ids.base != NULL else q.I) + q.P + 64) + 2000
 
 
 cdef bint run_steps(
         Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, int64_t s0, int64_t s1, Section* section,
         TeamState* team=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
-    """Steps [s0, s1), of which the first begins a chunk. `below`: of the layer that makes x. Whether it was left."""
+    """Run the steps [s0, s1), of which the first begins a chunk. below, own: the progress of the layer pass that makes
+    x, and of this one. Returns whether the pass was left."""
     cdef int64_t s, chunk = s0, block = s0 if m.projected_rows else s1
     cdef int64_t work = whole_step_work(q, cell)
     require(0 <= s0 <= s1 <= q.steps and q.y.base != NULL)
@@ -126,7 +129,7 @@ cdef bint run_steps(
             project_block(q, cell, m, s, block, team)
         wait_for(below, s + 1)
         run_step(team, q[0], cell.on(q.storage).step, s)
-        q.reverse_panels = not q.reverse_panels  # each step begins with the weights that the last one ended with
+        q.reverse_panels = not q.reverse_panels  # each step begins with the panels that the step before ended with
         publish(own, s + 1)
     return False
 
@@ -134,7 +137,7 @@ cdef bint run_steps(
 cdef void project_block(
         Sequence[real]* q, const CellKernels[real]* cell, ForwardMemory* m, int64_t s0, int64_t s1,
         TeamState* team) noexcept nogil:
-    """Accumulators = bias + W_ih x of steps [s0, s1)"""
+    """Make the input projections, accumulators = bias + W_ih x, of a block: the steps [s0, s1)."""
     cdef Chunk[real] of
     cdef const real** x = <const real**>m.x
     cdef int64_t s, b
@@ -157,9 +160,10 @@ cdef void project_share(const Chunk[real]* of, WorkShare* share) noexcept nogil:
 cdef int run_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
         TeamState* team=NULL, const Progress* below=NULL, Progress* own=NULL) noexcept nogil:
-    """y and the saved activations; in inference, only y. Returns NO_MEMORY, before anything was written, LEFT or 0.
+    """Write y and the saved activations; in inference, only y. Returns 0, LEFT or, before anything was written,
+    NO_MEMORY.
 
-    columns (n_columns,) of W_ih: ids are places among them; null: ids are the columns themselves."""
+    columns (n_columns,) of W_ih: ids are places in this list; null: ids are the columns themselves."""
     cdef ForwardMemory m
     cdef Section section
     section.begin()

@@ -2,7 +2,7 @@
 # _core.pyx.
 
 cdef void set_cell(CellConfig[real]* q, const CellKernels[real]* cell, weights, dict options) except *:
-    """What a layer and direction is in every call."""
+    """Write what a layer and direction is in every call: weights, sizes and options."""
     cdef int i = 0
     memset(q, 0, sizeof(CellConfig[real]))
     w_ih, w_hh, b_ih, b_hh, w_hr, peephole, *norms = weights
@@ -37,7 +37,8 @@ cdef void set_norms(Norms[real]* norms, list given, bint writable) except *:
 
 
 cdef list set_call(CallArrays[real]* q, PackedBatch shard, bint backwards, x, y, h0, c0, reset, masks):
-    """What a call gives; all but the backward part. Returns what q then points to and nobody else holds."""
+    """Write what a call gives, all but the arrays of backward. Returns what q then points to and nothing else refers
+    to, for the caller to keep alive."""
     h_mask = None if masks.h is None else shard.take(masks.h[None], 0)
     is_one_hot = x is not None and cnp.PyArray_NDIM(x) == 2
     q.steps, q.B, q.start = shard.T, shard.n, <const int64_t*>data(shard.start)
@@ -63,7 +64,7 @@ cdef cnp.ndarray take_others(PackedBatch shard, tuple states, int64_t at):
 
 
 cdef int put_others(PackedBatch shard, values, tuple states, int64_t at) except -1:
-    """The other way."""
+    """The inverse of `take_others`: write values (n, C) into the shard's rows of the states beside h."""
     cdef int64_t k, H
     if len(states) == 2:
         return shard.put(values, states[1], at)
@@ -76,15 +77,17 @@ cdef int put_others(PackedBatch shard, values, tuple states, int64_t at) except 
 cdef class LayerPass:
     """One shard through one layer in one direction: `forward`, then, if made for training, `backward`.
 
-    weights: the arrays of Weights and Norms, or None.   options: activations, clip, grad_clip, coupled and zoneout.
-    x: (T, B, I); or int64 (T, B), places among shard.used_embedding_rows or, in inference only and without these, columns
-    of W_ih.   y: (T, B, P), to be written. x and y may be None where a SegmentPass is given windows of them.
-    initial, final: states of all layers and directions, h and the others, each (L*D, B, width); final[i][at] are written.
-    reset: (T, B) uint8 or None.   masks: what masks.py says.
-    Rows of x and y are contiguous and states all so; nothing is checked. Arrays are of the layer's dtype.
+    weights: the arrays of Weights and Norms, each or None.   options: activations, clip, grad_clip, coupled and
+    zoneout.
+    x: (T, B, I); or int64 (T, B), places in shard.used_embedding_rows or, in inference only and without such a list,
+    columns of W_ih.   y: (T, B, P), to be written. x and y may be None if a SegmentPass is given windows of them.
+    initial, final: the states of all layers and directions, h and the others, each (L*D, B, width); final[i][at] is
+    written.
+    reset: (T, B) uint8 or None.   masks: the dropout masks, see `DropoutMasks` in engine/dropout.py.
+    Rows of x and y are contiguous, and so are whole states; nothing is checked. Arrays are of the layer's dtype.
 
-    Inside, states are in the order of the shard: h0 (n, P); c0 and c, the others side by side (n, C). `c` is the initial
-    one and then the final one; or, after `save`, that of all steps (packed rows).
+    Inside, states are in the order of the shard: h0 (n, P); c0 and c, the states beside h side by side (n, C). `c` is
+    the initial one and, after `forward`, the final one; or, after `save`, that of all steps (packed rows).
     """
 
     cdef Sequence[float] f32
@@ -96,7 +99,7 @@ cdef class LayerPass:
     cdef tuple final
     cdef object alive  # what the sequence points to
     cdef Progress steps_done, steps_undone  # of forward and of backward
-    cdef LayerPass before, behind  # that have to go first in forward and in backward; None: nobody
+    cdef LayerPass before, behind  # the layer passes that go first in forward and in backward; None: there is none
     cdef readonly PackedBatch shard
     cdef readonly bint backwards
     cdef readonly object y, h0, c, c0, saved
@@ -127,36 +130,37 @@ cdef class LayerPass:
         return 0
 
     cpdef tuple new_saved(self, int64_t rows):
-        """A saved activations of so many rows, and c of as many steps, or None."""
+        """New arrays for the saved activations of so many packed rows and for c of each; None if there is no c."""
         dtype = self.alive[0][0].dtype
         width, C = (self.f64.saved_width, self.f64.C) if self.is_double else (self.f32.saved_width, self.f32.C)
         return new_array((rows, width), dtype), None if self.c0 is None else new_array((rows, C), dtype)
 
     def save(self):
-        """Before `forward`, for `backward`: keep the saved activations and c of all steps."""
+        """To be called before `forward`: it then saves the activations and c of all steps for `backward`."""
         saved, c = self.new_saved(self.total)
         self.hold(saved, c, False)
 
     @property
     def total(self):
-        """Rows: pairs of a step and a sequence that runs then."""
+        """The number of packed rows: pairs of a step and a sequence that runs at that step."""
         return self.f64.first(self.f64.steps) if self.is_double else self.f32.first(self.f32.steps)
 
     @property
     def row_bytes(self):
-        """Of the saved activations and c."""
+        """Bytes of a packed row of the saved activations and c."""
         if self.is_double:
             return (self.f64.saved_width + self.f64.C) * <int64_t>sizeof(double)
         return (self.f32.saved_width + self.f32.C) * <int64_t>sizeof(float)
 
     @property
     def chunk_rows(self):
-        """Step s is in chunk  first(s) // chunk_rows  of those that the passes work through."""
+        """The number of rows of a chunk: step s is in chunk  first(s) // chunk_rows."""
         return chunk_rows(&self.f64) if self.is_double else chunk_rows(&self.f32)
 
     def follow(self, LayerPass below):
-        """Let forward take each step after that of `below`, the pass that makes x, and backward the other way, so that
-        the two may run at once. `below.forward` has to be called first, and this one's `backward`."""
+        """Form a pipeline with `below`, the layer pass that makes x: forward takes each step after `below` has taken
+        it, and in backward `below` follows, so that the two may run at the same time. Of the two `forward`, that of
+        `below` has to be called first; of the two `backward`, this one's."""
         self.before, below.behind = below, self
 
     cdef int64_t step_work(self):
@@ -171,36 +175,37 @@ cdef class LayerPass:
 
     @property
     def threads(self):
-        """How many may share its steps, for what that gains: 1 where they are small."""
+        """How many threads are worth having in a team that shares its steps: 1 if the steps are small, or cannot be
+        shared."""
         if not (self.f64.can_share() if self.is_double else self.f32.can_share()):
             return 1
         return max(1, self.step_work() // SHARED_WORK)
 
     def forward(self, Team team=None):
-        """Run all steps: y, zero in the padding, the final states, and what `keep` asked for."""
+        """Run all steps: write y, zero in the padding, the final states and, after `save`, what backward needs."""
         try:
             if self.is_double:
                 pass_forward(&self.f64, self, state_of(team))
             else:
                 pass_forward(&self.f32, self, state_of(team))
         finally:
-            publish(&self.steps_done, INT64_MAX)  # nobody shall wait after a failure
+            publish(&self.steps_done, INT64_MAX)  # so that no thread waits for this one after a failure
 
     def backward(self, dy, dx, tuple final, tuple initial, gradients, bint search=False, Team team=None):
-        """BPTT. dy (T, B, P), dx (T, B, I) or None: dx is written, zero in the padding. final, initial: gradients of the
-        states, as they are given to `LayerPass`; initial[i][at] are written. gradients: of ih, hh, b_ih, b_hh, hr, peephole
-        and Norms, added to; for ids, that of ih is (n, G*H), a row for each of the columns. In a search it returns
-        (step and row of the shard, bits of the blocks of dgates) where the first value that is not finite arises, or
-        None."""
+        """BPTT. dy (T, B, P), dx (T, B, I) or None: dx is written, zero in the padding. final, initial: gradients of
+        the states, laid out as the states that `LayerPass` is given; initial[i][at] is written. gradients: of ih, hh,
+        b_ih, b_hh, hr, peephole and Norms, added to; for ids, that of ih is (n, G*H), a row for each of the used
+        columns. A search returns (step and row of the shard, bits of the blocks of dgates) where the first value that
+        is not finite arises, or None."""
         try:
             if self.is_double:
                 return pass_backward(&self.f64, self, dy, dx, final, initial, gradients, search, state_of(team))
             return pass_backward(&self.f32, self, dy, dx, final, initial, gradients, search, state_of(team))
         finally:
-            publish(&self.steps_undone, INT64_MAX)  # nobody shall wait after a failure
+            publish(&self.steps_undone, INT64_MAX)  # so that no thread waits for this one after a failure
 
     def rewind(self):
-        """Before each `backward`: none of its steps is done."""
+        """To be called before each `backward`: none of its steps is done yet."""
         self.steps_undone.steps = 0
 
 
@@ -211,7 +216,7 @@ cdef void set_saved(Sequence[real]* q, saved, c, bint c_in_place) except *:
 
 
 cdef void clear_padding(const Rows[real]* rows, PackedBatch shard, bint backwards, int64_t width) noexcept nogil:
-    """Rows of an array (T, B, width) beyond the true ends of the sequences := 0"""
+    """Set the rows of an array (T, B, width) beyond the true ends of the sequences to zero."""
     cdef int64_t i, s, t
     for i in range(shard.n):
         for t in range(shard.length[i], shard.T):
@@ -220,7 +225,7 @@ cdef void clear_padding(const Rows[real]* rows, PackedBatch shard, bint backward
 
 
 cdef void put_final(const Sequence[real]* q, PackedBatch shard, real* h, real** others) noexcept nogil:
-    """The states h (B, P) and the others (B, H) each := those at the true end of each sequence"""
+    """Write the states at the true end of each sequence into h (B, P) and into the others, (B, H) each."""
     cdef int64_t i, s, k
     cdef const real* c
     for i in range(shard.n):
@@ -233,7 +238,7 @@ cdef void put_final(const Sequence[real]* q, PackedBatch shard, real* h, real** 
 
 
 cdef void end_forward(const Sequence[real]* q, LayerPass of) except *:
-    """When all steps are done: zeros in the padding of y, and the final states."""
+    """When all steps are done, write zeros into the padding of y, and the final states."""
     cdef PackedBatch shard = of.shard
     cdef real* h = <real*>state_data(of.final[0], of.at)
     cdef real* others[MAX_STATES]
@@ -259,7 +264,8 @@ cdef int pass_forward(Sequence[real]* q, LayerPass of, TeamState* workers) excep
 
 
 cdef void set_gradients(Sequence[real]* q, Gradients[real]* g, list states, gradients) except *:
-    """states: of the end of each sequence, in the order of the walk; overwritten by those of the beginning."""
+    """states: the gradients of the states at the end of each sequence, in the order in which the direction runs;
+    backward overwrites them with those at the beginning."""
     q.dh = <real*>data(states[0])
     q.dc = <real*>(data(states[1]) if len(states) == 2 else NULL)
     d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole, *d_norms = gradients
@@ -273,7 +279,8 @@ cdef void set_gradients(Sequence[real]* q, Gradients[real]* g, list states, grad
 
 
 cdef void end_gradients(const Sequence[real]* q, LayerPass of, list states, tuple initial, bint has_dx) except *:
-    """When all steps are done: zeros in the padding of dx, if that is the caller's, and the states put in their place."""
+    """When all steps are done, write zeros into the padding of dx, if dx is the caller's, and the gradients of the
+    initial states into `initial`."""
     cdef PackedBatch shard = of.shard
     if has_dx:
         with nogil:
@@ -286,7 +293,7 @@ cdef void end_gradients(const Sequence[real]* q, LayerPass of, list states, tupl
 cdef object pass_backward(
         const Sequence[real]* layer_pass, LayerPass of, dy, dx, tuple final, tuple initial, gradients, bint search,
         TeamState* workers):
-    cdef Sequence[real] q = layer_pass[0]  # saved activations may be walked more than once
+    cdef Sequence[real] q = layer_pass[0]  # a copy, since a tape may be used for several backward passes
     cdef Gradients[real] g
     cdef NonFinite found
     cdef int failed = 0

@@ -1,13 +1,13 @@
-# Memory of large arrays and of scratch: what one pass lets go, the next one takes. Included by _core.pyx.
+# Memory of large arrays and of scratch: what one pass frees, the next one takes. Included by _core.pyx.
 #
-# New memory is dear: the system clears each page of 4 KiB when it is first written to, which takes 1 to 2 µs. malloc gives
-# blocks back to it or does not, depending on what a process did before. So blocks that are let go are kept here, for a
-# request that they fit; an array's are let go with the last view of it. What is kept
-#   - is at most MOST_POOLED bytes in POOLED_BLOCKS blocks: the one let go first is the first to be given back;
-#   - raises the peak of memory by an eighth at most: when a block has to be made, so many are given back that those in use
-#     and those kept are together no more than 9/8 of what was in use at once, now or ever before. (Not all of what a pass
-#     uses is in use at once: the scratch of its forward is let go before that of its backward is taken.)
-# The lock is held for no call of Python, so that it does not matter when the garbage collector lets an array go.
+# New memory is dear: the system clears each page of 4 KiB when it is first written to, which takes 1 to 2 µs. Whether
+# malloc gives blocks back to the system depends on what a process did before. So freed blocks are held in a pool here,
+# for a request that they fit; the block of an array is freed with the last view of it. The pool
+#   - holds at most MOST_POOLED bytes in POOLED_BLOCKS blocks: the block freed first is the first to be given back;
+#   - raises the peak of memory by an eighth at most: when a block has to be made, so many are given back that those in
+#     use and those in the pool are together no more than 9/8 of what was in use at once, now or ever before. (Not all
+#     that a pass uses is in use at once: the scratch of its forward is freed before that of its backward is taken.)
+# No call of Python is made while the lock is held, so it does not matter when the garbage collector frees an array.
 
 cdef enum:
     LEAST_POOLED = 64 << 10  # smaller blocks are malloc's
@@ -30,7 +30,7 @@ cdef extern from * nogil:
 
 
 cdef struct BlockPool:
-    char* blocks[POOLED_BLOCKS]  # the one let go first is the first
+    char* blocks[POOLED_BLOCKS]  # the one freed first is the first
     int count
     int64_t bytes  # of all these
     int64_t used   # of the blocks of this size that are in use
@@ -52,12 +52,12 @@ at_fork(lock_pool, unlock_pool)  # a child forked while another thread holds the
 
 
 cdef inline int64_t* size_of(char* block) noexcept nogil:
-    """Of the whole block, the line before the memory included."""
+    """The size of the whole block, the line before the memory included."""
     return <int64_t*>block
 
 
 cdef char* taken_from_pool(int i) noexcept nogil:
-    """The i-th block, taken out of the list"""
+    """The i-th block, taken out of the pool."""
     require(0 <= i < pooled.count <= POOLED_BLOCKS)
     cdef char* block = pooled.blocks[i]
     pooled.count -= 1
@@ -67,13 +67,13 @@ cdef char* taken_from_pool(int i) noexcept nogil:
 
 
 cdef void give_back(int64_t bytes, int count) noexcept nogil:
-    """Until no more than so many are kept"""
+    """Give blocks back to the system, until the pool holds no more than so many bytes and blocks."""
     while pooled.count and (pooled.bytes > bytes or pooled.count > count):
         free_aligned(taken_from_pool(0))
 
 
 cdef char* fitting(int64_t size) noexcept nogil:
-    """The smallest block that was kept and has this size, or up to a quarter more; NULL if there is none."""
+    """The smallest block in the pool that has this size, or up to a quarter more; NULL if there is none."""
     cdef int i, best = -1
     cdef int64_t each, least = size + size // 4 + 1
     for i in range(pooled.count - 1, -1, -1):
@@ -84,7 +84,7 @@ cdef char* fitting(int64_t size) noexcept nogil:
 
 
 cdef char* new_block(int64_t size, int64_t room) noexcept nogil:
-    """Of `room` bytes, of which `size` are needed now; NULL if there is no memory."""
+    """A new block of `room` bytes, of which `size` are needed now; NULL if there is no memory."""
     cdef bint is_huge = size >= 2 * HUGE_PAGE
     cdef void* block = allocate_aligned(HUGE_PAGE if is_huge else LINE, room)
     if block == NULL:
@@ -96,7 +96,7 @@ cdef char* new_block(int64_t size, int64_t room) noexcept nogil:
 
 
 cdef char* pooled_or_new_block(int64_t size) noexcept nogil:
-    """With the lock held"""
+    """A block of the pool, or else a new one; NULL if there is no memory. The caller holds the lock."""
     cdef int64_t room, used, step = HUGE_PAGE >> 8
     cdef char* block = fitting(size)
     if block == NULL:
@@ -116,7 +116,7 @@ cdef char* pooled_or_new_block(int64_t size) noexcept nogil:
 
 
 cdef void* pool_alloc(int64_t bytes) noexcept nogil:
-    """Memory for so many bytes that starts on a cache line, to be let go; NULL if there is none."""
+    """Memory for so many bytes that starts on a cache line, for `pool_free`; NULL if there is none."""
     cdef int64_t size = bytes + LINE
     cdef char* block
     if size < LEAST_POOLED:
@@ -129,7 +129,7 @@ cdef void* pool_alloc(int64_t bytes) noexcept nogil:
 
 
 cdef void pool_free(void* memory) noexcept nogil:
-    """What `pool_alloc` gave; NULL is nothing."""
+    """Free what `pool_alloc` has returned; NULL is ignored."""
     if memory == NULL:
         return
     cdef char* block = <char*>memory - LINE
@@ -151,13 +151,13 @@ cdef void pool_free(void* memory) noexcept nogil:
 
 
 def memory_kept():
-    """(bytes kept, bytes in use, the most that ever were in use at once), of blocks of 64 KiB or more"""
+    """(bytes in the pool, bytes in use, the most that ever were in use at once), of blocks of 64 KiB or more"""
     return pooled.bytes, pooled.used, pooled.most
 
 
 cdef class Memory:
-    """What the elements of one array lie in, let go when nothing refers to the array any more. tracemalloc sees what is in
-    use, not what is pooled."""
+    """The memory of the elements of one array, freed when nothing refers to the array any more. tracemalloc sees what
+    is in use, not what is in the pool."""
 
     cdef void* start
     cdef Py_ssize_t size
@@ -178,8 +178,8 @@ cdef class Memory:
 
 
 def new_array(tuple shape, dtype, bint zero=False):
-    """np.empty or np.zeros whose elements start on a cache line, so that no vector of them lies across two. Large ones are
-    in memory that is used again."""
+    """np.empty or np.zeros whose elements start on a cache line, so that no vector of them lies across two. Large ones
+    are in memory that is used again."""
     cdef cnp.npy_intp size = np.dtype(dtype).itemsize
     for n in shape:
         size *= n
@@ -194,7 +194,7 @@ def new_array(tuple shape, dtype, bint zero=False):
 
 
 cdef int allocate(Arena[real]* arena) noexcept nogil:
-    """Turn an arena that has counted into one that hands out memory, to be let go; -1 if there is none."""
+    """Turn an arena that has counted into one that hands out memory, for `pool_free`; -1 if there is none."""
     arena.block = <real*>pool_alloc((arena.used + 16) * sizeof(real))
     arena.used = 0
     return -1 if arena.block == NULL else 0

@@ -1,4 +1,4 @@
-# Which sequences of a batch a thread shards, and where their rows lie. Included by _core.pyx.
+# Which sequences of a batch a shard has, and where their rows lie. Included by _core.pyx.
 
 cdef cnp.ndarray new_indices(int64_t n):
     return cnp.PyArray_EMPTY(1, <cnp.npy_intp*>&n, cnp.NPY_INT64, 0)
@@ -15,18 +15,18 @@ cdef inline void* state_data(cnp.ndarray state, int64_t at) noexcept:
 
 
 cdef class PackedBatch:
-    """Some sequences of a batch by falling length: what one thread shards, step by step.
+    """A shard: some sequences of a batch by falling length, which one thread takes through all steps.
 
-    sorted_indices (n,): their batch rows; lengths (n,), falling; used_embedding_rows: columns of W_ih, if one-hot x
-    holds places among these; None: columns themselves. All int64. A packed row is a pair of a step and a sequence that
-    runs then, in this order.
+    sorted_indices (n,): their batch rows; lengths (n,), falling; used_embedding_rows: the list of columns of W_ih that
+    one-hot x holds places in; None: x holds the columns themselves. All int64. A packed row is a pair of a step and a
+    sequence that runs at that step; packed rows are numbered step by step.
     """
 
     cdef readonly int64_t T, n
     cdef readonly object sorted_indices, lengths
     cdef object start  # (T+1,), see kernels/sequence.hpp; None: all n run at every step
     cdef public object used_embedding_rows
-    cdef const int64_t *sorted_index  # sorted_indices and lengths once more
+    cdef const int64_t *sorted_index  # where the elements of sorted_indices, and of lengths, start
     cdef const int64_t *length
 
     @property
@@ -35,20 +35,20 @@ cdef class PackedBatch:
         return self.start is not None
 
     def first_row(self, step):
-        """The packed row that a step, or each of some, begins with; of step T: how many there are."""
+        """The packed row that a step, or each of several, begins with; for step T, how many there are."""
         return step * self.n if self.start is None else self.start[step]
 
     def step_of(self, row):
-        """The step that each of some packed rows is of."""
+        """The step of a packed row, or of each of several."""
         return row // max(1, self.n) if self.start is None else np.searchsorted(self.start, row, side="right") - 1
 
     def places(self, int64_t s0, int64_t s1, bint backwards):
-        """(time (M, 1) or (M, n), batch row (n,)) of steps [s0, s1) of each sequence, whether it runs then or not."""
+        """(time (M, 1) or (M, n), batch row (n,)) of steps [s0, s1) of each sequence, whether it still runs or not."""
         steps = np.arange(s0, s1)[:, None]
         return self.lengths - 1 - steps if backwards else steps, self.sorted_indices
 
     def packed(self, window, int64_t s0, int64_t s1):
-        """Those rows of a window (M, n, N) of steps [s0, s1) that run then."""
+        """The packed rows of steps [s0, s1), from a window (M, n, N) that begins with step s0."""
         return window[: s1 - s0][self.lengths > np.arange(s0, s1)[:, None]]
 
     def where(self, int64_t first, int64_t end, bint backwards):
@@ -61,7 +61,7 @@ cdef class PackedBatch:
         return steps, self.sorted_indices[places]
 
     cdef cnp.ndarray take(self, cnp.ndarray state, int64_t at):
-        """A copy (n, N) of the members' rows of state[at], the whole (L*D, B, N) and contiguous."""
+        """A copy (n, N) of the shard's rows of state[at]; the state is (L*D, B, N) and contiguous."""
         cdef cnp.npy_intp shape[2]
         shape[0], shape[1] = self.n, cnp.PyArray_DIM(state, 2)
         taken = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(state), 0)
@@ -72,7 +72,7 @@ cdef class PackedBatch:
         return taken
 
     cdef int put(self, cnp.ndarray values, cnp.ndarray state, int64_t at) except -1:
-        """The other way: the members' rows of state[at] := values (n, N)."""
+        """The inverse of `take`: the shard's rows of state[at] := values (n, N)."""
         cdef int64_t i, size = cnp.PyArray_DIM(state, 2) * cnp.PyArray_ITEMSIZE(state)
         for i in range(self.n):
             require(0 <= self.sorted_index[i] < cnp.PyArray_DIM(state, 1))
@@ -83,8 +83,8 @@ cdef class PackedBatch:
 def shards(int64_t T, int64_t B, lengths, int64_t parts):
     """A batch divided into so many shards. lengths (B,), int64; None: all T.
 
-    Sequences of one length are dealt out in blocks, since threads that write to rows beside each other's slow each other
-    down; others so that each shard has long and short ones.
+    If all sequences have one length, each shard has neighbouring rows, since threads that write to rows side by side
+    slow each other down; otherwise, each shard has long and short ones.
     """
     cdef int64_t b
     cdef int64_t *length
@@ -104,7 +104,7 @@ def shards(int64_t T, int64_t B, lengths, int64_t parts):
 
 
 cdef cnp.ndarray by_falling_length(int64_t T, int64_t B, const int64_t* length):
-    """Batch rows (B,); those of one length in their order."""
+    """The batch rows (B,) by falling length; those of one length stay in their order."""
     order, places = new_indices(B), np.zeros(T + 2, np.int64)
     cdef int64_t b, t
     cdef int64_t *row = <int64_t*>data(order)
@@ -120,7 +120,7 @@ cdef cnp.ndarray by_falling_length(int64_t T, int64_t B, const int64_t* length):
 
 
 cdef PackedBatch new_shard(int64_t T, sorted_indices, lengths):
-    """The shard of some batch rows of falling length"""
+    """The shard of some batch rows, which are sorted by falling length."""
     cdef PackedBatch shard = PackedBatch.__new__(PackedBatch)
     cdef int64_t t, active = len(sorted_indices)
     cdef int64_t* start
@@ -150,7 +150,7 @@ ctypedef fused element:
 
 
 cdef cnp.ndarray set_rows(Rows[element]* rows, array, PackedBatch shard, bint backwards):
-    """Where row (s, i) of a shard lies; of None, nowhere. Returns the offsets, which the caller keeps alive."""
+    """Set where row (s, i) of a shard lies; of None, nowhere. Returns the offsets, which the caller keeps alive."""
     rows.base = <element*>data(array)
     if array is None:
         return None

@@ -8,7 +8,7 @@ cdef class TokenSampler:
 
     cdef readonly Stream stream
     cdef int64_t K
-    cdef object panels, bias, logits, weights  # of V; c; (K,) float32 and float64, scratch
+    cdef object panels, bias, logits, weights  # panels of V; c; scratch (K,), float32 and float64
     cdef float *panels_at
     cdef float *bias_at
     cdef float *o
@@ -27,7 +27,7 @@ cdef class TokenSampler:
         return 0
 
     def copy(self):
-        """Another with the same weights and from here on a state of its own."""
+        """Another sampler with the same weights, and from here on a state of its own."""
         cdef TokenSampler other = TokenSampler.__new__(TokenSampler)
         other.set_up(self.stream.copy(), self.K, self.panels, self.bias)
         return other
@@ -44,7 +44,7 @@ cdef class TokenSampler:
         finished(LEFT if left else 0, "a stream")
 
     cdef bint feed_or_restore(self, const int64_t* ids, int64_t T, float* p) noexcept:
-        """Whether it was left; the state is what it was then."""
+        """Returns whether the call was left; the state is then as it was before."""
         cdef Stream s = self.stream
         cdef Section section
         cdef int64_t t
@@ -62,8 +62,8 @@ cdef class TokenSampler:
         return section.was_left()
 
     def write(self, const double[::1] uniform, double temperature):
-        """The indices (T,) drawn from softmax(logits / temperature) by uniform numbers (T,) in [0, 1), each read in its
-        turn; the likeliest where the temperature is zero, whatever `uniform` holds."""
+        """The indices (T,) drawn from softmax(logits / temperature) by uniform numbers (T,) in [0, 1), each of which is
+        then read; if the temperature is zero, the likeliest ones, whatever `uniform` holds."""
         cdef bint left = False
         cdef int64_t[::1] ids = np.empty(uniform.shape[0], np.int64)
         self.stream.claim()
@@ -76,7 +76,7 @@ cdef class TokenSampler:
         return ids.base
 
     cdef bint write_or_restore(self, const double* uniform, int64_t T, double temperature, int64_t* ids) noexcept:
-        """Whether it was left; the state is what it was then."""
+        """Returns whether the call was left; the state is then as it was before."""
         cdef Stream s = self.stream
         cdef Section section
         cdef int64_t t
@@ -105,7 +105,7 @@ cdef class TokenSampler:
         s.kernels.f64.exp(self.K, self.w, self.w)
 
     cdef void put(self, float* p) noexcept nogil:
-        """p (K,) := w, in parts of its sum"""
+        """p (K,) := w, divided by its sum"""
         cdef double sum = 0
         cdef int64_t k
         for k in range(self.K):
@@ -122,7 +122,7 @@ cdef class TokenSampler:
         return best
 
     cdef int64_t draw(self, double uniform) noexcept nogil:
-        """The first index at which the sum of w is above that part of the whole; w becomes its sums."""
+        """The first index at which the cumulated sum of w exceeds that part of the whole sum; w becomes these sums."""
         cdef double sum = 0
         cdef int64_t k
         for k in range(self.K):
@@ -135,7 +135,7 @@ cdef class TokenSampler:
 
 
 cdef void read_index(Stream s, const int64_t* index, Section* section) noexcept nogil:
-    """One step of a stream of one row, whose y is not prefetch"""
+    """Take one step of a stream of one row, whose y is not wanted."""
     cdef StreamCall call
     memset(&call, 0, sizeof(call))
     call.T, call.ids = 1, index

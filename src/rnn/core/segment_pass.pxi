@@ -1,8 +1,9 @@
-# The two passes of a LayerPass, some steps at a time, for the segments of segments.py. Included by _core.pyx.
+# The forward and backward loops of a LayerPass, a segment at a time, for the checkpointed stacks of
+# engine/checkpointing.py. Included by _core.pyx.
 
 cdef class SegmentPass:
-    """A LayerPass over windows: arrays (M, n, ...), in the order of the shard, that hold some steps, and are given anew
-    for others."""
+    """A LayerPass over windows: arrays (M, n, ...), in the order of the shard, that hold some steps at a time. For
+    other steps, `set_windows` is called again."""
 
     cdef Sequence[float] f32
     cdef Sequence[double] f64
@@ -15,8 +16,8 @@ cdef class SegmentPass:
         self.f32, self.f64 = layer_pass.f32, layer_pass.f64
 
     def set_windows(self, x=None, y=None, zoneout_h=None, zoneout_c=None, dy=None, dx=None, saved=None):
-        """Windows, each with the step that it begins with; saved: saved activations, c, c before them, and the step which
-        they begin with. None: as before, and at first what the LayerPass has."""
+        """Set windows, each given with the step that it begins with. saved: the saved activations, c, the c before
+        them, and the step that they begin with. None: as before, and at first what the LayerPass has."""
         if self.layer_pass.is_double:
             set_window_rows(&self.f64, self.windows, x, y, zoneout_h, zoneout_c, dy, dx, saved)
         else:
@@ -44,7 +45,7 @@ cdef void set_window_rows(Sequence[real]* q, dict windows, x, y, zoneout_h, zone
 
 
 cdef class SegmentForward(SegmentPass):
-    """Forward. Without a window `saved`, c is the LayerPass's, in place."""
+    """Forward, a segment at a time. Without a window `saved`, c is that of the LayerPass, updated in place."""
 
     cdef ForwardMemory memory
 
@@ -52,15 +53,15 @@ cdef class SegmentForward(SegmentPass):
         pool_free(self.memory.block)
 
     def run(self, int64_t s0, int64_t s1):
-        """Steps [s0, s1), some whole chunks."""
+        """Run the steps [s0, s1), which are whole chunks."""
         if self.layer_pass.is_double:
             steps_forward(&self.f64, self, s0, s1)
         else:
             steps_forward(&self.f32, self, s0, s1)
 
     def end(self, h):
-        """When all steps are done: the final states and, in the padding of y, zeros. h (n, P): the final one where y is
-        in windows, else None."""
+        """When all steps are done, write the final states and, into the padding of y, zeros. h (n, P): the final one if
+        y is in windows, else None."""
         cdef LayerPass layer_pass = self.layer_pass
         if h is not None:
             layer_pass.shard.put(h, layer_pass.final[0], layer_pass.at)
@@ -88,7 +89,8 @@ cdef int steps_forward(Sequence[real]* q, SegmentForward of, int64_t s0, int64_t
 
 
 cdef class SegmentBackward(SegmentPass):
-    """Backward: BPTT from the last step. All is as in `LayerPass.backward`, but that dy and dx may be windows: then None."""
+    """Backward, a chunk at a time, the last one first. Arguments are as for `LayerPass.backward`, but dy and dx are
+    None if they are in windows."""
 
     cdef BackwardMemory memory
     cdef InputColumns[float] columns32
@@ -115,13 +117,15 @@ cdef class SegmentBackward(SegmentPass):
         pool_free(self.memory.block)
 
     def run(self, int64_t s0, int64_t s1, bint search=False):
-        """Steps [s0, s1), a chunk. Returns what `LayerPass.backward` does, with which the pass ends."""
+        """Go back through the steps [s0, s1), a chunk. Returns what `LayerPass.backward` returns; a search ends with
+        the first result that is not None."""
         if self.layer_pass.is_double:
             return chunk_backward(&self.f64, &self.gradients64, &self.columns64, self, s0, s1, search)
         return chunk_backward(&self.f32, &self.gradients32, &self.columns32, self, s0, s1, search)
 
     def end(self):
-        """When all steps are done: gradients of the biases and of the initial states and, in the padding of dx, zeros."""
+        """When all steps are done, add the gradients of the biases, and write those of the initial states and, into the
+        padding of dx, zeros."""
         if self.layer_pass.is_double:
             end_chunks(&self.f64, self)
         else:
@@ -129,7 +133,8 @@ cdef class SegmentBackward(SegmentPass):
 
 
 cdef list set_backward(Sequence[real]* q, Gradients[real]* g, SegmentBackward of, dy, dx, gradients):
-    """What a call gives. Returns what q then points to and nobody else holds."""
+    """Write what a call gives. Returns what q then points to and nothing else refers to, for the caller to keep
+    alive."""
     set_gradients(q, g, of.states, gradients)
     return [
         set_rows(<Rows[real]*>&q.dy, dy, of.layer_pass.shard, of.layer_pass.backwards),

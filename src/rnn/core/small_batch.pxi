@@ -1,8 +1,8 @@
-# Calls of a few rows, through a stack of layers, with nothing made in Python. Included by _core.pyx.
+# Calls of few rows through a stack of layers, without a LayerPass for each. Included by _core.pyx.
 
 cdef class SmallBatchInference:
-    """Inference of a few rows through a stack of one direction, with nothing made in Python: for single steps, whose
-    arithmetic takes less time than the making of a LayerPass. It reads the weights themselves, as every call does.
+    """Inference of few rows through a stack of layers in one direction, without an object made in Python: for single
+    steps, whose arithmetic takes less time than making a LayerPass. Like every call, it reads the layer's own weights.
     """
 
     cdef Sequence[float] f32[MAX_SMALL_BATCH_LAYERS]
@@ -10,7 +10,7 @@ cdef class SmallBatchInference:
     cdef int cell, layers, typenum
     cdef int64_t I, P, H
     cdef bint is_double, batch_first, has_c  # a state beside h
-    cdef bint reverse_panels  # the next call begins with the weights that the last one read last, and are still in cache
+    cdef bint reverse_panels  # each call begins with the weights that the call before read last: they are in cache
     cdef list alive
 
     def __init__(self, int cell, bint is_double, bint batch_first, list weights, dict options):
@@ -32,8 +32,8 @@ cdef class SmallBatchInference:
         return layers <= MAX_SMALL_BATCH_LAYERS and states <= 2
 
     def run(self, x, state):
-        """What a layer returns for x (T, B, I) or (T, I) and state, if T * B is small and all is of just the right
-        kind; None for all else, wrong or merely longer."""
+        """What a layer returns for x (T, B, I) or (T, I) and state, if T * B is small and the arguments are of just the
+        right kind; None for all others, wrong ones and longer ones alike."""
         cdef int64_t T, B
         cdef int rank, axis
         cdef cnp.npy_intp shape[3]
@@ -82,7 +82,7 @@ cdef class SmallBatchInference:
         return y, (h, c) if self.has_c else h
 
     cdef bint fits(self, array, int rank):
-        """Whether it is an array of our dtype in C order, and of so many axes"""
+        """Whether it is an array of the layer's dtype, in C order and with so many axes."""
         return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == self.typenum
                 and cnp.PyArray_ISCARRAY_RO(array) and cnp.PyArray_NDIM(array) == rank)
 
@@ -102,20 +102,20 @@ cdef class SmallBatchInference:
 
 
 cdef int run_small_batch(
-        const Sequence[real]* stack, int layers, const CellKernels[real]* cell, bint reverse_panels, int64_t T, int64_t B,
-        const real* x, const real* h0, const real* c0, real* y, real* h, real* c) noexcept nogil:
+        const Sequence[real]* stack, int layers, const CellKernels[real]* cell, bint reverse_panels,
+        int64_t T, int64_t B, const real* x, const real* h0, const real* c0, real* y, real* h, real* c) noexcept nogil:
     cdef Sequence[real] q
     cdef int64_t x_offset[UNPACKED_ROWS]
     cdef int64_t y_offset[UNPACKED_ROWS]
     cdef int64_t i, P = stack[0].P, H = stack[0].H
     cdef int k, failed = 0
-    cdef real* between = NULL  # y of the layers below the last, two by turns
+    cdef real* between = NULL  # y of the layers below the last, which take two places in turns
     if layers > 1:
         between = <real*>malloc(2 * T * B * P * sizeof(real))
         if between == NULL:
             return NO_MEMORY
     for k in range(layers):
-        memcpy(&q, stack + k, sizeof(q))  # in one piece: an assignment goes from base to base
+        memcpy(&q, stack + k, sizeof(q))  # in one piece: an assignment would copy one base class after the other
         for i in range(B):
             x_offset[i] = i * q.I
             y_offset[i] = i * P

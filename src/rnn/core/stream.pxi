@@ -1,13 +1,13 @@
 # Streams: a stack of layers of one direction, advanced a step at a time. Included by _core.pyx.
 #
-#   PackedWeights   the weights of a stack in panels, made once; shared by the copies of a stream
-#   Stream         state and scratch of B rows; step and run, which allocate nothing but y
+#   PackedWeights   the weights of a stack in panels, packed once; shared by the copies of a stream
+#   Stream          state and scratch of B rows; step and run, which allocate nothing but y
 #
-# Time is the outer loop and the layers the inner one, so each step is step 0 of a sequence of one step: h0 and c are
-# the state, y is scratch from which h is copied once the layer has read all of it.
+# Time is the outer loop and the layers are the inner one, so each step is step 0 of a sequence of one step: h0 and c
+# are the state, and y is scratch, from which h is copied once the layer has read all of the old h.
 
 cdef enum:
-    HELD_WORK = 1 << 18  # multiply-adds of a step, some 10 µs, from which on `step` lets go of the GIL
+    HELD_WORK = 1 << 18  # multiply-adds of a step, some 10 µs, from which on `step` releases the GIL
 
 
 cdef class PackedWeights:
@@ -49,7 +49,7 @@ cdef class PackedWeights:
         pool_free(self.memory)
 
     cdef bint can_share(self, bint is_double) noexcept:
-        """Whether threads may share the steps of a stream"""
+        """Whether a team may share the steps of a stream."""
         if is_double:
             return (<Sequence[double]*>self.sequences).can_share()
         return (<Sequence[float]*>self.sequences).can_share()
@@ -76,7 +76,7 @@ cdef struct StreamScratch:
     int64_t *x_offset  # (B,) where the rows of x that take part lie
     int64_t *y_offset  # (B,) where the rows of y lie: b * P
     int64_t *rows      # (B,) which rows take part
-    void *y            # (2, B, P) y of the layers, by turns
+    void *y            # (2, B, P) y of the layers, which take the two places in turns
     void *h            # (B, P) the state of the rows that take part, if not all do
     void *c            # (B, C)
     void *h_before     # (L, B, P) the state before a call that may be left
@@ -84,14 +84,14 @@ cdef struct StreamScratch:
 
 
 cdef struct StreamCall:
-    # what a call brings; of the arrays over time, the distance of steps and of rows in elements
+    # the arrays of a call and, in elements, how far apart their steps and their rows are
     int64_t T
     const void* x       # (I,) a row, or null
     const int64_t* ids  # an index a row, or null
     int64_t x_step, x_row
     const uint8_t* active  # a flag a row, or null: all take part
     int64_t active_step, active_row
-    void* y             # (P,) a row, or null: not prefetch
+    void* y             # (P,) a row, or null: not wanted
     int64_t y_step, y_row
 
 
@@ -143,7 +143,7 @@ cdef class Stream:
         return sizeof(Sequence[double]) if self.is_double else sizeof(Sequence[float])
 
     cdef int use(self, PackedWeights packed) except -1:
-        """Take these weights, and scratch for them; where there is no memory, all stays as it was"""
+        """Take these weights, and scratch for them; if there is no memory, everything stays as it was."""
         cdef StreamScratch scratch
         cdef void* memory
         cdef void* stack = malloc(self.layers * self.sequence_size())
@@ -174,7 +174,7 @@ cdef class Stream:
         return [self.c[:, :, k * self.H : (k + 1) * self.H] for k in range(self.C // self.H)]
 
     def set_state(self, tuple state):
-        """The other way; of arrays of these shapes."""
+        """The inverse of `get_state`, for arrays of these shapes."""
         self.claim()
         try:
             copy_all(list(zip([self.h, *self.others()], state)))
@@ -240,7 +240,8 @@ cdef class Stream:
         """Advance by T steps: y (T, B, P) for the block (T, B, I); both (B, T, ...) if the layer is batch_first.
 
         Arguments as for `step`, with the axis of time; `active` (T, B). The GIL is released for the whole block. `out`
-        may be the block itself, where that is as wide as y, but not overlap with a part of it, or of `active`: ValueError.
+        may be the block itself, if that is as wide as y. Raises ValueError if `out` overlaps with the block in any
+        other way, or with `active`.
         """
         return self.advance(block, out, active, True)
 
@@ -296,14 +297,14 @@ cdef class Stream:
         return out
 
     cdef int compute(self, const StreamCall* call, bint is_block) except -1:
-        """Without the GIL, unless it is one short step; those of a block with others, if they are worth it: before anybody
-        came, one step would be over."""
+        """Run the call, without the GIL unless it is one short step. A team shares the steps of a block if they are
+        worth it, but not a single step, which would be over before any worker came."""
         cdef Section section
         cdef Team team = None
         cdef bint left
         if self.holds_gil and not is_block:
             section.begin()
-            self.advance_state(call, &section, NULL)  # not left: it is so between steps
+            self.advance_state(call, &section, NULL)  # never left: a call is left only between two steps
             return 0
         if self.threads > 1 and call.T > 1:
             team = recruit_team(self.threads, call.T * self.step_work)
@@ -317,7 +318,7 @@ cdef class Stream:
         return finished(LEFT if left else 0, "a stream")
 
     cdef bint advance_or_restore(self, const StreamCall* call, TeamState* team) noexcept nogil:
-        """Whether the call was left; the state is what it was then."""
+        """Returns whether the call was left; the state is then as it was before."""
         cdef Section section
         section.begin()
         if call.T > 1:
@@ -332,7 +333,7 @@ cdef class Stream:
             memcpy(self.scratch.c_before, self.c_at, self.state_bytes(self.C))
 
     cdef void restore_state(self) noexcept nogil:
-        """As `note_state` found it"""
+        """Put back the state that `note_state` has copied."""
         memcpy(self.h_at, self.scratch.h_before, self.state_bytes(self.P))
         if self.c_at != NULL:
             memcpy(self.c_at, self.scratch.c_before, self.state_bytes(self.C))
@@ -341,7 +342,7 @@ cdef class Stream:
         return self.layers * self.B * width * (sizeof(double) if self.is_double else sizeof(float))
 
     cdef bint advance_state(self, const StreamCall* call, Section* section, TeamState* team) noexcept nogil:
-        """Whether the call was left, between two steps."""
+        """Returns whether the call was left, between two steps."""
         if self.is_double:
             return run_stream(
                 <Sequence[double]*>self.stack, self.layers, self.kernels.f64.cell(self.cell), call, &self.scratch,
@@ -362,7 +363,7 @@ cdef class Stream:
         drop_flag(&self.in_use)
 
     cdef inline bint is_ours(self, array, int typenum):
-        """Whether it is an array of that dtype which can be read as it lies"""
+        """Whether it is an array of that dtype that can be read as it is."""
         return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == typenum
                 and cnp.PyArray_ISCARRAY_RO(array))
 
@@ -376,7 +377,7 @@ cdef class Stream:
         return np.require(array, array.dtype, ["C", "A"])
 
     cdef bint indices_fit(self, const StreamCall* call) noexcept:
-        """Whether those of the rows that take part lie in [0, I)"""
+        """Whether the indices of the rows that take part lie in [0, I)."""
         cdef int64_t t, b
         for t in range(call.T):
             for b in range(self.B):
@@ -464,8 +465,8 @@ cdef void* stream_scratch(Sequence[real]* stack, int layers, int64_t B, StreamSc
 cdef bint run_stream(
         Sequence[real]* stack, int layers, const CellKernels[real]* cell, const StreamCall* call, StreamScratch* m,
         real* h, real* c, int64_t step_work, Section* section, TeamState* team) noexcept nogil:
-    """h (L, B, P), c (L, B, C): the state, in place. All rows are worked on where their state lies; if some sit out, the
-    state of the others is copied together and back. Whether it was left, between two steps."""
+    """h (L, B, P), c (L, B, C): the state, updated in place. If some rows do not take part, the state of the others is
+    gathered before each layer and put back after it. Returns whether the call was left, between two steps."""
     cdef int64_t B = stack[0].B, P = stack[0].P, H = stack[0].H, C = stack[0].C
     cdef int64_t t, n, i
     cdef int64_t start[2]
@@ -475,7 +476,7 @@ cdef bint run_stream(
     cdef real *ck = NULL
     cdef real* y
     start[0] = 0
-    step_work += layers * B * 64 * H + 2000  # and what is beside the products
+    step_work += layers * B * 64 * H + 2000  # and for all that is beside the products
     for t in range(call.T):
         if t > 0 and section.left_after(step_work):
             return True
@@ -510,7 +511,7 @@ cdef bint run_stream(
                 q.x.base, q.x.offset = <real*>call.x + t * call.x_step, m.x_offset
                 q.ids.base = NULL
             run_step(team, q[0], cell.on(q.storage).step, 0)
-            q.reverse_panels = not q.reverse_panels  # begins next time with what was read last, and is still in cache
+            q.reverse_panels = not q.reverse_panels  # the next step begins with what was read last: it is in cache
             if n == B:
                 memcpy(hk, y, B * P * sizeof(real))
             else:

@@ -160,7 +160,8 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         const CellKernels[T]* cell(int)
         void (*weight_gradient)(const WorkShare*, int64_t, int64_t, int64_t, const T*, int64_t, const T* const*, T*, T*)
         int64_t (*pack_input_gradient)(InputColumns[T]&, int64_t, const T*, T*)
-        void (*input_gradient)(WorkShare*, int64_t, int64_t, const InputColumns[T]&, const T*, int64_t, const T*, T* const*)
+        void (*input_gradient)(
+            WorkShare*, int64_t, int64_t, const InputColumns[T]&, const T*, int64_t, const T*, T* const*)
         double (*softmax_cross_entropy)(int64_t, int64_t, const T*, const int64_t*, T, T*)
         void (*sgd)(int64_t, T, T, T, T, T, cbool, const T*, T*, T*)
         void (*adam)(int64_t, T, T, T, T, T, T, T, T, const T*, T*, T*, T*)
@@ -190,7 +191,8 @@ cdef list words(const char* names):
 
 
 cdef dict read_cells():
-    """What engine.spec.CellRow says, by name; the rows are the same for all instruction sets."""
+    """The fields of engine.spec.CellRow of each cell, by the name of its row; they are the same for all instruction
+    sets."""
     cdef const CellKernels[float]* cell
     cdef int i
     found = {}
@@ -210,5 +212,5 @@ def cells():
 
 
 def activation_names():
-    """Of the activations that the general cells can have, in the order of their numbers."""
+    """The names of the activations that the general cells can have, in the order of their numbers."""
     return words(ACTIVATION_NAMES)

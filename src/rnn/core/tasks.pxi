@@ -1,14 +1,15 @@
 # Work on several threads, and how it is left early. Included by _core.pyx.
 #
 #   run      several tasks side by side: shards of a batch, directions, layers                  Job
-#   share    several threads on one pass, each with some of the units of every step           Team (runtime/team.hpp)
-#   Pool     the threads that serve
+#   share    several threads on one layer pass, each with some of the units of every step     Team (runtime/team.hpp)
+#   Pool     the threads that serve as workers
 #
-# Python delivers a signal between two of its own instructions, in the main thread, and what the handler raises comes out
-# there: between the taking of a lock and the `with` that owns it, or when work has been given to others and nobody waits
-# for them. So all that must not fall apart is here, where there are no instructions of Python: work is given, done and
-# waited for in one piece. What Python code a task may run can be interrupted; then the others are told to leave, and the
-# error goes on when they have. The loops over steps ask at each step whether to leave (kernels/runtime/section.hpp).
+# Python delivers a signal between two of its own instructions, in the main thread, and the error of a handler is raised
+# there: perhaps between the taking of a lock and the `with` that owns it, or when work has been given to other threads
+# and none waits for them yet. So all that must not be torn apart is here, where there are no instructions of Python:
+# work is given, done and waited for in one piece. A task that runs Python code can be interrupted; then the other tasks
+# are told to leave, and the error is raised when they have left. The loops over steps ask at each step whether to leave
+# (kernels/runtime/section.hpp).
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
@@ -64,20 +65,20 @@ cdef enum:
     NO_MEMORY = -1  # what a run returns that ended early
     LEFT = -2
     PAUSE = 40000000        # nanoseconds that a master waits for workers before it hears signals
-    GATHERING = 1000000000  # and, if it is to begin with all of them, for their coming
-    # Handing a task to another thread costs some 10 us, or 50 if that sleeps, and each shard packs the weights anew: work of
-    # fewer multiply-adds than this is not cut
+    GATHERING = 1000000000  # nanoseconds that it waits for all of them to come, if they are to begin together
+    # Handing a task to another thread costs some 10 us, or 50 if that thread sleeps, and each shard packs the weights
+    # anew: work of fewer multiply-adds than this is not cut
     WORTH = 1 << 23
 
 WORTH_CUTTING = WORTH
 
 
 class Cancelled(BaseException):
-    """In a task that was left since another one of the same call failed: whose error it is that the caller sees."""
+    """Raised in a task that was left because another one of the same call failed; the caller sees the other's error."""
 
 
 cdef int finished(int code, str purpose) except -1:
-    """Raise what a run says that ended early"""
+    """Raise the error of a run that ended early, by the code that it returned."""
     if code == NO_MEMORY:
         raise MemoryError(f"no memory for {purpose}")
     if code == LEFT:
@@ -94,7 +95,7 @@ cdef int64_t forks = 0  # how many lie between this process and the one that has
 
 
 cdef cbool hear_signals() noexcept nogil:
-    """Whether a handler has raised an error. What the handlers call is no part of the job that is under way."""
+    """Whether a handler has raised an error. Calls that handlers make are no part of the job that is under way."""
     if PyThread_get_thread_ident() != main_thread:
         return False
     cdef TaskState* job = current_job()
@@ -135,8 +136,8 @@ def num_threads():
 
 
 def set_num_threads(int64_t n):
-    """Use n threads from now on. Returns the pool there was, whose threads end when they have done what they were given;
-    or None."""
+    """Use n threads from now on. Returns the pool that there was, whose threads end when they have done what they were
+    given; or None."""
     global thread_count, pool
     pool_lock.acquire()
     thread_count, old, pool = n, pool, None
@@ -147,7 +148,7 @@ def set_num_threads(int64_t n):
 
 
 def gather_workers(bint on):
-    """For tests: whether each job and each team begins when all of its workers have come, however small it is."""
+    """For tests: whether every job and every team, however small, waits until all of its workers have come."""
     global gathers
     gathers = on
 
@@ -160,19 +161,20 @@ def after_fork():
 
 
 def submit(work, int64_t count):
-    """Have so many threads of the pool call `work`, when they have time."""
+    """Have so many threads of the pool call `work` as soon as they are free."""
     given, new = [work] * count, None
     try:
         while not handed_over(given, new):
             new = Pool(thread_count - 1)
     finally:
-        if new is not None and new is not pool:  # another thread has come first
+        if new is not None and new is not pool:  # another thread was faster
             new.close()
 
 
 cdef bint handed_over(list given, Pool new) except -1:
-    """Give to the pool that there is, or else to the new one, if that is one. Nothing is made while the lock is held: the
-    garbage collector might call anything then, also what would wait for the lock."""
+    """Give the work to the pool, if there is one, or else to the new one; returns whether there was either. No object
+    is
+    made while the lock is held: the garbage collector might run any code then, also code that waits for the lock."""
     global pool
     pool_lock.acquire()
     try:
@@ -186,7 +188,7 @@ cdef bint handed_over(list given, Pool new) except -1:
 
 
 cdef class Pool:
-    """Threads that call what they are given, each the next."""
+    """Threads that call what the pool is given: each takes the next piece of work."""
 
     cdef Tickets tickets  # as many as there are things given
     cdef list given
@@ -194,7 +196,7 @@ cdef class Pool:
     cdef PendingCount ready, warm, ended
 
     def __init__(self, int64_t size):
-        """With fewer threads where the system has no more."""
+        """Start so many threads, or as many as the system has."""
         self.given = []
         try:
             while self.size < size:
@@ -210,18 +212,18 @@ cdef class Pool:
             self.warm_up()
 
     cdef int give(self, list given) except -1:
-        """Have as many of them call each of these."""
+        """Have each of these called by one of the threads."""
         if self.size:
             self.given.extend(given)
             self.tickets.give(len(given))
         return 0
 
     def close(self):
-        """Threads end when they have done what they were given."""
+        """Let the threads end when they have done what they were given."""
         self.give([None] * self.size)
 
     def join(self):
-        """Returns when they have ended."""
+        """Return when the threads have ended."""
         cdef bint ended = False
         while not ended:
             with nogil:
@@ -231,7 +233,7 @@ cdef class Pool:
 
     @property
     def alive(self):
-        """How many have not ended."""
+        """How many threads have not ended."""
         return self.size - self.ended.n
 
     def serve(self):
@@ -240,7 +242,7 @@ cdef class Pool:
         work = self.take()
         while work is not None:
             call(work)
-            work = None  # and what it holds
+            work = None  # so that it can be freed while the thread waits
             work = self.take()
         add(&self.ended, 1)
 
@@ -250,8 +252,9 @@ cdef class Pool:
         return self.given.pop(0)
 
     cdef void warm_up(self) noexcept:
-        """The threads and the caller together: OpenBLAS has a warm buffer for each of them. It gives a product the first
-        one that is free, so that only products at the same time warm different ones."""
+        """Called by all threads and the caller together, so that OpenBLAS has a warm buffer for each of them. It gives
+        a
+        product the first buffer that is free: only products at the same time warm different ones."""
         cdef int64_t all_of_them
         with nogil:
             all_of_them = wait_for(&self.ready, 1)
@@ -272,8 +275,8 @@ cdef void call(work) noexcept:
 # ---------------------------------------------------------------- tasks side by side
 
 def run(list tasks):
-    """The results of all tasks, the first of them run by the caller. An error is raised when all have ended: the first
-    that there was, or what the handler of a signal raised; tasks that have not begun are left out then."""
+    """Run all tasks, the caller among the threads, and return their results. An error is raised when all have ended:
+    the first that there was, or that of the handler of a signal; tasks that had not begun by then are left out."""
     cdef int64_t n = min(thread_count, len(tasks))
     if n < 2:
         return [task() for task in tasks]
@@ -283,7 +286,7 @@ def run(list tasks):
 
 
 def in_turn(list tasks):
-    """Call one after the other: a task that consists of them."""
+    """Call one after the other: one task that consists of several."""
     for task in tasks:
         task()
 
@@ -295,7 +298,7 @@ def copy_all(list pairs):
 
 
 cdef class Job:
-    """Tasks that the caller and its workers take, each the next."""
+    """The tasks of one call: the master, which is the caller, and its workers each take the next one."""
 
     cdef TaskState state
     cdef list tasks, results
@@ -326,7 +329,7 @@ cdef class Job:
             self.state.leave()
 
     cdef list lead(self, int64_t workers):
-        """What the caller does: it takes its part, and then waits for the workers."""
+        """What the master does: it takes its part, and then waits for the workers."""
         self.state.lead()
         try:
             if gathers:
@@ -346,12 +349,12 @@ cdef class Job:
             error = failure
         if error is not None:
             raise error
-        if self.state.is_cancelled():  # the job that this one is part of
+        if self.state.is_cancelled():  # by the job that this one is part of
             raise Cancelled
         return results
 
     cdef int wait(self) except -1:
-        """Until no worker is left; in a child that was forked meanwhile, there are none."""
+        """Wait until all workers have left; in a child that was forked meanwhile, there are none."""
         cdef bint all_left = False
         while not all_left and self.forks == forks:
             with nogil:
@@ -365,11 +368,12 @@ cdef class Job:
         return 0
 
 
-# ---------------------------------------------------------------- several threads on one pass
+# ---------------------------------------------------------------- several threads on one layer pass
 
 cdef class Team:
-    """The threads that make one pass together. Workers call `serve`; the master, whose pass it is, shuts the team down.
-    Up to `places` workers may join at any time; the master never waits for one that has not."""
+    """The threads that share every step of one layer pass, or of a stream. Workers call `serve`; the master, whose pass
+    it is, shuts the team down. Up to `places` workers may join at any time; the master never waits for one that has not
+    joined."""
 
     cdef TeamState state
 
@@ -389,8 +393,8 @@ cdef void serve_in_section(TeamState* team) noexcept nogil:
 
 
 cdef Team recruit_team(int64_t most, int64_t work):
-    """Up to `most` threads, the caller's among them, for one pass of so many multiply-adds; None if it goes alone. To be
-    dismissed."""
+    """A team of up to `most` threads, the caller's among them, for one pass of so many multiply-adds; None if the
+    caller makes the pass alone. The caller ends it with `shut_down`."""
     cdef int64_t n = min(thread_count, most)
     if n < 2 or not gathers and (work < WORTH or teams_back_off()):
         return None
@@ -413,4 +417,4 @@ def share(task, int64_t most, int64_t work):
         return task(team)
     finally:
         if team is not None:
-            shut_down(&team.state)  # who comes later leaves at once
+            shut_down(&team.state)  # a worker that comes later leaves at once

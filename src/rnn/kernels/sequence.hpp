@@ -63,7 +63,7 @@ enum Storage { kFull, kBfloat16, kInt8, kStorages };
 // Words that a row of K values takes in fixed point, see int8.hpp
 constexpr Index fixed_size(Index K) { return 16 + (K + 15) / 16 * 12; }
 
-// What a layer and direction is in every call
+// What a layer and direction is, the same in every call
 template <class T> struct CellConfig {
   Index I, H, P;
   Index C;  // width of the states beside h, which lie side by side, H each: that of an LSTM's c; 0 if there is none
@@ -126,7 +126,7 @@ template <class T> struct Workspace {
   const T *w_input, *w_state, *w_second, *bias;
   T *x_fixed, *h_fixed;  // (B, fixed_size(I)), (B, fixed_size(P)) x(t), h(t-1) in fixed point; null unless int8
 
-  WorkShare* share;  // of a step that several threads make, see team.hpp; null: all of it
+  WorkShare* share;  // of a step that a team makes, see team.hpp; null: all of it
 };
 
 // All that a step sees
@@ -164,8 +164,8 @@ template <class T> struct Sequence : CellConfig<T>, CallArrays<T>, Workspace<T> 
     return s == 0 ? h0 + b * P : y.at(s - 1, b);
   }
   bool has_dropout() const { return h_mask || zoneout_h > 0 || zoneout_c > 0; }
-  // Whether threads may share its steps, those of calls and of streams alike: what is done for whole rows, outside of
-  // for_each_tile, is not for several (dropout, norms, numbers in fixed point)
+  // Whether a team may share its steps, those of calls and of streams alike: not if anything is done for whole rows,
+  // outside of for_each_tile (dropout, norms, numbers in fixed point)
   bool can_share() const { return !has_dropout() && !norms.gain_hh && storage != kInt8; }
   const T* h_in_product(Index s, Index b) const { return h_mask ? h_masked + b * P : h_before(s, b); }
   Index saved_row(Index s, Index b) const {
@@ -205,10 +205,11 @@ template <class T> void times(Index n, const T* a, const T* m, T* out) {
   for (Index i = 0; i < n; ++i) out[i] = a[i] * m[i];
 }
 
-// Addresses of the rows of steps [s0, s1), in packed order; null where q has none.  `from_saved` is a column of `saved`.
+// Lists the addresses of the rows of steps [s0, s1), in packed order, of those arrays that q has.  `from_saved` is a
+// column of `saved`.
 template <class T>
-void list_rows(const Sequence<T>& q, Index s0, Index s1, Index from_saved, const T** x, const T** h_before, const T** saved,
-               T** dx) {
+void list_rows(const Sequence<T>& q, Index s0, Index s1, Index from_saved, const T** x, const T** h_before,
+               const T** saved, T** dx) {
   for (Index s = s0; s < s1; ++s)
     for (Index b = 0; b < q.active(s); ++b) {
       if (q.x.base) *x++ = q.x.at(s, b);
@@ -218,7 +219,7 @@ void list_rows(const Sequence<T>& q, Index s0, Index s1, Index from_saved, const
     }
 }
 
-// The listed rows of h(s-1) as the products saw them: masked, in `to` (rows, P)
+// Replaces the listed rows of h(s-1) by what the products saw: the masked rows, in `to` (rows, P)
 template <class T> void mask_rows(const Sequence<T>& q, Index s0, Index s1, const T** h_before, T* to) {
   for (Index s = s0; s < s1; ++s)
     for (Index b = 0; b < q.active(s); ++b, ++h_before, to += q.P) {
@@ -227,7 +228,7 @@ template <class T> void mask_rows(const Sequence<T>& q, Index s0, Index s1, cons
     }
 }
 
-// A step, as one of those who make it together does it
+// A step as an order to a team: `make` is what each of its threads does
 template <class T> struct Step {
   const Sequence<T>* q;
   void (*step)(const Sequence<T>&, Index);

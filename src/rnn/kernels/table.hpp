@@ -6,8 +6,8 @@
 
 namespace fastrnn {
 
-// What a row of the table is called, and what its columns hold.  Names are separated by spaces; Python looks rows up by
-// name, so that their order is nobody's business
+// What a row of the table is called, and what its columns hold.  Names are separated by spaces.  Python looks rows up
+// by name, so their order does not matter.
 struct CellNames {
   const char* row;
   const char* cell;       // whose equations it computes: rnn, gru, lstm
@@ -27,14 +27,14 @@ struct GradientBlock {
   int saved_column;  // where the source is the saved activations: first column, in H
 };
 
-// The columns of dgates that reach x, in at most two runs, and the rows of W_ih that they meet
+// The columns of dgates that reach x, in at most two runs, and the rows of W_ih that they are multiplied by
 template <class T> struct InputColumns {
   Index K[2], column[2], row[2];  // K: how many, zero for a run that there is not
   const T* panels[2];
 };
 constexpr Index kGradientPanel = 8192;  // scratch of weight_gradient
 
-// The forward step on weights that are stored in one way
+// The forward step for one way of storing the weights
 template <class T> struct ForwardKernels {
   void (*pack)(Sequence<T>&, Arena<T>&);
   void (*step)(const Sequence<T>&, Index s);
@@ -44,7 +44,7 @@ template <class T> struct CellKernels {
   CellNames names;
   bool is_general, is_normed;  // takes any activations and the clip; with layer normalisation
   int gates;                   // G
-  int saved_width;              // in H, of an unprojected cell
+  int saved_width;             // in H, of an unprojected cell
   int dgates_width;            // in H
   int rows_per_tile;
   int n_blocks;
@@ -61,8 +61,8 @@ template <class T> struct CellKernels {
 template <class T> struct Kernels {
   CellKernels<T> cells[kCells];
   const CellKernels<T>* cell(int row) const { return &cells[row]; }
-  void (*weight_gradient)(const WorkShare* share, Index rows, Index N, Index K, const T* d, Index ld, const T* const* source,
-                          T* panel, T* dw);
+  void (*weight_gradient)(const WorkShare* share, Index rows, Index N, Index K, const T* d, Index ld,
+                          const T* const* source, T* panel, T* dw);
   Index (*pack_input_gradient)(InputColumns<T>& c, Index I, const T* w_ih, T* panels);
   void (*input_gradient)(WorkShare* share, Index rows, Index I, const InputColumns<T>& c, const T* dgates, Index ld,
                          const T* zeros, T* const* dx);
@@ -81,7 +81,8 @@ template <class T> struct Kernels {
   void (*sigmoid)(Index n, const T* x, T* y);
 };
 
-// What is made of a chunk of steps [s0, s1) at once, as an order to a team; `memory` is for who makes it
+// The products of a chunk, or of a block, of steps [s0, s1), as an order to a team.  `memory` is the ForwardMemory or
+// BackwardMemory of core/.
 template <class T> struct Chunk {
   const Sequence<T>* q;
   const CellKernels<T>* cell;

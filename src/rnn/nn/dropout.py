@@ -30,8 +30,8 @@ class Dropout(Module):
     p: from 0 to 1; it may be assigned, as in ``dropout.p = 0.2``, for the calls that come then.
     rng: None, an int or a numpy Generator: what is dropped.  Its state is part of a checkpoint.
 
-    A module without parameters, for arrays of float32 or float64 and of any shape.  Behind the layers of a stack, and
-    within them, the options of the recurrent layers do it faster.
+    A module without parameters, for arrays of float32 or float64 and of any shape.  Between and within the layers of a
+    stack, the options of the recurrent layers do the same, faster.
     Raises TypeError or ValueError for a p that is no probability.
     Source: N. Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, JMLR 15 (2014).
     """

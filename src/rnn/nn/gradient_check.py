@@ -77,20 +77,20 @@ def gradcheck(
     ``backward(tape, dy, dstate) -> (dx, dstate)``, whose gradient by the initial state is compared too.
     x: float64, of any shape that `forward` takes; or integers, by which there is no gradient.
     state: the initial state of a recurrent layer; None draws one.
-    samples: of each array, how many elements are compared one by one, drawn at random; all, where there are no more.
-    Else a random direction through all of its elements is compared besides, and if that shows an error, halves of the
-    elements lead to it.  Each comparison takes two passes forward.
+    samples: how many elements of each array, drawn at random, are compared one by one; all, if there are no more.
+    If there are more, a random direction through all elements is compared too, and if that shows an error, it is found
+    by halving the elements.  Each comparison takes two forward passes.
     eps: how far to each side.  The differences are exact to some eps^2 + 1e-15/eps, times the scale of y.
     atol, rtol: a gradient g and a difference d fit together where |g - d| <= atol + rtol max(|g|, |d|).
-    rng: an int or a numpy Generator, for the loss, the elements and directions; None: others each time.
+    rng: an int or a numpy Generator, for the loss, the elements and directions; None: different ones each time.
     options: further arguments of `forward`, such as lengths, reset and checkpoint.
 
-    `backward` has to add into ``grads``: what it should add is compared, not what stands there.  What the module draws,
-    as for dropout, it draws again each time, from `Module.generators`.  Afterwards parameters, gradients and these
-    generators are as before.  Returns True.
+    `backward` has to add into ``grads``: what it adds is compared, not what stands there.  What the module draws, as
+    for dropout, is drawn again in each pass, the same, from `Module.generators`.  Afterwards parameters, gradients and
+    these generators are as before.  Returns True.
 
-    Not every difference is an error: within eps of a kink, as that of relu, it lies between two slopes; and grad_clip
-    changes gradients on purpose.
+    Not every mismatch is an error: within eps of a kink, such as relu's, a difference lies between two slopes; and
+    grad_clip changes gradients on purpose.
 
     Raises GradientError, an AssertionError, that names the array and the index where the two differ the most, and both
     numbers.  Raises TypeError for what is no module, for float32, whose rounding would hide what is looked for, and for
@@ -180,7 +180,7 @@ class _Passes:
         """(name, array, gradient) of each parameter, of x, and of the initial state; gradients as copies."""
         module: Any = self.module
         tape = self._run()[-1]
-        module.flat_grads.fill(1)  # what `backward` adds is then told from what it puts there
+        module.flat_grads.fill(1)  # shows whether `backward` adds, or overwrites
         if self.state:
             dfinal = tuple(self.weights[1:]) if self.in_pair else self.weights[1]
             dx, dstate = module.backward(tape, self.weights[0].copy(), dfinal)
@@ -247,7 +247,7 @@ class _Comparison:
             self.wrong.append(_Found(excess, name, index, got, difference))
 
     def _search(self, name: str, array: np.ndarray, gradient: np.ndarray) -> None:
-        """Compare along a direction of length one; where that is wrong, go on in that half which is the worse."""
+        """Compare along a direction of length one; if that is wrong, go on in the worse half, down to one element."""
         values, direction = array.copy(), self.generator.choice([-1.0, 1.0], array.shape)
         places = self.generator.permutation(array.size)
 
@@ -274,7 +274,7 @@ class _Comparison:
         move(-self.eps)
         below = self.passes.outputs()
         move(0.0)
-        # of each output by itself, so that the sum of all is not rounded first
+        # The differences of each output by itself, so that the sum of all is not rounded first
         parts = zip(above, below, self.passes.weights, strict=True)
         return math.fsum(float(((a - b) * weight).sum()) for a, b, weight in parts) / (2 * self.eps)
 

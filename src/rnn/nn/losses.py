@@ -57,7 +57,7 @@ def softmax_cross_entropy(logits: np.ndarray, targets: Any, *, mask: Any = None)
 
     Returns the loss as a float and dlogits, of the shape and dtype of the logits.  Where a counted logit is not
     finite, neither is the loss (a logit of -inf is fine: that class has probability zero).
-    `Linear.cross_entropy` makes the logits as well, and never holds all of many.
+    `Linear.cross_entropy` makes the logits as well, a block of rows at a time.
 
     Raises TypeError for other dtypes, ValueError for shapes that do not fit, for a counted target outside [0, K) and
     when no position counts.

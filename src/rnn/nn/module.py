@@ -1,7 +1,7 @@
 """Parameters and their gradients, under torch's names: what a layer, a head and an optimiser share.
 
 All parameters of a module lie in one flat array, all gradients in another; ``params`` and ``grads`` are dicts of
-views into them.  An optimiser can therefore walk one contiguous array, and a user who writes into
+views into them.  An optimiser can therefore go once through one contiguous array, and a user who writes into
 ``module.params[name]`` writes into the weights that the kernels read.
 """
 

@@ -60,7 +60,7 @@ def _activations(count: int) -> Callable[[str, Any], tuple[Any, ...]]:
 
 @dataclass(frozen=True)
 class Option:
-    """An argument of a layer's constructor. check(name, value) returns the value that is kept, or raises."""
+    """An argument of a layer's constructor. check(name, value) returns the value that the layer stores, or raises."""
 
     name: str
     default: Any

@@ -1,7 +1,7 @@
 """What RNN, GRU and LSTM share: options, parameters, and the calls that run a stack of layers and directions.
 
-    layer(x)                 inference: no history is kept
-    layer.forward(x)         training: a tape of every layer and direction
+    layer(x)                 inference: nothing is saved
+    layer.forward(x)         training: returns a tape of all layers and directions
     layer.backward(tape, dy) back-propagation through time, last layer first
 
 A layer is described here, by its parameters and an `engine.LayerSpec`; how it runs is in `engine`.
@@ -32,7 +32,7 @@ _ADDRESSES = 1 << 47  # bytes that a process can address
 class Recurrent(Module):
     """What RNN, GRU and LSTM share: stacking, directions, ragged batches, dropout and the passes.
 
-    A cell gives its options, its gate count, the widths of its states and its row in the table of kernels.
+    Each of them says its options, its gate count, the widths of its states and its row of the kernel table.
     """
 
     cell: ClassVar[str]
@@ -180,7 +180,7 @@ class Recurrent(Module):
     # ------------------------------------------------------------ the passes
 
     def __call__(self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None) -> tuple[Any, State]:
-        """Inference: (y, state). Keeps nothing for a backward pass; dropout is off. Arguments as in `forward`."""
+        """Inference: (y, state). Saves nothing for a backward pass; dropout is off. Arguments as in `forward`."""
         if lengths is None and reset is None and self._small_batch is not None:
             done = self._small_batch.run(x, state)
             if done is not None:
@@ -204,13 +204,15 @@ class Recurrent(Module):
         state: h (L*D, B, H), for an LSTM (h, c); None: zeros.
         lengths: (B,) integers from 0 to T, the true lengths of the sequences: beyond them y is zero, and the reverse
         direction starts at them.
-        reset: bool, x's shape without I: where True, the state is zeroed before that step, in the order in which a
+        reset: bool, x's shape without I: where True, the state is set to zero before that step, in the order in which a
         direction runs: of two directions, the second then still hands x(t) on to step t-1.
-        checkpoint: None keeps the tape of every step; a number of segments, or "auto", only states at their borders,
-        and `backward` runs forward again, a segment at a time: the same gradients to the bit, in a part of the memory.
-        memory_limit: bytes for the tape and all that is between layers, in place of a number of segments: as few of
-        them as keep it below, none if all of it fits. Neither counts x, y and dx; nor, with two directions, what is
-        kept whole then: y between layers, its gradient, the masks of each step, x with input_dropout.
+        checkpoint: None saves the activations of every step; a number of segments, or "auto", saves only the states at
+        their borders, and `backward` recomputes one segment at a time: the same gradients to the bit, in a part of the
+        memory.
+        memory_limit: bytes for the tape and all that is between layers, in place of a number of segments: there are as
+        few segments as stay below the limit, and none if everything fits. Neither counts x, y and dx; nor, with two
+        directions, what is then held whole: y between layers, its gradient, the masks of each step, x with
+        input_dropout.
 
         Returns y (T, B, D*H), laid out as x is and read-only, since the tape refers to it (so does the tape to x:
         leave it unchanged until `backward`), and the final state at the true end of each sequence.

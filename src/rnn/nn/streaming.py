@@ -42,9 +42,10 @@ class Stream(_core.Stream):
     >>> h.shape, bool((h[0, 0] == y).all())
     ((1, 1, 16), True)
 
-    `step` and `run` advance the state, from zero on, and return what the layer calls y, the h of the last layer: of any
-    pieces in which a sequence comes, to the bit what one `run` over the whole gives. They allocate nothing but y, and
-    not even that when `out` is given. Letters: T steps, B rows (`batch`), I inputs, P width of h, L layers.
+    `step` and `run` advance the state, which is zero at first, and return what the layer calls y, the h of the last
+    layer. In whatever pieces a sequence comes, the results are to the bit those of one `run` over the whole. They
+    allocate nothing but y, and not even that when `out` is given. Letters: T steps, B rows (`batch`), I inputs, P width
+    of h, L layers.
 
     The weights are copied when the stream is made: what changes in the layer later is not seen until `refresh`.
     A stream serves one thread at a time; streams of one layer may run in different threads. Ctrl-C in the midst of a
@@ -60,15 +61,15 @@ class Stream(_core.Stream):
 
     @property
     def layer(self) -> Streamable:
-        """Whose weights it has."""
+        """The layer whose weights it has."""
         return self._layer
 
     @property
     def state(self) -> State:
         """A copy of h (L, B, P), for an LSTM of the pair (h, c), c (L, B, H).
 
-        It may be set to the like, or with B = 1 to the state of an unbatched call, without that axis; None, also in the
-        place of one of a pair, is zeros.
+        It may be set to arrays of these shapes or, with B = 1, to the state of an unbatched call, without the axis of
+        B; None, also in the place of one of a pair, means zeros.
 
         Raises TypeError or ValueError when set to another dtype or shape; the state is unchanged then.
         """

@@ -1,9 +1,8 @@
 // What the cells share: the products before the pointwise maths of a step, forward and backward, and their packing.
 //
 // A cell has G gates, GS of which see h(t-1), in torch's order.  The two products of the first kShared gates are added
-// up; those of the others stay apart.  So a unit has A = GS + G - kShared accumulators, first those that h(t-1) goes to:
-//
-// A cell whose step has no product of the state has GS = 0, and no W_hh.
+// up; those of the others stay apart.  So a unit has A = GS + G - kShared accumulators; those that h(t-1) goes to come
+// first.  A cell whose step has no product of the state has GS = 0, and no W_hh.
 //
 //                            G  GS  kShared    accumulators
 //   RNN                      1   1     1       a
@@ -26,7 +25,7 @@ template <class Cell> constexpr int input_slot(int gate) {
   return gate < Cell::kShared ? gate : Cell::GS + gate - Cell::kShared;
 }
 
-// acc += a . panel for a tile and G gates, of weights in words; `slot_of(gate)` is the accumulator that a gate goes to
+// acc += a . panel for a tile and G gates, with weights stored in words; `slot_of(gate)` is the accumulator of a gate
 template <class Products, int G, int A, bool M, class Slot>
 FASTRNN_INLINE void multiply_words(const Tile<float, A, M>& t, const float* const* a, Index K, const float* panel,
                                    const float* fixed, Slot slot_of) {
@@ -58,12 +57,12 @@ void project_inputs(const Sequence<T>& q, Index rows, const T* const* x, T* inpu
   });
 }
 
-// Where the operands of a tile lie at step s, for each of its items: what has a place for each unit, at the first unit of
-// the item; x and h, at their begin
+// Where the numbers that a tile reads and writes at step s lie, for each of its items: those of the item's units, from
+// its first unit on; rows of x and h, from their beginning on
 template <class T, class Cell> struct TileOperands {
   static constexpr int A = kAccumulatorsOf<Cell>;
-  const T *x[kMaxRows], *h[kMaxRows];  // what the products take; x is not set where its product is there already
-  const T* input_projection;                    // accumulators of the first row, if they were made in advance
+  const T *x[kMaxRows], *h[kMaxRows];  // what the products read; x is not set if no product of x is to be made
+  const T* input_projection;           // accumulators of the first row, if they were made in advance
   const T* c_before[kMaxRows];
   T *c[kMaxRows], *y[kMaxRows], *saved[kMaxRows];
 
@@ -126,8 +125,8 @@ FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, Index s, const Tile
   }
 }
 
-// acc (rows, A, vectors of units) = what it starts from + W_ih x(t) + W_hh h(t-1), that being the bias, what was made in
-// advance, or acc itself
+// acc (rows, A, vectors of units) = start + W_ih x(t) + W_hh h(t-1), where start is the bias, the input projection,
+// which has W_ih x(t) already, or acc itself
 template <class T, class Cell>
 FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const TileOf<T, Cell>& t,
                                    const TileOperands<T, Cell>& operands, bool in_place, PrefetchList<T>& prefetch) {
@@ -192,7 +191,7 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, Index s, const TileOf<T
     multiply_panel<T, Cell>(q, t.panel(q.reverse_panels ? t.panels - 1 - j : j), operands, in_place, prefetch);
 }
 
-// m of recurrent dropout, or one; k of zoneout, see dropout.hpp
+// The mask m of recurrent dropout, or one; k of zoneout, see dropout.hpp
 template <class T> FASTRNN_INLINE Vec<T> h_mask(const Sequence<T>& q, Index b, Index unit, int lanes) {
   return q.h_mask ? load(q.h_mask + b * q.P + unit, lanes) : splat(T(1));
 }
@@ -202,7 +201,8 @@ FASTRNN_INLINE Vec<T> zoneout_keep(T p, const Rows<const uint8_t>& keeps, Index 
   return keeps.base ? load_bytes<T>(keeps.at(s, b) + unit, lanes) : splat(p);
 }
 
-// The products' gradients of h become those of h(s): through the mask, with what h(s) handed on unchanged
+// From the gradient of what the products saw of h(s) to that of h(s): times the mask, plus what h(s) hands on without a
+// product
 template <class T, class Cell>
 void add_unmasked(const Sequence<T>& q, const Tile<T, 1>& t, int r) {
   const Index b = t.row + r;
@@ -216,7 +216,7 @@ void add_unmasked(const Sequence<T>& q, const Tile<T, 1>& t, int r) {
   }
 }
 
-// dh(s) becomes that of what the cell computed; the rest goes to h(s-1)
+// dh(s) becomes the gradient of what the cell computed; the rest, which is for h(s-1), goes to dh_zoneout
 template <class T> void split_zoneout(const Sequence<T>& q, Index s, const Tile<T, 1>& t, int r) {
   const Index b = t.row + r;
   for (int v = 0; v < t.vectors; ++v) {

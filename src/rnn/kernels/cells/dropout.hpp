@@ -4,7 +4,7 @@
 //   zoneout             h(t) = k h(t-1) + (1 - k) h~(t), h~ what the cell computes; k is 1 or 0, in inference their
 //                       mean; c(t) alike; h~(t) sees c~(t)
 //
-// A cell without either pays for one question a step and, in the backward pass, one a row.
+// A cell without either pays for one test in each step and, in the backward pass, one in each row.
 #pragma once
 
 #include "cells/cell.hpp"

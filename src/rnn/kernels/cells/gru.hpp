@@ -18,7 +18,7 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-// What both kinds share: loads of one vector of the saved activations
+// What both kinds share: one vector of units of the saved activations, loaded
 template <class T, bool General> struct GruSaved {
   Vec<T> r, z, n, last, slope_r, slope_z, slope_n;
 
@@ -142,7 +142,7 @@ template <class T, bool General, class P = Full<T>> struct GruResetBefore {
     q.w_second = candidate;
   }
 
-  // Two products a step: r and z first, then n from r h(t-1).  The saved row holds what is on its way between them.
+  // Two products a step: r and z first, then n from r h(t-1).  What the second needs of the first is in the saved row.
   static void forward(const Sequence<T>& q, Index s) {
     const Index H = q.H;
     for_each_tile<T, G, 3>(q.share, 0, q.active(s), H, [&](const Tile<T, 3>& t) {
@@ -220,7 +220,7 @@ template <class T, bool General, class P = Full<T>> struct GruResetBefore {
           const Index b = t.row + row, unit = t.unit + v * L;
           const int lanes = t.lanes_of(v);
           const GruSaved<T, General> k(q.saved_at(s, b) + unit, H, lanes);
-          const Vec<T> drh = t.get(row, 0, v) * h_mask(q, b, unit, lanes);  // of r h(t-1) with h(t-1) as it is
+          const Vec<T> drh = t.get(row, 0, v) * h_mask(q, b, unit, lanes);  // of r h(t-1), h(t-1) without the mask
           const Vec<T> h_before = load(q.h_before(s, b) + unit, lanes);
           store(q.dgates_at(s, b) + unit, clipped(q, drh * h_before * k.slope_r), lanes);
           T* dh = q.dh + b * H + unit;

@@ -8,7 +8,7 @@
 // A row has to be whole before any of it is normalised: a step makes the products of all rows, then goes through the
 // rows, a few at a time, and gives the cell its accumulators.
 //
-// saved activations: the cell's own (Own, in H) | W_hh h(t-1), normalised (GS) | W_ih x(t), normalised (G) | statistics.
+// saved activations: the cell's own (Own, in H) | normalised: W_hh h(t-1) (GS) | W_ih x(t) (G) | then the statistics.
 // dgates: gradients of W_hh h(t-1) (GS) | of W_ih x(t) (G); before that, those of the accumulators by the cell.
 #pragma once
 
@@ -68,14 +68,14 @@ template <class T> struct NormGradient {
   const T *n, *gain;
   T *dgain, *dbias, rstd, mean_g = 0, mean_gn = 0;
 
-  // The share in the means of `count` of N numbers, from `first` on, whose gradients are d
+  // Adds to the means the part of `count` of the N numbers, from `first` on, whose gradients are d
   FASTRNN_INLINE void add_means(Index first, Index count, const T* d, Index N) {
     const auto g = [&](Index i, int lanes) { return load(d + i, lanes) * load(gain + first + i, lanes); };
     mean_g += sum_of<T>(count, g) / T(N);
     mean_gn += sum_of<T>(count, [&](Index i, int lanes) { return g(i, lanes) * load(n + first + i, lanes); }) / T(N);
   }
 
-  // Of the numbers from i on, once the means are there
+  // The gradient of the numbers from i on, once the means are complete
   FASTRNN_INLINE Vec<T> of_product(Index i, Vec<T> d, int lanes) const {
     const Vec<T> normed = load(n + i, lanes), g = d * load(gain + i, lanes);
     store(dgain + i, load<T>(dgain + i, lanes) + d * normed, lanes);
@@ -119,7 +119,7 @@ template <class T, class Cell, int Own> struct Normed {
       after_products(q, s, first, int(n - first < kRows ? n - first : kRows));
   }
 
-  // The step of some rows, whose products are there
+  // The step of some rows, whose products are made
   static FASTRNN_INLINE void after_products(const Sequence<T>& q, Index s, Index first, int rows) {
     Row row[kMaxRows];
     for (int r = 0; r < rows; ++r) {
@@ -160,7 +160,7 @@ template <class T, class Cell, int Own> struct Normed {
           store(operands.saved[i] + (Own + k) * q.H + v * L, t.get(i, k, v), t.lanes_of(i, v));
   }
 
-  // The accumulators of the cell from the products, which are normalised in place where there is saved activations
+  // The accumulators of the cell from the products, which are normalised in place if activations are saved
   static FASTRNN_INLINE void accumulators(const Sequence<T>& q, const Row* rows, const TileOf<T, Cell>& t) {
     const Index H = q.H;
     const bool keeps = q.saved;
@@ -224,7 +224,7 @@ template <class T, class Cell, int Own> struct Normed {
 
   // ---------------------------------------------------------------- the cell state of an LSTM
 
-  // h = o tanh(LN(c) gain + bias) of a row whose gates and c are there
+  // h = o tanh(LN(c) gain + bias) of a row whose gates and c are computed
   static FASTRNN_INLINE void output(const Sequence<T>& q, Index s, Index b) {
     const T *c = q.c_at(s, b), *o = q.saved_at(s, b) + 3 * q.H;
     const T m = mean(c, q.H);
@@ -242,8 +242,8 @@ template <class T, class Cell, int Own> struct Normed {
     return normed * load(q.norms.gain_c + unit, lanes) + bias;
   }
 
-  // Cell::backward with the norm of c between h and c.  The columns of dgates that are yet to come hold, on the way,
-  // the gradient of what the norm gives and then that of c (4), and c normalised (5).
+  // Cell::backward with the norm of c between h and c.  Until they are written, columns of dgates hold the gradient of
+  // what the norm gives (4) and c normalised (5).
   static void cell_backward(const Sequence<T>& q, Index s) {
     const Index H = q.H;
     for_each_state_gradient<T, Cell>(q, s, [&](const Tile<T, 1>& t) {

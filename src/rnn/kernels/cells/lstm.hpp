@@ -7,8 +7,9 @@
 //
 // f0 = sigmoid, f1 = f2 = tanh.  General: any activations, the clip, peepholes p (3, H) and coupled gates.
 //
-// saved activations: i f g o | General: their slopes | projected: o f2(c).   dgates: di df dg do (of the pre-activations).
-// c is saved for every step beside them; in inference it is updated in place.
+// saved activations: i f g o | General: their slopes | projected: o f2(c).  c is saved for every step beside them; in
+// inference it is updated in place.
+// dgates: di df dg do (of the pre-activations).
 #pragma once
 
 #include "cells/cell.hpp"
@@ -23,7 +24,7 @@ template <class T, bool General, class P = Full<T>> struct Lstm {
   static constexpr bool kPassesThrough = false, kIsNormed = false;
   static constexpr int kLinesForward = 6, kLinesBackward = 9;
   static constexpr int L = kLanes<T>;
-  static constexpr int kUnprojected = General ? 8 : 4;  // column of o f2(c) on the saved activations, in H
+  static constexpr int kUnprojected = General ? 8 : 4;  // column of o f2(c) in the saved activations, in H
 
   static void pack_forward(Sequence<T>& q, Arena<T>& arena) {
     pack_products<T, Lstm>(q, arena);
@@ -66,8 +67,8 @@ template <class T, bool General, class P = Full<T>> struct Lstm {
   }
 
   // o stays in its accumulator
-  static FASTRNN_INLINE void gates_and_c(const Sequence<T>& q, const Tile<T, 4>& t, const TileOperands<T, Lstm>& operands,
-                                         int n) {
+  static FASTRNN_INLINE void gates_and_c(const Sequence<T>& q, const Tile<T, 4>& t,
+                                         const TileOperands<T, Lstm>& operands, int n) {
     const Index H = q.H, unit = t.unit_of(n);
     const int lanes = t.lanes_of_item(n);
     const Vec<T> c_before = load(operands.c_before[n], lanes);
@@ -203,7 +204,8 @@ template <class T, bool General, class P = Full<T>> struct Lstm {
   }
 
   // dc(t) from step t+1, less what of it is for c(t-1) by zoneout
-  static FASTRNN_INLINE Vec<T> dc_after(const Sequence<T>& q, const Row& row, Index unit, int lanes, Vec<T>* dc_zoneout) {
+  static FASTRNN_INLINE Vec<T> dc_after(const Sequence<T>& q, const Row& row, Index unit, int lanes,
+                                        Vec<T>* dc_zoneout) {
     Vec<T> dc = row.reset ? Vec<T>{} : load<T>(row.dc + unit, lanes);
     *dc_zoneout = Vec<T>{};
     if (q.zoneout_c > 0) {
@@ -215,8 +217,8 @@ template <class T, bool General, class P = Full<T>> struct Lstm {
 
   //   di = dc g f0'            df = dc c(t-1) f0'           dg = dc i f1'
   //   dc(t-1) = dc f + p_i di + p_f df
-  static FASTRNN_INLINE void gate_gradients(const Sequence<T>& q, const Row& row, Index unit, int lanes, const Values& k,
-                                            Vec<T> dout, Vec<T> dc, Vec<T> dc_zoneout) {
+  static FASTRNN_INLINE void gate_gradients(const Sequence<T>& q, const Row& row, Index unit, int lanes,
+                                            const Values& k, Vec<T> dout, Vec<T> dc, Vec<T> dc_zoneout) {
     const Index H = q.H;
     if (General) dc += peephole(q, 2, unit, lanes, dout);
     Vec<T> di = dc * k.g, df = dc * k.c_before;

@@ -36,7 +36,8 @@ template <class T, class F, bool General, class P = Full<T>> struct Rnn {
     prefetch.add(operands.y[r]);
   }
 
-  static FASTRNN_INLINE void pointwise(const Sequence<T>& q, const Tile<T, 1>& t, const TileOperands<T, Rnn>& operands) {
+  static FASTRNN_INLINE void pointwise(const Sequence<T>& q, const Tile<T, 1>& t,
+                                       const TileOperands<T, Rnn>& operands) {
     for (int r = 0; r < t.rows; ++r)
       for (int v = 0; v < t.vectors; ++v) {
         Vec<T> slope;

@@ -1,4 +1,4 @@
-// One instruction set's kernels: included by each isa_*.cpp, which has set the compiler's target and defined
+// The kernels of one instruction set: included by each isa_*.cpp, which has set the compiler's target and defined
 //   FASTRNN_ISA           namespace and name
 //   FASTRNN_VECTOR_BYTES  width of a vector
 //   FASTRNN_REGISTERS     number of vector registers

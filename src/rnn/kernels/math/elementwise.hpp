@@ -1,5 +1,5 @@
-// Passes over flat arrays: the optimisers' steps, the gradient norm, sums over rows, and the math functions by themselves
-// (for the tests of their error bounds).
+// Functions over flat arrays: the updates of the optimisers, the gradient norm, sums over rows, and the math functions
+// by themselves (for the tests of their error bounds).
 #pragma once
 
 #include "math/math.hpp"
@@ -7,8 +7,8 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-// The optimisers, by torch's formulas, each one pass.  They all see the gradient
-//   g = scale grad + l2 param          scale: the factor of clipping;  l2: the weight decay that goes through the gradient
+// The optimisers, by torch's formulas, each in one pass over its arrays.  They all see the gradient
+//   g = scale grad + l2 param          scale: the factor of clipping;  l2: the weight decay by way of the gradient
 // Where grad, param and state are zero, as between the parameters of a module, they stay zero.
 FASTRNN_INLINE float root_of(float x) { return __builtin_sqrtf(x); }
 FASTRNN_INLINE double root_of(double x) { return __builtin_sqrt(x); }

@@ -1,4 +1,5 @@
-// exp, tanh and the logistic sigmoid on vectors.  Largest errors over all inputs, found by sweeping (tests/test_math.py):
+// exp, tanh and the logistic sigmoid on vectors.  Largest errors over all inputs, found by sweeping over them
+// (tests/test_math.py):
 //
 //   function   float32          float64 (sampled)
 //   exp        <= 1.5 ULP       <= 1.5 ULP     0 below log(min normal), inf above log(max / sqrt 2)
@@ -23,7 +24,8 @@ template <> struct ExpConstants<float> {
   static constexpr int kMantissa = 23;
   static constexpr float kLog2e = 1.44269504f;
   static constexpr float kLn2High = 0.693145752f, kLn2Low = 1.42860677e-6f;  // n * high is exact
-  static constexpr float kMin = -87.336540f, kMax = 88.376252f;  // log of the least normal number; of 2^127.5, up to which n <= 127
+  // log of the least normal number; of 2^127.5, up to which n <= 127
+  static constexpr float kMin = -87.336540f, kMax = 88.376252f;
   static constexpr float kTanhOne = 9.02f;    // from here on tanh rounds to 1
   static constexpr float q[] = {0.50000000142862234f, 0.16666666682534356f, 0.041666456809677876f,
                                 0.0083333100242252924f, 0.0013934541928270264f, 0.00019891981313977690f};
@@ -36,7 +38,8 @@ template <> struct ExpConstants<double> {
   static constexpr int kMantissa = 52;
   static constexpr double kLog2e = 1.4426950408889634074;
   static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
-  static constexpr double kMin = -708.39641853226410, kMax = 709.43613930310391;  // log of the least normal; of 2^1023.5
+  // log of the least normal number; of 2^1023.5
+  static constexpr double kMin = -708.39641853226410, kMax = 709.43613930310391;
   static constexpr double kTanhOne = 19.1;
   static constexpr double q[] = {0.5, 0.16666666666666671438, 0.041666666666666670074, 0.0083333333333255446996,
                                  0.0013888888888883326674, 0.00019841269876864354929, 0.000024801587327007186731,

@@ -1,11 +1,11 @@
-// tanh of sixteen floats at once: a polynomial for each block of the line, whose coefficients wait in tables of sixteen,
-// looked up by an instruction.  No division; largest error 1.1 ULP.
+// tanh of sixteen floats at once: a polynomial for each block of the real line, whose coefficients are looked up, by
+// one instruction, in tables of sixteen.  No division; largest error 1.1 ULP.
 //
-//   |x| in block k, between powers of two times 1.25 and 1.75, the first block from 0 to 0.21875, the last to 9.03, from
-//   where on tanh rounds to 1:     tanh |x| = tanh c + t (p1 + p2 t + ... + p6 t^5),   t = |x| - c
+//   |x| in block k:     tanh |x| = tanh c + t (p1 + p2 t + ... + p6 t^5),   t = |x| - c
 //
-// c lies near the middle of its block, there where tanh c is a float to within 2^-34 (the first: c = 0, p1 = 1); p has the
-// least maximum of the relative error, 2^-25.3 or less.
+// Blocks end at powers of two times 1.25 and 1.75; the first goes from 0 to 0.21875, the last to 9.03, from where on
+// tanh rounds to 1.  c lies near the middle of its block, where tanh c is a float to within 2^-34 (in the first: c = 0,
+// p1 = 1); p has the least maximum of the relative error, 2^-25.3 or less.
 #pragma once
 
 #include "math/vec.hpp"
@@ -16,7 +16,8 @@ namespace FASTRNN_ISA {
 
 struct TanhPieces {
   static constexpr float kOne = 9.03f;
-  static constexpr int kHalfBit = 1 << 21, kShift = 22;  // bits of a float, plus the one, shifted by the other: its block
+  // The bits of a float, plus the one, shifted by the other: its block
+  static constexpr int kHalfBit = 1 << 21, kShift = 22;
   static constexpr int kFirst = 249;  // the block below 0.21875, to which all smaller ones are raised
   // [c, tanh c, p1, ..., p6][block mod 16]
   alignas(64) static constexpr float table[8][16] = {

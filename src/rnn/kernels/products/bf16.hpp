@@ -6,8 +6,8 @@
 //   k + 1      the whole word, read as a float with no instruction. The lower half ends its mantissa; the upper is
 //              chosen with regard to that, such that the word is nearest to the weight
 //
-// Either is within half a step of bfloat16 of the weight, that is 2^-8 of it; a weight of less than 2^-126 may become
-// that. Weights are finite.
+// Either is within half a step of bfloat16 of the weight, that is 2^-8 of it; a weight smaller than 2^-126 may become
+// 2^-126. Weights are finite.
 #pragma once
 
 #include "products/product.hpp"
@@ -17,7 +17,8 @@ namespace FASTRNN_ISA {
 
 constexpr Index bf16_rows(Index K) { return (K + 1) / 2; }
 
-// The upper half of a word, held within finite numbers: the word is nearest to x if the lower half is that.  Ties to even
+// The upper half of a word, held within finite numbers: the word is nearest to x if its lower half is `lower`.  Ties to
+// even
 inline uint32_t bfloat16_before(uint32_t lower, float x, int32_t least) {
   int32_t bits;
   __builtin_memcpy(&bits, &x, sizeof bits);
@@ -26,7 +27,7 @@ inline uint32_t bfloat16_before(uint32_t lower, float x, int32_t least) {
   return (half < least ? least : half > 0x7f7f ? 0x7f7f : half) | (bits < 0 ? 0x8000 : 0);
 }
 
-// A normal number in the upper half, whatever the lower is: others slow some processors down
+// A word whose upper half is a normal number, whatever the lower is: others slow some processors down
 inline uint32_t word_of(float lower, float upper) {
   const uint32_t half = bfloat16_before(0, lower, 0);
   return bfloat16_before(half, upper, 0x0080) << 16 | half;

@@ -1,5 +1,5 @@
-// Product policies: how the weights of a cell's products are stored, what is multiplied, and what sums are.  A cell takes
-// one as a template parameter; its formulas are the same for all.
+// Product policies: how the weights of a cell's products are stored, what is multiplied, and the type of the sums.  A
+// cell takes one as a template parameter; its formulas are the same for all.
 //
 //                    stored as             multiplied                       sums     for
 //   Full<T>          T                     T                                T        all passes
@@ -43,14 +43,15 @@ template <class T> struct Full {
   }
   // acc = zeros + first + second product
   static FASTRNN_INLINE void multiply_both_columns(int rows, int vectors, const T* zeros, const Factors<T>& first,
-                                                   const Factors<T>& second, T* acc, Index ld, PrefetchList<T>& prefetch) {
+                                                   const Factors<T>& second, T* acc, Index ld,
+                                                   PrefetchList<T>& prefetch) {
     fastrnn::FASTRNN_ISA::multiply<T, 1, 1, 1>(rows, vectors, zeros, 0, first, second, acc, ld, prefetch);
   }
 
   // dw (MR, NV vectors), rows ld_w apart, the last vector with `lanes` lanes, += d^T . panel (rows, NV vectors)
   template <int NV, int MR>
-  __attribute__((noinline)) static void tile_gradient(Index rows, const T* d, Index ld, const T* panel, T* dw, Index ld_w,
-                                                      int lanes) {
+  __attribute__((noinline)) static void tile_gradient(Index rows, const T* d, Index ld, const T* panel, T* dw,
+                                                      Index ld_w, int lanes) {
     constexpr int L = kLanes<T>;
     Vec<T> c[MR][NV];
     FASTRNN_UNROLL

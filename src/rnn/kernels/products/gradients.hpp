@@ -19,7 +19,8 @@ constexpr Index kPanelRows = 128;
 static_assert(kPanelRows * panel_vectors(1) * kLanes<float> <= kGradientPanel);
 
 template <class T, class Products, int NV, int MR = tile_rows(NV)>
-FASTRNN_INLINE void gradient_of_rows(int n, Index rows, const T* d, Index ld, const T* panel, T* dw, Index ld_w, int lanes) {
+FASTRNN_INLINE void gradient_of_rows(int n, Index rows, const T* d, Index ld, const T* panel, T* dw, Index ld_w,
+                                     int lanes) {
   FASTRNN_ASSERT(n >= 1 && n <= MR);
   if (n == MR) return Products::template tile_gradient<NV, MR>(rows, d, ld, panel, dw, ld_w, lanes);
   if constexpr (MR > 1) gradient_of_rows<T, Products, NV, MR - 1>(n, rows, d, ld, panel, dw, ld_w, lanes);
@@ -27,8 +28,8 @@ FASTRNN_INLINE void gradient_of_rows(int n, Index rows, const T* d, Index ld, co
 
 // dw (N, NV vectors), the last with `lanes` lanes, += d^T . source, whose columns start at `column`
 template <class T, class Products, int NV = panel_vectors(1)>
-void panel_gradient(int vectors, int lanes, Index rows, Index N, const T* d, Index ld, const T* const* source, Index column,
-                    T* panel, T* dw, Index ld_w) {
+void panel_gradient(int vectors, int lanes, Index rows, Index N, const T* d, Index ld, const T* const* source,
+                    Index column, T* panel, T* dw, Index ld_w) {
   if constexpr (NV > 1)
     if (vectors < NV)
       return panel_gradient<T, Products, NV - 1>(vectors, lanes, rows, N, d, ld, source, column, panel, dw, ld_w);
@@ -63,8 +64,8 @@ void weight_gradient(const WorkShare* share, Index rows, Index N, Index K, const
   }
 }
 
-// Panels of the rows of W_ih (G*H, I) that belong to each of the at most two runs of columns of dgates which reach x.
-// Returns their size; only that if `panels` is null.
+// Panels of the rows of W_ih (G*H, I) that belong to each of the at most two runs of columns of dgates that reach x.
+// Returns their size; if `panels` is null, it only counts.
 template <class T, class Products> Index pack_input_gradient(InputColumns<T>& c, Index I, const T* w_ih, T* panels) {
   Index size = 0;
   for (int i = 0; i < 2; ++i) {
@@ -77,8 +78,8 @@ template <class T, class Products> Index pack_input_gradient(InputColumns<T>& c,
 
 // A share of  dx (I,) of each row = its dgates (rows ld apart) . W_ih.  zeros: at least I of them
 template <class T, class Products>
-void input_gradient(WorkShare* share, Index rows, Index I, const InputColumns<T>& c, const T* dgates, Index ld, const T* zeros,
-                    T* const* dx) {
+void input_gradient(WorkShare* share, Index rows, Index I, const InputColumns<T>& c, const T* dgates, Index ld,
+                    const T* zeros, T* const* dx) {
   for (int i = 0; i < 2; ++i)
     FASTRNN_ASSERT(c.K[i] >= 0 && c.column[i] >= 0 && c.column[i] + c.K[i] <= ld && (c.K[i] == 0 || c.panels[i]));
   for_each_tile<T, 1, 1>(share, 0, rows, I, [&](const Tile<T, 1>& t) {

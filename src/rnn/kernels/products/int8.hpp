@@ -2,12 +2,12 @@
 //
 //   W ~ scale q        scale = max |w| / 127, of each row;  q = w / scale to the nearest, ties to even
 //
-// A word of 32 bits holds four rows of a panel, the first in its lowest byte.  A panel is (2 + ceil(K / 4), G, units): a
-// row of scales, a row of offsets -128 (sum of q), rows of words.
+// A word of 32 bits holds four rows of a panel, the first in its lowest byte.  A panel is (2 + ceil(K / 4), G, units):
+// a row of scales, a row of offsets -128 (sum of q), rows of words.
 //
 // Where there is an instruction for the four products of two words (VNNI), x and h are taken in fixed point.  A row
-// a (K,) is  step n,  step = max |a| / 2^23 (a little more),  n whole: as good as float32 for what is added up.  n is three
-// digits to the base 256, each from -128 to 127; they are held as d + 128, which the offset makes good:
+// a (K,) is  step n,  step = max |a| / 2^23 (a little more),  n whole: as good as float32 for what is added up.  n has
+// three digits to the base 256, each from -128 to 127; they are stored as d + 128, which the offset makes good:
 //
 //   a . W^T = scale step (256 (256 D2 + D1) + D0)        Dj = sum of (dj + 128) q + offset,  exact for K <= kMostTerms
 //
@@ -21,7 +21,7 @@ namespace FASTRNN_ISA {
 
 constexpr Index kMostTerms = 1 << 17;  // K: of more, a sum may exceed 32 bits
 constexpr Index int8_rows(Index K) { return 2 + (K + 3) / 4; }
-constexpr float kLeast = 0x1p-100f;  // beside it values count as zero: for rows of zeros
+constexpr float kLeast = 0x1p-100f;  // the least maximum of a row, for rows of zeros: beside it values count as zero
 
 // Panels of G*H x K weights w
 template <int G> void pack_int8(const float* w, Index H, Index K, float* panels) {
@@ -43,8 +43,8 @@ template <int G> void pack_int8(const float* w, Index H, Index K, float* panels)
 FASTRNN_INLINE Vec<float> as_floats(Bits<float> whole) { return __builtin_convertvector(whole, Vec<float>); }
 FASTRNN_INLINE Vec<float> byte_of(Bits<float> words, int i) { return as_floats(words << (24 - 8 * i) >> 24); }
 
-// Vector v of row k of a panel that is `vectors` wide.  By itself, lest the product be fused with a sum: as it is rounded
-// here, so it is for every set
+// Vector v of row k of a panel that is `vectors` wide.  Not inlined, so that the product is not fused with a sum: it is
+// rounded alike in every instruction set
 __attribute__((noinline)) inline Vec<float> int8_column(const float* panel, Index k, Index vectors, int v) {
   constexpr int L = kLanes<float>;
   return load(panel + v * L) * byte_of(load_words(panel + ((2 + k / 4) * vectors + v) * L), int(k % 4));
@@ -73,16 +73,16 @@ __attribute__((noinline)) void int8_product(const float* a, Index K, const float
 
 #if FASTRNN_VECTOR_BYTES == 64
 
-// sums += the four products of bytes in each word, those of `digits` without a sign.  In assembler, as no compile target
-// of this file has the instruction (AVX512_VNNI).
+// sums += the four products of bytes in each word, those of `digits` without a sign.  In assembler, since no compile
+// target of this file has the instruction (AVX512_VNNI).
 FASTRNN_INLINE void add_dot_products4(Bits<float>& sums, Bits<float> digits, Bits<float> weights) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(digits), "v"(weights));
 }
 
 constexpr Index fixed_digits(Index K) { return (K + 15) / 16 * 16; }  // bytes; those from K on meet words that are zero
 
-// A row in fixed point: the step and, from word 16 on, the lowest digit of every value, then the next, then the highest.
-// The step is NaN if a value is not finite.
+// A row in fixed point: the step and, from word 16 on, the lowest digit of every value, then the next digit, then the
+// highest.  The step is NaN if a value is not finite.
 inline void to_fixed(const float* a, Index K, float* fixed) {
   constexpr int L = kLanes<float>;
   constexpr float kMost = 0x7f7f00;  // of |n|: n + 0x808080 has 24 bits
@@ -111,7 +111,8 @@ inline void to_fixed(const float* a, Index K, float* fixed) {
 
 // As int8_product, for a row in fixed point
 template <int NV>
-__attribute__((noinline)) void fixed_product(const float* fixed, Index K, const float* panel, float* acc, const int* slot) {
+__attribute__((noinline)) void fixed_product(const float* fixed, Index K, const float* panel, float* acc,
+                                             const int* slot) {
   constexpr int L = kLanes<float>;
   const float* words = panel + 2 * NV * L;
   const uint8_t* digits = reinterpret_cast<const uint8_t*>(fixed + 16);

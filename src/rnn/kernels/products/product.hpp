@@ -13,7 +13,7 @@
 //   pack_words    the same for weights that are stored in fewer bytes (bf16.hpp, int8.hpp)
 //   pack_columns  panels of a (K, H) matrix (backward: da . W)
 //   multiply      the product of one tile
-//   for_each_tile calls a body for each tile: panels outside, so that a panel stays in cache while the rows pass
+//   for_each_tile calls a body for each tile: panels are the outer loop, so that one stays in cache for all rows
 #pragma once
 
 #include "sequence.hpp"
@@ -71,7 +71,7 @@ template <class T, int G> void pack_rows(const T* w, Index ld, Index H, Index K,
   }
 }
 
-// The way of pack_rows for formats of their own, whose panels are (rows, G, units): body(row, column, width) puts a row
+// As pack_rows, for weights that are stored in words, in panels (rows, G, units): body(row, column, width) puts a row
 // (K,) of w into column[0], column[width], ..., which are zero
 template <int G, class Body> void pack_words(const float* w, Index H, Index K, Index rows, float* panels, Body body) {
   const Panels<float, G> all{H};
@@ -99,8 +99,8 @@ template <class T> void pack_columns(const T* w, Index ld, Index K, Index H, T* 
       }
 }
 
-// Cache lines that the pointwise maths after a product reads or writes, so many of an item at most.  The product asks for
-// them as it runs: all at once they would wait for each other.
+// Cache lines that the pointwise maths after a product reads or writes, at most kMostLines of an item.  The product
+// asks for them as it runs: all at once, they would wait for each other.
 constexpr int kMostLines = 14;
 template <class T> struct PrefetchList {
   const T* at[kMaxRows * kMostLines];
@@ -205,7 +205,7 @@ __attribute__((noinline)) void tile_products(const T* init, Index init_ld, const
   for (int r = 0; r < MR; ++r)
     FASTRNN_UNROLL
     for (int v = 0; v < NH; ++v) store(acc + r * ld + v * L, c[r][v]);
-  for (; prefetch.n; --prefetch.n)  // more than there were steps of k
+  for (; prefetch.n; --prefetch.n)  // those that are left, if there were fewer steps of k
     FASTRNN_UNROLL
     for (int v = 0; v < NH; ++v) __builtin_prefetch(prefetch.at[prefetch.n - 1] + v * L);
 }
@@ -228,7 +228,7 @@ FASTRNN_INLINE void multiply(int rows, int vectors, const T* init, Index init_ld
   if constexpr (V > 1) multiply<T, G, GS, Shared, V - 1>(rows, vectors, init, init_ld, x, h, acc, ld, prefetch);
 }
 
-// The same where K is large: sums of kTerms terms of both products by themselves, which lose less than one long sum
+// The same for large K: sums of kTerms terms of both products at a time, which lose less precision than one long sum
 constexpr Index kTerms = 256, kManyTerms = 512;
 
 template <class T, int G, int GS, int Shared>
@@ -256,7 +256,7 @@ __attribute__((noinline)) void multiply_many(int rows, int vectors, const T* ini
   }
 }
 
-// The one or the other
+// `multiply` or, for large K, `multiply_many`
 template <class T, int G, int GS, int Shared>
 FASTRNN_INLINE void multiply_any(int rows, int vectors, const T* init, Index init_ld, const Factors<T>& x,
                                  const Factors<T>& h, T* acc, Index ld, PrefetchList<T>& prefetch) {
@@ -273,8 +273,8 @@ FASTRNN_INLINE void multiply(int rows, int vectors, const Factors<T>& f, T* acc,
 
 // ---------------------------------------------------------------- weights as torch stores them
 
-// Lane i of the result: the sum of all lanes of v[i].  Each round halves the vectors: of a pair (i, i + m), the lanes of
-// blocks of 2m become m partial sums of one and m of the other.
+// Lane i of the result: the sum of all lanes of v[i].  Each round halves the vectors: of a pair (i, i + m), the lanes
+// in blocks of 2m become m partial sums of one and m of the other.
 template <class T> FASTRNN_INLINE Vec<T> sums_of_lanes(Vec<T> (&v)[kLanes<T>]) {
   constexpr int L = kLanes<T>;
   FASTRNN_UNROLL
@@ -291,8 +291,8 @@ template <class T> FASTRNN_INLINE Vec<T> sums_of_lanes(Vec<T> (&v)[kLanes<T>]) {
   return v[0];
 }
 
-// sums (rows, lanes) += x . row i of w (rows, K), lane by lane, for as many rows as lanes and the N vectors from k on.
-// A row lies in one block, and is read as such: x waits in registers.
+// sums (rows, lanes) += x . row i of w (rows, K), lane by lane, for as many rows as lanes and the first N vectors of K.
+// A row is contiguous and read as such, while x stays in registers.
 template <class T, int N> FASTRNN_INLINE void add_dot_products(T* sums, const T* x, Index K, const T* w) {
   constexpr int L = kLanes<T>;
   Vec<T> part[N];
@@ -328,7 +328,8 @@ template <class T> T dot_product(const T* x, const T* w, Index K) {
   return sum;
 }
 
-// The left side of a product and the weights as torch stores them, (units, K), from the first unit on; null: none
+// The left side of a product and the weights as torch stores them, (units, K), from the first unit on; null if there is
+// no product
 template <class T> struct Unpacked {
   const T* a;
   Index K;
@@ -368,12 +369,12 @@ template <> struct PanelWidth<false> { int vectors; };
 template <class T, int A, bool SeveralGates = (A > 1)> struct Tile : PanelWidth<SeveralGates> {
   using PanelWidth<SeveralGates>::vectors;
   Index row, unit;     // the first
-  int rows, panels;   // one of them is 1
-  int lanes;          // units in the last vector
-  bool is_first;      // the first tile of its rows
+  int rows, panels;    // one of them is 1
+  int lanes;           // units in the last vector
+  bool is_first;       // the first tile of its rows
   T* acc;
 
-  // TileOperands of a tile: its rows, or its panels
+  // The items of a tile: its rows, or its panels
   int items() const { return SeveralGates ? rows * panels : rows; }
   int row_of(int i) const { return panels > 1 ? 0 : i; }  // beyond `row`
   Index unit_of(int i) const { return panels > 1 ? unit + i * kLanes<T> : unit; }
@@ -396,7 +397,8 @@ template <class T, int A, bool SeveralGates = (A > 1)> struct Tile : PanelWidth<
   int lanes_of(int i, int v) const { return v + 1 == vectors ? lanes_of_item(i) : kLanes<T>; }
 };
 
-// acc = a . panel for a tile of a product by itself, without bias or other terms; row(b) is the row of `a` for batch row b
+// acc = a . panel for a tile of a product by itself, without bias or other terms; row(b) is the row of `a` for row b of
+// the batch
 template <class T, class Row>
 FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, Index K, const T* panels, Row row) {
   FASTRNN_ASSERT(panels);
@@ -409,9 +411,10 @@ FASTRNN_INLINE void product_alone(const Tile<T, 1>& t, Index K, const T* panels,
   multiply<T>(t.rows, t.vectors, {a, K, panels + t.unit * K}, t.acc, t.ld(), prefetch);
 }
 
-// Calls body(tile) for all tiles of rows [row0, row1) and a share of the H units, all if it is null, A accumulators a
-// unit.  The rows divide evenly, so that no tile is much smaller than the others.  The second for_each_tile of a share begins
-// when all have done the first.  `reverse_panels`: the last panel first.
+// Calls body(tile) for all tiles of rows [row0, row1) and a share of the H units (all of them if it is null), with A
+// accumulators a unit.  The rows divide evenly, so that no tile is much smaller than the others.  If a share is used a
+// second time, that begins when all threads have finished the first (a barrier).  `reverse_panels`: the last panel
+// first.
 template <class T, int G, int A, class Body>
 FASTRNN_INLINE void for_each_tile(WorkShare* share, Index row0, Index row1, Index H, Body body,
                                   bool reverse_panels = false) {

@@ -1,5 +1,5 @@
-// All that the operating system and the processor give beside arithmetic: clocks, locks, memory, the mode of floats.  What
-// is to run elsewhere needs another version of this file, and of nothing else.
+// All that the operating system and the processor give beside arithmetic: clocks, locks, memory, the mode of floats.
+// To run elsewhere takes another version of this file, and of nothing else.
 #pragma once
 
 #include <cstdint>

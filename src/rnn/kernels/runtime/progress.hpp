@@ -18,8 +18,8 @@ inline void publish(Progress* p, int64_t steps) {
 inline bool take_flag(int* flag) { return __atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE) == 0; }
 inline void drop_flag(int* flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
 
-// Returns when done() is true, and for how many nanoseconds it waited, or 0 if that was not long.  Without sleep at
-// first: a step takes microseconds.
+// Waits until done() is true; returns for how many nanoseconds, or 0 if it was not long.  It spins before it lets other
+// threads run: a step takes microseconds.
 template <class Done> int64_t wait(Done done) {
   for (int tries = 0; tries < 1000; ++tries) {
     if (done()) return 0;
@@ -30,8 +30,8 @@ template <class Done> int64_t wait(Done done) {
   return nanoseconds() - since;
 }
 
-// The same for a short time: waking up a thread that sleeps takes some 40 microseconds.  Returns whether done() is true;
-// if not, that time is over, or others want the core.
+// The same for a short time only, before the caller goes to sleep: waking up a thread that sleeps takes some 40
+// microseconds.  Returns whether done() is true; if not, the time is over, or others want the core.
 template <class Done> bool wait_briefly(Done done) {
   constexpr int64_t kMost = 100000, kElsewhere = 20000;  // nanoseconds
   const int64_t since = nanoseconds();
@@ -53,14 +53,14 @@ struct PendingCount {
 
 inline void add(PendingCount* p, int64_t n) { __atomic_fetch_add(&p->n, n, __ATOMIC_ACQ_REL); }
 
-// Returns when they are so many, and how many they are
+// Waits until at least n have; returns how many have
 inline int64_t wait_for(const PendingCount* p, int64_t n) {
   int64_t there;
   wait([&] { return (there = __atomic_load_n(&p->n, __ATOMIC_ACQUIRE)) >= n; });
   return there;
 }
 
-// Returns when so many steps are done
+// Waits until so many steps are done
 inline void wait_for(const Progress* p, int64_t steps) {
   if (p) wait([&] { return __atomic_load_n(&p->steps, __ATOMIC_ACQUIRE) >= steps; });
 }

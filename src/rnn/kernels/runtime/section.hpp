@@ -5,7 +5,7 @@
 //               caller had is restored in the end.
 //   interrupts  are heard: the loops ask `left_after` at each step, and leave when it says so.
 //
-// Every thread that works is in a section of its own: what is computed does not depend on who computes it.
+// Every thread that works is in a section of its own: what is computed does not depend on which thread computes it.
 #pragma once
 
 #include "runtime/tasks.hpp"
@@ -20,7 +20,8 @@ class Section {
   static constexpr int64_t kWork = 1 << 22;    // multiply-adds between two looks at the clock, 40 microseconds or more
   static constexpr int64_t kPause = 40000000;  // nanoseconds between two times that signals are heard
 
-  // Of the thread, whose sections may all be short: work that is left between them, and when signals are heard again
+  // Of the thread, whose sections may all be short: the budget that the last one left over, and when signals are heard
+  // again
   static inline thread_local int64_t left_over_ = 0, next_ = 0;
 
   FloatMode mode_ = 0;  // of the caller
@@ -53,10 +54,10 @@ class Section {
   void begin() {
     budget_ = left_over_, begun_ = true;
     mode_ = float_mode(), flushes_ = (mode_ & kFlushDenormals) != kFlushDenormals;
-    if (flushes_) set_float_mode(mode_ | kFlushDenormals);  // to set it takes some ten cycles
+    if (flushes_) set_float_mode(mode_ | kFlushDenormals);  // setting it takes some ten cycles
   }
 
-  // Whether the call is to be left, now that so many multiply-adds were done since the last question
+  // Whether the call is to be left.  work: how many multiply-adds were done since it was last asked
   bool left_after(int64_t work) {
     if (left_) return true;
     budget_ -= work;

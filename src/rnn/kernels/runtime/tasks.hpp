@@ -1,20 +1,20 @@
-// The tasks of a call, shared out among threads: what of it is not Python.  See core/tasks.pxi.
+// How the tasks of a call are shared out among threads: the part that is not Python.  See core/tasks.pxi.
 #pragma once
 
 #include "runtime/progress.hpp"
 
 namespace fastrnn {
 
-// The tasks of one call.  Its master takes tasks, each the next, and so do workers that come while there are some; the
-// master closes the job and waits for the workers to leave.
+// The tasks of one call.  The master, and workers that come while there are tasks left, each take the next one; then
+// the master closes the job and waits for the workers to leave.
 class Job {
   static constexpr int64_t kClosed = int64_t(1) << 32;
 
-  Job* outer_ = nullptr;  // that this one is part of a task of
+  Job* outer_ = nullptr;  // the job that has a task which this job is part of
   int cancelled_ = 0;
   int64_t next_ = 0;      // the task that is taken next
-  int64_t workers_ = 0;   // that have come and not left, + kClosed when nobody may come any more
-  int64_t come_ = 0;      // how often one has come
+  int64_t workers_ = 0;   // that have come and not left, + kClosed when no more may come
+  int64_t come_ = 0;      // how many have come so far
   Mutex mutex_;
   Condition left_;
 
@@ -25,15 +25,16 @@ class Job {
  public:
   Job() noexcept {}
 
-  // What the calling thread works for; null: nothing
+  // The job that the calling thread works for; null: none
   static Job* current() { return current_; }
   static void set_current(Job* job) { current_ = job; }
 
-  // The master: before any worker is asked to come; and then, when it takes its own part
+  // For the master: `begin` before any worker is asked to come, `lead` before it takes tasks itself
   void begin() { outer_ = current_; }
   void lead() { current_ = this; }
 
-  // Tasks that have begun are left as soon as they look, others do not begin.  Returns whether this is the first time.
+  // Tasks that have begun are left when their sections next look, others do not begin.  Returns whether this was the
+  // first call.
   bool cancel() { return __atomic_exchange_n(&cancelled_, 1, __ATOMIC_ACQ_REL) == 0; }
   bool is_cancelled() const {
     for (const Job* job = this; job; job = job->outer_)
@@ -41,14 +42,14 @@ class Job {
     return false;
   }
 
-  // The next of n tasks; -1 if there is none, or none shall begin
+  // The next of n tasks; -1 if there is none left, or the job is cancelled
   int64_t take(int64_t n) {
     if (is_cancelled()) return -1;
     const int64_t i = __atomic_fetch_add(&next_, 1, __ATOMIC_RELAXED);
     return i < n ? i : -1;
   }
 
-  // A worker comes, and takes its part until it leaves; false: it is too late
+  // For a worker: it comes, and takes tasks until it leaves; false: it is too late
   bool enter() {
     int64_t workers = __atomic_load_n(&workers_, __ATOMIC_RELAXED);
     do {
@@ -67,10 +68,10 @@ class Job {
   }
   int64_t come() const { return __atomic_load_n(&come_, __ATOMIC_ACQUIRE); }
 
-  // The master: nobody comes from here on
+  // For the master: no worker may come from here on
   void close() { __atomic_fetch_add(&workers_, kClosed, __ATOMIC_ACQ_REL); }
 
-  // Whether all workers have left, in about so many nanoseconds at most
+  // Waits until all workers have left, for about so many nanoseconds at most; returns whether they have
   bool all_left(int64_t patience) {
     if (wait_briefly([&] { return no_workers(); })) return true;
     mutex_.lock();
@@ -79,12 +80,12 @@ class Job {
     return no_workers();
   }
 
-  // The master, in the end
+  // For the master, at the end
   void end() { current_ = outer_; }
 };
 
-// Pieces of work that were given to threads and not yet taken.  A thread looks out for one for a short time, and then
-// sleeps until there is one.
+// Counts pieces of work that were given to threads and not yet taken.  A thread looks out for one for a short time, and
+// then sleeps until there is one.
 class Tickets {
   int64_t count_ = 0, sleepers_ = 0;
   Mutex mutex_;
@@ -118,7 +119,7 @@ class Tickets {
   }
 };
 
-// Whether `count()` comes to n, in so many nanoseconds at most
+// Waits until `count()` comes to n, for so many nanoseconds at most; returns whether it has
 template <class Count> bool comes_to(int64_t n, int64_t patience, Count count) {
   const auto done = [&] { return count() >= n; };
   if (wait_briefly(done)) return true;

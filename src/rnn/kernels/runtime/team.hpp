@@ -1,19 +1,20 @@
-// A team of threads that make one pass together: each takes some of the units of every step.
+// A team: threads that share every step of one layer pass, or of a stream, each with some of the panels.
 //
-// The master, whose pass it is, gives orders: `run_shared` has one step, or the like, done by all who are there.  Workers
-// join when they get to run (`serve`), and each order is for those who had joined before it: the master never waits for one
-// that is still on the way, and makes the whole pass alone if nobody comes.  An order goes like this:
+// The master, whose pass it is, gives orders: `run_shared` has one step, or the products of many steps, done by all
+// threads of the team.  Workers join when they get to run (`serve`), and each order is for those that had joined before
+// it: the master never waits for one that has not come yet, and makes the whole pass alone if none comes.  An order
+// goes like this:
 //
 //   master      call: number + 1, taking part: all who have joined     does share 0       barrier    next order
 //   worker i    ... sees the number change                             does share i       barrier    waits for the next
 //
-// `for_each_tile` takes a share of the panels; where a step calls it twice, there is a barrier between.  What is outside of
-// it is done by every thread.  Shares are of panels, which do not depend on each other: the results are the same bits for
+// `for_each_tile` takes a share of the panels; if a step calls it twice, there is a barrier between the two.  What is
+// done outside of it is done by every thread.  Panels do not depend on each other, so the results are the same bits for
 // any number of workers.
 //
-// A worker whose core is needed elsewhere keeps the master waiting.  When that adds up to kPatience, and to more than what
-// was done meanwhile pays for, the master sends its workers away, and the teams of this process back off for many times as
-// long as it waited: each time for twice as long as before, until they get on again.
+// A worker whose core is needed elsewhere keeps the master waiting.  When this adds up to kPatience, and to more than
+// the work done meanwhile pays for, the master sends its workers away, and the teams of this process back off for many
+// times as long as it waited: each time for twice as long as before, until teams pay again.
 #pragma once
 
 #include "index.hpp"
@@ -25,41 +26,42 @@ struct WorkShare;
 
 // Padding keeps what different threads write on cache lines of their own
 struct Team {
-  int64_t call;  // number of the order << 16 | how many workers take part in it << 8 | how many have joined, or kShutDown
+  // number of the order << 16 | how many workers take part in it << 8 | how many have joined, or kShutDown
+  int64_t call;
   char apart[120];
-  int64_t arrived;  // at barriers, so far
+  int64_t arrived;  // how often a thread has come to a barrier so far
   char apart_too[120];
   void (*work)(const void* job, WorkShare*);  // the order
   const void* job;
   int64_t arrived_before;
-  int64_t since, waited;  // time on core of the master when it was last counted, 0 before the first order; waits since
+  int64_t since, waited;  // the master's time on a core at the last count, 0 before the first order; its waits since
   int places;             // how many workers may join
 };
 
 struct WorkShare {
   Team* team;
   int index, count;
-  int64_t meeting;      // `arrived` when all have come to the last meeting
-  int64_t waited = 0;   // nanoseconds, at meetings
+  int64_t meeting;      // what `arrived` is when all have come to the last barrier
+  int64_t waited = 0;   // nanoseconds, at barriers
   bool swept = false;   // see `for_each_tile`
   void take(Index n, Index* begin, Index* end) const { *begin = n * index / count, *end = n * (index + 1) / count; }
 };
 
-// The share of n panels; all of them if there is none
+// The range of a share of n panels; all of them if `share` is null
 inline void take(const WorkShare* share, Index n, Index* begin, Index* end) {
   *begin = 0, *end = n;
   if (share) share->take(n, begin, end);
 }
 
 constexpr int64_t kPatience = 300000;  // nanoseconds
-constexpr int kShutDown = 255;        // in place of how many have come, of which there are fewer
+constexpr int kShutDown = 255;        // in place of the number that have joined, which is smaller
 constexpr int64_t kNumber = 1 << 16, kTaking = 1 << 8;
 
 inline int joined(int64_t call) { return int(call & 255); }
 inline int participants(int64_t call) { return int(call >> 8 & 255); }
 
-// Whether teams are worth it at present, of all teams of this process.  What it holds is a guess: masters may overwrite
-// each other's.
+// Whether teams are worth it at present, for all teams of this process.  Its numbers are estimates: masters may
+// overwrite each other's.
 class Backoff {
   static constexpr int64_t kLeast = 128, kMost = 1024;
   static inline int64_t until = 0, times = kLeast, worked = 0, waited = 0;  // nanoseconds of masters
@@ -81,7 +83,7 @@ class Backoff {
   }
 };
 
-// Returns when all who take part have come
+// Returns when all threads that take part in the order have come
 inline void barrier(WorkShare* share) {
   Team* team = share->team;
   share->meeting += share->count;
@@ -89,7 +91,7 @@ inline void barrier(WorkShare* share) {
   share->waited += wait([&] { return __atomic_load_n(&team->arrived, __ATOMIC_ACQUIRE) >= share->meeting; });
 }
 
-// Announces the next order, or, with kShutDown, that there are no more: for how many workers it is
+// Announces the next order, or that there are no more (kShutDown).  Returns for how many workers it is.
 inline int announce(Team* team, bool dismissed) {
   int64_t call = __atomic_load_n(&team->call, __ATOMIC_RELAXED), next;
   do next = (call / kNumber + 1) * kNumber + (dismissed ? kShutDown : joined(call) * (kTaking + 1));
@@ -104,7 +106,7 @@ inline bool count(Team* team) {
   return Backoff::after(worked > 0 ? worked : 0, waited);
 }
 
-// The pass is done: nobody joins from here on, and who waits for an order leaves
+// Ends the team when the pass is done: no worker joins from here on, and those that wait for an order leave
 inline void shut_down(Team* team) {
   const int64_t call = __atomic_load_n(&team->call, __ATOMIC_RELAXED);
   if (joined(call) == kShutDown) return;
@@ -112,7 +114,8 @@ inline void shut_down(Team* team) {
   announce(team, true);
 }
 
-// Has work(job, share) done by all who have joined, or by the caller alone, with a null share
+// Has work(job, share) done by the caller, the master, and all workers that have joined; or, if there are none, by the
+// caller alone, with a null share
 template <class Job> void run_shared(Team* team, void (*work)(const Job*, WorkShare*), const Job& job) {
   const int64_t call = team ? __atomic_load_n(&team->call, __ATOMIC_RELAXED) : 0;
   if (joined(call) == 0 || joined(call) == kShutDown) return work(&job, nullptr);
