@@ -290,3 +290,88 @@ def test_a_network_with_all_of_it_learns(rng):
             module.zero_grad()
         losses.append(loss)
     assert losses[-1] < 0.3 < 1.2 < losses[0]
+
+
+# ---------------------------------------------------------------- what is made with a module stays
+
+
+@pytest.mark.parametrize("name", ["flat_params", "flat_grads", "param_ranges", "spec", "weights", "gradients"])
+def test_arrays_and_specification_are_not_replaced(name):
+    """A layer whose arrays were others than those that it reads would train without learning."""
+    layer = fastrnn.LSTM(3, 4, rng=0)
+    before = getattr(layer, name)
+    with pytest.raises(AttributeError, match=f"^{name} of a LSTM is made with it and stays; write into its arrays$"):
+        setattr(layer, name, copy.deepcopy(before))
+    assert getattr(layer, name) is before
+
+
+def test_flat_arrays_change_in_place():
+    layer = fastrnn.GRU(3, 4, rng=0)
+    gradients = layer.flat_grads
+    layer.flat_grads += 1
+    layer.flat_grads *= 3
+    assert layer.flat_grads is gradients
+    assert (layer.grads["weight_hh_l0"] == 3).all()
+
+
+def test_an_option_that_cannot_be_met_changes_nothing(monkeypatch):
+    layer = fastrnn.LSTM(3, 4, rng=0)
+    before = dict(layer.__dict__)
+
+    def fail(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("fastrnn.nn.recurrent.LayerSpec", fail)
+    for name, value in (("dropout", 0.5), ("zoneout", 0.5), ("zoneout_cell", 0.5), ("grad_clip", 1.0)):
+        with pytest.raises(MemoryError):
+            setattr(layer, name, value)
+    assert dict(layer.__dict__) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("dropout", 0.5), ("zoneout", 0.25), ("zoneout_cell", 0.5), ("grad_clip", 1)]
+)
+def test_an_option_that_changes_is_seen_by_the_engine(name, value):
+    layer = fastrnn.LSTM(3, 4, rng=0)
+    made = fastrnn.LSTM(3, 4, rng=0, **{name: value})
+    setattr(layer, name, value)
+    assert layer.spec == made.spec
+    assert getattr(layer, name) == getattr(made, name)
+
+
+def test_a_subclass_may_take_arguments_and_fix_options_of_its_own():
+    class Marked:
+        def __init_subclass__(cls, mark, **given):
+            super().__init_subclass__(**given)
+            cls.mark = mark
+
+    class Stage(fastrnn.GRU, Marked, mark="stage"):
+        _fixed = frozenset({"stage"})
+
+        def __init__(self, stage):
+            self.stage = stage
+            super().__init__(3, 4)
+
+    layer = Stage(1)
+    assert layer.mark == "stage"
+    for name in ("stage", "hidden_size", "reset_after"):
+        with pytest.raises(AttributeError, match=f"{name} of a Stage is fixed"):
+            setattr(layer, name, 2)
+
+
+def test_names_that_come_twice_are_refused():
+    with pytest.raises(ValueError, match="expected each name once in the shapes, got 'gain' again"):
+        fastrnn.Module([("gain", (2,)), ("gain", (3,))])
+
+
+def test_dropout_that_fails_has_drawn_nothing(monkeypatch):
+    class NoMemory(np.ndarray):
+        def __mul__(self, other):
+            raise MemoryError
+
+    dropout = fastrnn.Dropout(rng=0)
+    state = dropout.generators[0].bit_generator.state
+    monkeypatch.setattr("fastrnn.nn.dropout.floats", lambda name, value: value)
+    with pytest.raises(MemoryError):
+        dropout.forward(np.ones((4, 5), np.float32).view(NoMemory))
+    assert dropout.generators[0].bit_generator.state == state

@@ -1,5 +1,6 @@
 """The public face: names and help, signatures, how objects show themselves, and errors that a newcomer meets."""
 
+import enum
 import importlib
 import inspect
 import pkgutil
@@ -230,7 +231,9 @@ def test_ragged_lists_lead_to_pad_sequence(call):
 def test_a_packed_sequence_leads_to_lengths():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     packed = torch.nn.utils.rnn.pack_sequence([torch.ones(2, 3), torch.ones(1, 3)])
-    with pytest.raises(TypeError, match=r"got a PackedSequence; give a padded array and lengths=.*fastrnn\.pad_sequence"):
+    with pytest.raises(
+        TypeError, match=r"got a PackedSequence; give a padded array and lengths=.*fastrnn\.pad_sequence"
+    ):
         fastrnn.GRU(3, 4)(packed)
 
 
@@ -329,3 +332,30 @@ def test_strided_and_listed_states_are_those_of_their_copies():
     expected = layer(X, state)[0]
     np.testing.assert_array_equal(layer(X, [array[..., ::3] for array in wide])[0], expected)
     np.testing.assert_array_equal(layer(X, list(state))[0], expected)
+
+
+class Name(str, enum.Enum):  # noqa: UP042 - str() of a StrEnum is the value, of these it is not
+    SUM = "sum"
+    RELU = "relu"
+    SIGMOID = "sigmoid"
+
+
+def test_names_may_come_from_a_str_enum():
+    x = X[:, :1]
+    ours = fastrnn.GRU(3, 4, bidirectional=True, merge=Name.SUM, rng=0)
+    plain = fastrnn.GRU(3, 4, bidirectional=True, merge="sum", rng=0)
+    assert type(ours.merge) is str
+    np.testing.assert_array_equal(ours(x)[0], plain(x)[0])
+    assert repr(fastrnn.RNN(3, 4, nonlinearity=Name.RELU)) == "RNN(3, 4, nonlinearity='relu')"
+    gru = fastrnn.GRU(3, 4, activations=(Name.SIGMOID, (Name.RELU,)))
+    assert gru.activations == ("sigmoid", ("relu",))
+    assert type(gru.activations[0]) is type(gru.activations[1][0]) is str
+    with pytest.raises(ValueError, match="expected merge among concat, sum, mul, ave, got 3"):
+        fastrnn.GRU(3, 4, bidirectional=True, merge=3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_softmax_underflows_in_silence():
+    with np.errstate(all="raise"):
+        p = fastrnn.softmax(np.array([[0.0, -95.0, -1e30], [-3e38, 3e38, 0.0]], np.float32))
+    np.testing.assert_allclose(p, [[1, 0, 0], [0, 1, 0]], atol=1e-30)

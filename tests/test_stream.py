@@ -248,8 +248,11 @@ def test_more_rows_than_can_be_addressed_are_refused(kind, size, batch):
 @pytest.mark.parametrize("sizes", [(1, 1), (8, 8), (1 << 20, 2)])
 def test_more_rows_than_fit_in_memory_are_a_memory_error(sizes, dtype):
     layer = fastrnn.GRU(*sizes, dtype=dtype, rng=0)
+    with pytest.raises(ValueError, match="expected batch <= ") as refused:
+        layer.stream(2**62)
+    most = int(str(refused.value).split(",")[0].split()[-1])
     with limited_memory(), pytest.raises(MemoryError, match="no memory"):
-        layer.stream(layer._most_rows)
+        layer.stream(most)
 
 
 @contextmanager
@@ -616,3 +619,48 @@ def test_bad_characters_are_refused(model):
     np.testing.assert_array_equal(stream.state, before)
     with pytest.raises(RuntimeError, match="call fit first"):
         fastrnn.LanguageModel("rnn", 4).stream()
+
+
+@pytest.mark.parametrize(
+    ("layer", "batch", "error", "message"),
+    [
+        (fastrnn.Linear(3, 4), 1, TypeError, "expected an RNN, GRU or LSTM to make a stream of, got Linear"),
+        (fastrnn.GRU(3, 4, reverse=True), 1, ValueError, "got reverse=True"),
+        (fastrnn.GRU(3, 4, bidirectional=True), 1, ValueError, "got bidirectional=True"),
+        (fastrnn.GRU(3, 4), 0, ValueError, "expected batch >= 1, got 0"),
+        (fastrnn.GRU(3, 4), 1 << 60, ValueError, "expected batch <= "),
+        (fastrnn.GRU(3, 4), "2", TypeError, "expected batch to be an integer"),
+    ],
+)
+def test_the_class_checks_what_the_method_does(layer, batch, error, message):
+    with pytest.raises(error, match=message):
+        fastrnn.Stream(layer, batch)
+
+
+def test_a_stream_is_set_up_once_and_before_it_is_used():
+    stream = fastrnn.LSTM(3, 4, rng=0).stream()
+    y = stream.step(np.ones(3, np.float32))
+    with pytest.raises(RuntimeError, match="expected a new stream"):
+        stream.__init__(fastrnn.LSTM(30, 40, num_layers=3))
+    assert not np.array_equal(stream.step(np.ones(3, np.float32)), y)
+    empty = fastrnn.Stream.__new__(fastrnn.Stream)
+    for use in (
+        lambda: empty.step(np.empty(0, np.int64)),
+        lambda: empty.run(np.empty((2, 0), np.int64)),
+        empty.copy,
+        empty.reset,
+        lambda: empty._set_state(()),
+        lambda: empty._repack(None),
+    ):
+        with pytest.raises(RuntimeError, match=r"expected a stream that `layer\.stream\(\)` made"):
+            use()
+
+
+@pytest.mark.parametrize("other", [{"num_layers": 2}, {"dtype": "float64"}, {"layer_norm": True}])
+def test_weights_of_another_stack_are_refused(other):
+    layer = fastrnn.GRU(3, 4, rng=0)
+    stream = layer.stream()
+    x = np.ones((5, 3), np.float32)
+    with pytest.raises(ValueError, match="expected weights of the stream's own layer, got others"):
+        stream._repack(lambda: fastrnn.GRU(3, 4, **other).stream().packed)
+    np.testing.assert_array_equal(stream.run(x), layer.stream().run(x))

@@ -26,8 +26,10 @@ How it is built; each part uses those below it:
       training                     loops, checkpoints, history               interchange   layers from and to others
       optim   nn                   updates; modules and their parameters     reference     the same in plain NumPy
          engine                    how a call runs: layers, directions, shards, segments
-         _core                     arrays to kernels, tapes, streams, threads (Cython)
+         _core                     layer passes, streams, threads: arrays to kernels (Cython)
          kernels                   a step of a cell for each instruction set (C++)
+
+`util` has what several parts need: checks of arguments, files that are written whole.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -22,8 +22,10 @@ cdef class SmallBatchInference:
                 set_cell(&self.f64[k], kernels.f64.cell(cell), weights[k], options)
             else:
                 set_cell(&self.f32[k], kernels.f32.cell(cell), weights[k], options)
-        self.I, self.P = weights[0][0].shape[1], weights[0][1].shape[1]
-        self.H = self.f64[0].H if is_double else self.f32[0].H
+        if is_double:
+            self.I, self.P, self.H = self.f64[0].I, self.f64[0].P, self.f64[0].H
+        else:
+            self.I, self.P, self.H = self.f32[0].I, self.f32[0].P, self.f32[0].H
         self.has_c = kernels.f32.cell(cell).n_states == 2
 
     @staticmethod

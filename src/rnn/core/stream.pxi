@@ -17,14 +17,15 @@ cdef class PackedWeights:
     cdef void* sequences  # (L,) of Sequence: weights, options and panels
     cdef void* memory
     cdef const KernelTable* kernels  # for which they are packed
-    cdef int layers
+    cdef int cell, layers
+    cdef bint is_double
     cdef readonly int64_t size  # numbers in all arrays
     cdef tuple alive
 
     def __init__(self, int cell, bint is_double, str stored, list weights, dict options):
         cdef Storage storage = {"bfloat16": STORED_BFLOAT16, "int8": STORED_INT8}.get(stored, STORED_FULL)
         cdef int k
-        self.kernels = kernels
+        self.kernels, self.cell, self.is_double = kernels, cell, is_double
         self.layers, self.alive = len(weights), (weights, options)
         self.size = sum([array.size for arrays in weights for array in arrays if array is not None])
         size = sizeof(Sequence[double]) if is_double else sizeof(Sequence[float])
@@ -48,9 +49,9 @@ cdef class PackedWeights:
         free(self.sequences)
         pool_free(self.memory)
 
-    cdef bint can_share(self, bint is_double) noexcept:
+    cdef bint can_share(self) noexcept:
         """Whether a team may share the steps of a stream."""
-        if is_double:
+        if self.is_double:
             return (<Sequence[double]*>self.sequences).can_share()
         return (<Sequence[float]*>self.sequences).can_share()
 
@@ -117,7 +118,9 @@ cdef class Stream:
     cdef void *h_at
     cdef void *c_at
 
-    def __init__(self, spec, PackedWeights packed, int64_t batch):
+    def __init__(self, spec, PackedWeights packed not None, int64_t batch):
+        if self.stack != NULL:
+            raise RuntimeError("expected a new stream, got one that has its state already")
         self.set_up(spec, packed, batch)
 
     cdef int set_up(self, spec, PackedWeights packed, int64_t batch) except -1:
@@ -146,6 +149,8 @@ cdef class Stream:
         """Take these weights, and scratch for them; if there is no memory, everything stays as it was."""
         cdef StreamScratch scratch
         cdef void* memory
+        if (packed.layers, packed.cell, packed.is_double) != (self.layers, self.cell, self.is_double):
+            raise ValueError("expected weights of the stream's own layer, got others")
         cdef void* stack = malloc(self.layers * self.sequence_size())
         if stack == NULL:
             raise MemoryError("no memory for a stream")
@@ -162,10 +167,10 @@ cdef class Stream:
         self.stack, self.memory, self.scratch = stack, memory, scratch
         self.packed, self.kernels = packed, packed.kernels
         work = self.step_work // self.layers * (2 if self.is_double else 1)
-        self.threads = min(254, max(1, work // SHARED_WORK)) if packed.can_share(self.is_double) else 1
+        self.threads = min(254, max(1, work // SHARED_WORK)) if packed.can_share() else 1
         return 0
 
-    def get_state(self):
+    def _get_state(self):
         """Copies of the states: h (L, B, P), and those beside it (L, B, H) each."""
         return (self.h.copy(), *[part.copy() for part in self.others()])
 
@@ -173,8 +178,8 @@ cdef class Stream:
         """Views of the states beside h."""
         return [self.c[:, :, k * self.H : (k + 1) * self.H] for k in range(self.C // self.H)]
 
-    def set_state(self, tuple state):
-        """The inverse of `get_state`, for arrays of these shapes."""
+    def _set_state(self, tuple state):
+        """The inverse of `_get_state`, for arrays of these shapes."""
         self.claim()
         try:
             copy_all(list(zip([self.h, *self.others()], state)))
@@ -196,7 +201,7 @@ cdef class Stream:
         finally:
             self.release()
 
-    def repack(self, make):
+    def _repack(self, make):
         """Take the weights that make() packs, a PackedWeights of the same layers; the state stays."""
         self.claim()
         try:
@@ -355,6 +360,8 @@ cdef class Stream:
 
     cdef inline int claim(self) except -1:
         """From here to `release`, the stream is this call's alone."""
+        if self.stack == NULL:
+            raise RuntimeError("expected a stream that `layer.stream()` made, got one that was never set up")
         if not take_flag(&self.in_use):
             raise RuntimeError("expected one call of a stream at a time, got another while one runs in another thread")
         return 0
@@ -425,10 +432,10 @@ cdef class Stream:
     cdef object wrong_shape(self, str name, array, bint is_block, bint one_hot, int64_t width):
         batch, features = [str(self.B)], [] if one_hot else [str(width)]
         axes = (batch + ["T"] if self.batch_first else ["T"] + batch) if is_block else batch
-        prefetch = f"({', '.join(axes + features)})"
+        expected = f"({', '.join(axes + features)})"
         if self.B == 1:
-            prefetch += f" or ({', '.join((['T'] if is_block else []) + features)})"
-        return ValueError(f"expected {'integer ' if one_hot else ''}{name} of shape {prefetch}, got {array.shape}")
+            expected += f" or ({', '.join((['T'] if is_block else []) + features)})"
+        return ValueError(f"expected {'integer ' if one_hot else ''}{name} of shape {expected}, got {array.shape}")
 
 
 cdef void* stream_scratch(Sequence[real]* stack, int layers, int64_t B, StreamScratch* m) noexcept nogil:

@@ -204,4 +204,7 @@ def _stack_of_one(
 def _masked_weights(weights: Arrays, masks: list[list[DropoutMasks]]) -> list[DirectionArrays]:
     """The weights of all layers and directions, with W_hh masked."""
     drawn = [each.weight_hh for directions in masks for each in directions]
-    return [(ih, masked(hh, mask), *rest) for (ih, hh, *rest), mask in zip(weights, drawn, strict=True)]  # type: ignore[arg-type]
+    return [
+        (ih, hh if hh is None else masked(hh, mask), *rest)
+        for (ih, hh, *rest), mask in zip(weights, drawn, strict=True)
+    ]

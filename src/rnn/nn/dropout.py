@@ -66,9 +66,14 @@ class Dropout(Module):
         """
         x = floats("x", x)
         scale = x.dtype.type(0 if self.p == 1 else 1 / (1 - self.p))
-        kept = self._rng.random(x.shape) >= self.p if self.p else np.ones(x.shape, bool)
-        mask = kept * scale
-        return x * mask, mask
+        before = self._rng.bit_generator.state
+        try:
+            kept = self._rng.random(x.shape) >= self.p if self.p else np.ones(x.shape, bool)
+            mask = kept * scale
+            return x * mask, mask
+        except BaseException:  # Ctrl-C, or no memory: as if it had not been called
+            self._rng.bit_generator.state = before
+            raise
 
     def backward(self, tape: np.ndarray, dy: np.ndarray) -> np.ndarray:
         """dx for dy, the gradient of the loss by y: dy times the mask.

@@ -29,10 +29,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     Source: J. S. Bridle, Probabilistic interpretation of feedforward classification network outputs, 1990.
     """
     logits = _checked_logits(logits)
-    with np.errstate(invalid="ignore"):  # inf - inf
+    with np.errstate(all="ignore"):  # inf - inf, and what is too small for the dtype
         p: np.ndarray = np.subtract(logits, logits.max(axis=-1, keepdims=True), order="C")
-    np.exp(p, out=p)
-    p /= p.sum(axis=-1, keepdims=True)
+        np.exp(p, out=p)
+        p /= p.sum(axis=-1, keepdims=True)
     return p
 
 

@@ -103,14 +103,17 @@ class Module(FixedOptions):
     flat_params: np.ndarray
     flat_grads: np.ndarray
     param_ranges: dict[str, slice]
+    _params: ParameterDict
+    _grads: ParameterDict
     _given: Mapping[str, Any] | None = None  # what `_with_parameters` gives to a module that is being made
-    _views: tuple[str, ...] = (
-        "flat_params",
-        "flat_grads",
-        "param_ranges",
-        "_params",
-        "_grads",
-    )  # `_allocate` makes them
+    # what `_allocate` sets
+    _views: tuple[str, ...] = ("flat_params", "flat_grads", "param_ranges", "_params", "_grads")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._views:
+            super().__setattr__(name, value)
+        elif name not in self.__dict__ or value is not self.__dict__[name]:  # it is what it was after `flat_grads *= 2`
+            raise AttributeError(f"{name} of a {type(self).__name__} is made with it and stays; write into its arrays")
 
     def __init__(self, shapes: Shapes = (), dtype: Any = "float32") -> None:
         self.dtype = float_dtype(dtype)
@@ -136,13 +139,15 @@ class Module(FixedOptions):
         sizes = [-(-math.prod(shape) // _ALIGN) * _ALIGN for shape in self._shapes.values()]
         if sum(sizes) * self.dtype.itemsize > _ADDRESSABLE:
             raise ValueError(f"expected parameters of at most {_ADDRESSABLE} bytes, got {sum(sizes)} of {self.dtype}")
-        self.flat_params = _core.new_array((sum(sizes),), self.dtype, zero=True)
-        self.flat_grads = _core.new_array((sum(sizes),), self.dtype, zero=True)
         ends = np.cumsum(sizes).tolist()
-        self.param_ranges = {  # of each parameter in the flat arrays, the padding behind it included
-            name: slice(end - size, end) for name, size, end in zip(self._shapes, sizes, ends, strict=True)
-        }
-        self._params, self._grads = self.named(self.flat_params), self.named(self.flat_grads)
+        self.__dict__.update(
+            flat_params=_core.new_array((sum(sizes),), self.dtype, zero=True),
+            flat_grads=_core.new_array((sum(sizes),), self.dtype, zero=True),
+            param_ranges={  # of each parameter in the flat arrays, the padding behind it included
+                name: slice(end - size, end) for name, size, end in zip(self._shapes, sizes, ends, strict=True)
+            },
+        )
+        self.__dict__.update(_params=self.named(self.flat_params), _grads=self.named(self.flat_grads))
 
     def named(self, flat: np.ndarray) -> ParameterDict:
         """Views of the parts of an array like `flat_params`, by the names of the parameters."""
@@ -213,5 +218,7 @@ def _own_shapes(pairs: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, tuple
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], tuple)):
             raise TypeError(f"expected shapes by name, as in {{'weight': (2, 3)}}, got {pair!r}")
         name, shape = pair
+        if name in own:
+            raise ValueError(f"expected each name once in the shapes, got {name!r} again")
         own[name] = tuple([non_negative_int(f"sizes of {name}", size) for size in shape])
     return own

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ..engine.merging import MERGES
 from ..util.checks import boolean, float_dtype, non_negative_int, positive_float, positive_int, probability
-from .activations import activation_codes
+from .activations import Activation, activation_codes
 
 __all__ = [
     "GRU_ACTIVATIONS",
@@ -30,9 +30,9 @@ REQUIRED = object()  # in the place of a default
 
 
 def _merge(name: str, value: Any) -> str:
-    if value not in MERGES:
+    if not isinstance(value, str) or value not in MERGES:
         raise ValueError(f"expected {name} among {', '.join(MERGES)}, got {value!r}")
-    return str(value)
+    return MERGES[MERGES.index(value)]
 
 
 def _layers(name: str, value: Any) -> int:
@@ -45,17 +45,23 @@ def _limit(name: str, value: Any) -> float | None:
     return None if value is None else positive_float(name, value)
 
 
-def _nonlinearity(name: str, value: Any) -> Any:
-    activation_codes((value,), 1)
-    return value
+def _nonlinearity(name: str, value: Any) -> Activation:
+    return _activations(1)(name, (value,))[0]
 
 
-def _activations(count: int) -> Callable[[str, Any], tuple[Any, ...]]:
-    def check(name: str, value: Any) -> tuple[Any, ...]:
+def _activations(count: int) -> Callable[[str, Any], tuple[Activation, ...]]:
+    def check(name: str, value: Any) -> tuple[Activation, ...]:
         activation_codes(value, count)
-        return tuple(value)
+        return tuple(_plain(activation) for activation in value)
 
     return check
+
+
+def _plain(activation: Activation) -> Activation:
+    """The same with a str for the name, which may be one of a str Enum."""
+    if isinstance(activation, tuple):
+        return str.__str__(activation[0]), *activation[1:]
+    return str.__str__(activation)
 
 
 @dataclass(frozen=True)

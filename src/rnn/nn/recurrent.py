@@ -18,7 +18,6 @@ import numpy as np
 
 from .. import _core, engine
 from ..engine import LayerSpec, State, Tape
-from ..util.checks import positive_int
 from .module import Module
 from .options import SHARED, SIZES, Option
 from .streaming import Stream
@@ -26,7 +25,6 @@ from .streaming import Stream
 __all__ = ["Recurrent"]
 
 _MOST_INT8 = 1 << 17  # terms of a product whose sums fit 32 bits
-_ADDRESSES = 1 << 47  # bytes that a process can address
 
 
 class Recurrent(Module):
@@ -58,9 +56,11 @@ class Recurrent(Module):
     grad_clip: float | None
     layer_norm: bool
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
         options = list(chain(SHARED, cls._own_options))
-        cls._fixed = Recurrent._fixed | {option.name for option in cls._own_options if not option.changeable}
+        fixed = {option.name for option in cls._own_options if not option.changeable}
+        cls._fixed = Recurrent._fixed | cls._fixed | fixed
         cls._changeable = {option.name: option.check for option in options if option.changeable}
 
     def __init__(self, **given: Any) -> None:  # all arguments of a cell's own constructor
@@ -83,9 +83,12 @@ class Recurrent(Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         check = self._changeable.get(name)
-        super().__setattr__(name, value if check is None else check(name, value))
-        if check is not None and "weights" in self.__dict__:
-            self._make_spec()
+        if check is not None:
+            value = check(name, value)
+        if check is None or "spec" not in self.__dict__:
+            super().__setattr__(name, value)
+        else:
+            self.__dict__.update({name: value, **self._specified(**{name: value})})
 
     @property
     def generators(self) -> list[np.random.Generator]:
@@ -102,25 +105,27 @@ class Recurrent(Module):
     spec: LayerSpec  # for the engine
     weights: list[engine.DirectionArrays]  # parameters, as the engine takes them
     gradients: list[engine.DirectionArrays]
+    _small_batch: _core.SmallBatchInference | None
     _views = (*Module._views, "spec", "weights", "gradients", "_small_batch")
 
     def _allocate(self) -> None:
         super()._allocate()
         spec = self._new_spec()
-        self.weights, self.gradients = spec.arrays(self._params), spec.arrays(self._grads)
-        self._make_spec()
+        self.__dict__.update(weights=spec.arrays(self._params), gradients=spec.arrays(self._grads))
+        self.__dict__.update(self._specified())
 
-    def _make_spec(self) -> None:
-        """The specification, and what has to be made anew with it."""
-        self.spec = spec = self._new_spec()
-        self._small_batch = None
+    def _specified(self, **changed: Any) -> dict[str, Any]:
+        """What the layer is with these options changed: the specification, and what is made anew with it."""
+        spec, small_batch = self._new_spec(**changed), None
         runs_forwards = spec.num_directions == 1 and not spec.reverse
         if runs_forwards and _core.SmallBatchInference.takes(spec.num_layers, len(spec.states)):
-            self._small_batch = _core.SmallBatchInference(
+            small_batch = _core.SmallBatchInference(
                 spec.cell.number, spec.is_double, spec.batch_first, self.weights, spec.kernel_options
             )
+        return {"spec": spec, "_small_batch": small_batch}
 
-    def _new_spec(self) -> LayerSpec:
+    def _new_spec(self, **changed: Any) -> LayerSpec:
+        options = {**self.__dict__, **changed}
         return LayerSpec(
             kernel=self._kernel_row,
             input_size=self.input_size,
@@ -134,13 +139,13 @@ class Recurrent(Module):
             dtype=self.dtype,
             activations=self._activation_codes(),
             clip=self.clip,
-            grad_clip=self.grad_clip,
-            coupled=getattr(self, "coupled", False),
-            dropout=self.dropout,
-            weight_dropout=self.weight_dropout,
-            input_dropout=self.input_dropout,
-            recurrent_dropout=self.recurrent_dropout,
-            zoneout=(self.zoneout, getattr(self, "zoneout_cell", 0.0)),
+            grad_clip=options["grad_clip"],
+            coupled=options.get("coupled", False),
+            dropout=options["dropout"],
+            weight_dropout=options["weight_dropout"],
+            input_dropout=options["input_dropout"],
+            recurrent_dropout=options["recurrent_dropout"],
+            zoneout=(options["zoneout"], options.get("zoneout_cell", 0.0)),
         )
 
     @property
@@ -251,19 +256,7 @@ class Recurrent(Module):
         Raises TypeError or ValueError unless batch is a positive integer, ValueError for more rows than any memory
         holds and for a layer that reads from the end of a sequence, which a stream has not got.
         """
-        if self.bidirectional or self.reverse:
-            option = "bidirectional" if self.bidirectional else "reverse"
-            raise ValueError(f"expected a layer that runs forwards, got {option}=True: a stream has no end to start at")
-        if positive_int("batch", batch) > self._most_rows:
-            raise ValueError(f"expected batch <= {self._most_rows}, whose state can be addressed, got {batch}")
-        return Stream(self, int(batch))
-
-    @property
-    def _most_rows(self) -> int:
-        """Of a stream: state, scratch and the multiply-adds of a step are then numbers of 63 bits at most."""
-        of_scratch = 3 * (self.spec.output_size + np.dtype(np.int64).itemsize // self.dtype.itemsize)
-        row = self.dtype.itemsize * (self.num_layers * sum(width for _, width in self._states) + of_scratch)
-        return min(_ADDRESSES // row, (1 << 62) // self.flat_params.size)
+        return Stream(self, batch)
 
     def compress(self, weights: str) -> None:
         """Let streams made, or refreshed, from now on hold W_ih and W_hh in fewer bytes; nothing else changes.

@@ -11,10 +11,12 @@ from .. import _core
 from ..engine import LayerSpec, State
 from ..engine.inputs import checked_state, user_state
 from ..engine.spec import Arrays
-from ..util.checks import as_array
+from ..util.checks import as_array, positive_int
 from .module import ParameterDict
 
 __all__ = ["Stream", "Streamable"]
+
+_ADDRESSES = 1 << 47  # bytes that a process can address
 
 
 class Streamable(Protocol):
@@ -26,6 +28,8 @@ class Streamable(Protocol):
     def weights(self) -> Arrays: ...
     @property
     def params(self) -> ParameterDict: ...
+    @property
+    def flat_params(self) -> np.ndarray: ...
     @property
     def stream_weights(self) -> str: ...
 
@@ -55,8 +59,17 @@ class Stream(_core.Stream):
     __slots__ = ("_layer",)
     _layer: Streamable
 
-    def __init__(self, layer: Streamable, batch: int) -> None:
-        super().__init__(layer.spec, packed_weights(layer), batch)
+    def __init__(self, layer: Streamable, batch: int = 1) -> None:
+        spec = getattr(layer, "spec", None)
+        if not isinstance(spec, LayerSpec):
+            raise TypeError(f"expected an RNN, GRU or LSTM to make a stream of, got {type(layer).__name__}")
+        if spec.num_directions > 1 or spec.reverse:
+            option = "reverse" if spec.reverse else "bidirectional"
+            raise ValueError(f"expected a layer that runs forwards, got {option}=True: a stream has no end to start at")
+        most = _most_rows(spec, layer.flat_params.size)
+        if positive_int("batch", batch) > most:
+            raise ValueError(f"expected batch <= {most}, whose state can be addressed, got {batch}")
+        super().__init__(spec, packed_weights(layer), int(batch))
         self._layer = layer
 
     @property
@@ -73,24 +86,31 @@ class Stream(_core.Stream):
 
         Raises TypeError or ValueError when set to another dtype or shape; the state is unchanged then.
         """
-        return user_state(self.get_state(), False)
+        return user_state(self._get_state(), False)
 
     @state.setter
     def state(self, state: State) -> None:
         several = len(self.spec.states) > 1 and isinstance(state, tuple | list)
         given = [part for part in (state if several else [state]) if part is not None]
         unbatched = self.batch == 1 and bool(given) and as_array("state", given[0]).ndim == 2
-        self.set_state(checked_state(self.spec, state, self.batch, unbatched))
+        self._set_state(checked_state(self.spec, state, self.batch, unbatched))
 
     def refresh(self) -> None:
         """Copy the layer's weights anew; the state stays."""
-        self.repack(partial(packed_weights, self.layer))
+        self._repack(partial(packed_weights, self.layer))
 
     def copy(self) -> Stream:
         """Another stream with the same weights, which both read in one place, and from here on a state of its own."""
         other: Any = super().copy()
         other._layer = self._layer
         return other
+
+
+def _most_rows(spec: LayerSpec, weights: int) -> int:
+    """For which state, scratch and the multiply-adds of a step are numbers of 63 bits at most."""
+    of_scratch = 3 * (spec.output_size + np.dtype(np.int64).itemsize // spec.dtype.itemsize)
+    row = spec.dtype.itemsize * (spec.num_layers * sum(width for _, width in spec.states) + of_scratch)
+    return min(_ADDRESSES // row, (1 << 62) // weights)
 
 
 def packed_weights(layer: Streamable) -> _core.PackedWeights:

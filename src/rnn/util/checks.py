@@ -79,6 +79,8 @@ def as_array(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError:
+        if not isinstance(value, list | tuple):
+            raise
         what = f"a {type(value).__name__} of arrays of different shapes"
         raise TypeError(f"expected {name} as one array, got {what}") from None
 

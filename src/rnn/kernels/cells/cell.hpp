@@ -32,7 +32,7 @@ FASTRNN_INLINE void multiply_words(const Tile<float, A, M>& t, const float* cons
   int slot[G * panel_vectors(G)];
   for (int g = 0; g < G; ++g)
     for (int v = 0; v < t.vectors; ++v) slot[g * t.vectors + v] = (slot_of(g) * t.vectors + v) * kLanes<float>;
-  Products::template multiply<G>(t, a, K, panel, fixed + t.row * fixed_size(K), slot);
+  Products::template multiply<G>(t, a, K, panel, fixed, slot);
 }
 
 // Length of a row of accumulators, (panels, A, units)
@@ -184,8 +184,8 @@ FASTRNN_INLINE void preactivations(const Sequence<T>& q, Index s, const TileOf<T
   if constexpr (Products::kIsFull) {
     if (!q.prepacked) return multiply_as_stored<T, Cell>(q, t, operands);
   } else if (t.is_first) {
-    if (q.has_x_product()) Products::prepare(t.rows, operands.x, q.I, q.x_fixed + t.row * fixed_size(q.I));
-    Products::prepare(t.rows, operands.h, q.P, q.h_fixed + t.row * fixed_size(q.P));
+    if (q.has_x_product()) Products::prepare(t.rows, operands.x, q.I, q.x_fixed, t.row);
+    Products::prepare(t.rows, operands.h, q.P, q.h_fixed, t.row);
   }
   for (int j = 0; j < t.panels; ++j)
     multiply_panel<T, Cell>(q, t.panel(q.reverse_panels ? t.panels - 1 - j : j), operands, in_place, prefetch);
@@ -244,7 +244,7 @@ template <class T> FASTRNN_INLINE Vec<T> clipped(const Sequence<T>& q, Vec<T> d)
 template <class T, class Cell, class Body>
 FASTRNN_INLINE void for_each_state_gradient(const Sequence<T>& q, Index s, Body body) {
   const bool noisy = q.h_mask || q.zoneout_h > 0, zones = q.zoneout_h > 0 && s >= 0;
-  FASTRNN_ASSERT(s >= -1 && s < q.T_ && q.dh && q.w_state && (!zones || q.dh_zoneout));
+  FASTRNN_ASSERT(s >= -1 && s < q.T_ && q.dh && (q.w_state || Cell::GS == 0) && (!zones || q.dh_zoneout));
   const Index continuing = s + 1 < q.T_ ? q.active(s + 1) : 0;
   const auto add_dy = [&](const Tile<T, 1>& t, int r) {
     if (s < 0 || !q.dy.base) return;
@@ -267,8 +267,10 @@ FASTRNN_INLINE void for_each_state_gradient(const Sequence<T>& q, Index s, Body 
       set(t, r, Cell::kPassesThrough && !noisy ? q.dh + b * q.P : nullptr);
     }
     FASTRNN_ASSERT(prefetch.n <= t.rows * (Cell::kLinesBackward + 1));
-    const Factors<T> factors{a, Cell::GS * q.H, q.w_state + t.unit * Cell::GS * q.H};
-    Cell::Products::multiply_columns(t.rows, t.vectors, factors, t.acc, t.ld(), prefetch);
+    if constexpr (Cell::GS > 0) {
+      const Factors<T> factors{a, Cell::GS * q.H, q.w_state + t.unit * Cell::GS * q.H};
+      Cell::Products::multiply_columns(t.rows, t.vectors, factors, t.acc, t.ld(), prefetch);
+    }
     for (int r = 0; r < t.rows; ++r) {
       if (noisy) add_unmasked<T, Cell>(q, t, r);
       if (q.is_reset(s + 1, t.row + r)) set(t, r, nullptr);
@@ -330,6 +332,7 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
 
 // Panels of W_hh for dgates . W_hh: rows of the GS gates that see h(t-1)
 template <class T, class Cell> void pack_state_gradient(Sequence<T>& q, Arena<T>& arena) {
+  if (Cell::GS == 0) return;
   T* state = arena.take(Cell::GS * q.H * Panels<T, 1>{q.P}.padded());
   if (!arena.block) return;
   Cell::Products::pack_columns(q.weights.hh, q.P, Cell::GS * q.H, q.P, state);

@@ -108,7 +108,7 @@ struct Bf16 {
   static Vec<float> column(const float* panel, Index k, Index vectors, int v) {
     return bf16_column(panel, k, vectors, v);
   }
-  static void prepare(int, const float* const*, Index, float*) {}
+  static void prepare(int, const float* const*, Index, float*, Index) {}
 
   template <int G, int A, bool M>
   static FASTRNN_INLINE void multiply(const Tile<float, A, M>& t, const float* const* a, Index K, const float* panel,

@@ -162,7 +162,7 @@ template <bool Vnni> struct Int8 {
   static Vec<float> column(const float* panel, Index k, Index vectors, int v) {
     return int8_column(panel, k, vectors, v);
   }
-  static void prepare(int, const float* const*, Index, float*) {}
+  static void prepare(int, const float* const*, Index, float*, Index) {}
 
   template <int G, int A, bool M>
   static FASTRNN_INLINE void multiply(const Tile<float, A, M>& t, const float* const* a, Index K, const float* panel,
@@ -187,16 +187,16 @@ FASTRNN_INLINE void multiply_fixed(const Tile<float, A, M>& t, Index K, const fl
 }
 
 template <> struct Int8<true> : Int8<false> {
-  // Rows a (K,) in fixed point: fixed (rows, fixed_size(K))
-  static void prepare(int rows, const float* const* a, Index K, float* fixed) {
+  // Rows a (K,) in fixed point: rows first, first+1, ... of fixed (B, fixed_size(K))
+  static void prepare(int rows, const float* const* a, Index K, float* fixed, Index first) {
     FASTRNN_ASSERT(fixed);
-    for (int r = 0; r < rows; ++r) to_fixed(a[r], K, fixed + r * fixed_size(K));
+    for (int r = 0; r < rows; ++r) to_fixed(a[r], K, fixed + (first + r) * fixed_size(K));
   }
 
   template <int G, int A, bool M>
   static FASTRNN_INLINE void multiply(const Tile<float, A, M>& t, const float* const*, Index K, const float* panel,
                                       const float* fixed, const int* slot) {
-    multiply_fixed<G>(t, K, panel, fixed, slot);
+    multiply_fixed<G>(t, K, panel, fixed + t.row * fixed_size(K), slot);
   }
 };
 
