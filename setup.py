@@ -19,6 +19,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 PACKAGE = "src/rnn"
+FLAGS = ["-std=c++17", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi"]
+# Not as in Python's own build: no sum of ours overflows, and which multiplications are fused with additions, so the
+# last bits of results, would depend on it.
+FLAGS += ["-fno-wrapv"]
 ASSERTING = ["-UNDEBUG"]  # after the flags of Python's own build, which have -DNDEBUG
 # The line numbers of a report are all that a sanitizer needs: more would take much longer to compile.
 SANITIZING = ["-O1", "-g1", *ASSERTING, "-fno-omit-frame-pointer"]
@@ -97,7 +101,7 @@ core = Extension(
     library_dirs=[scipy_openblas32.get_lib_dir()],
     libraries=[scipy_openblas32.get_library()],
     runtime_library_dirs=[f"{ORIGIN}/.libs"],
-    extra_compile_args=["-std=c++17", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi", *BUILDS[BUILD]],
+    extra_compile_args=[*FLAGS, *BUILDS[BUILD]],
     extra_link_args=[flag for flag in BUILDS[BUILD] if flag == "--coverage" or flag.startswith("-fsanitize")],
 )
 

@@ -2,8 +2,8 @@
 
     python tests/checksums.py      write tests/checksums.json anew for this compiler: after a change of the arithmetic
 
-The bits depend on the compiler, which may fuse a multiplication with an addition, and on the instruction set, but not
-on the processor or the number of threads. tests/test_checksums.py compares.
+The bits depend on the compiler and its flags, by which it may fuse a multiplication with an addition, and on the
+instruction set, but not on the processor or the number of threads. tests/test_checksums.py compares.
 """
 
 from __future__ import annotations
