@@ -32,9 +32,13 @@ def add_to_columns(const real[:, :] table, const int64_t[::1] columns, real[:, :
 
 # ---------------------------------------------------------------- forward
 
+cdef enum:
+    NEARBY = 8192  # bytes of scratch that are taken from the stack: a step of one row is over sooner than an allocation
+
+
 cdef struct ForwardMemory:
     # of one forward pass
-    void *block
+    void *block              # for `pool_free`
     int64_t projected_rows   # how many rows of accumulators are made in advance; 0: none
     void *input_projection   # these accumulators, see kernels/sequence.hpp
     void *x                  # addresses of the rows of x that they are made from
@@ -79,18 +83,23 @@ cdef void lay_out_forward(
 
 cdef int begin_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
-        ForwardMemory* m) noexcept nogil:
-    """Pack the weights, and make the table of one-hot inputs; -1 if there is no memory."""
+        ForwardMemory* m, char* nearby) noexcept nogil:
+    """Pack the weights, and make the table of one-hot inputs; -1 if there is no memory. nearby (NEARBY,): what serves
+    as memory if it suffices, or null."""
     cdef Arena[real] arena
     arena.block = NULL
     arena.used = 0
     q.prepacked = q.first(q.steps) > UNPACKED_ROWS
     m.projected_rows = projected_rows(q, cell)
     lay_out_forward(q, cell, &arena, n_columns, m)
-    if allocate(&arena):
+    m.block = NULL
+    if nearby != NULL and arena.used * <int64_t>sizeof(real) <= NEARBY - LINE:
+        arena.block, arena.used = <real*>(nearby + -<size_t>nearby % LINE), 0
+    elif allocate(&arena):
         return -1
+    else:
+        m.block = arena.block
     lay_out_forward(q, cell, &arena, n_columns, m)
-    m.block = arena.block
     if q.table != NULL:
         gather_columns(cell.gates * q.H, q.I, q.weights.ih, n_columns, columns, <real*>q.table)
     return 0
@@ -165,9 +174,10 @@ cdef int run_forward(
 
     columns (n_columns,) of W_ih: ids are places in this list; null: ids are the columns themselves."""
     cdef ForwardMemory m
+    cdef char nearby[NEARBY]
     cdef Section section
     section.begin()
-    if begin_forward(q, cell, n_columns, columns, &m):
+    if begin_forward(q, cell, n_columns, columns, &m, nearby):
         return NO_MEMORY
     cdef bint left = run_steps(q, cell, &m, 0, q.steps, &section, team, below, own)
     pool_free(m.block)

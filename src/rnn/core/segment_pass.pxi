@@ -81,7 +81,8 @@ cdef int steps_forward(Sequence[real]* q, SegmentForward of, int64_t s0, int64_t
     section.begin()
     with nogil:
         if not of.is_packed:
-            failed = NO_MEMORY if begin_forward(q, cell, of.layer_pass.n_columns, of.layer_pass.columns, &of.memory) else 0
+            if begin_forward(q, cell, of.layer_pass.n_columns, of.layer_pass.columns, &of.memory, NULL):
+                failed = NO_MEMORY
             of.is_packed = not failed
         if not failed and run_steps(q, cell, &of.memory, s0, s1, &section):
             failed = LEFT
