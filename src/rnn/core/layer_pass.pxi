@@ -40,7 +40,7 @@ cdef list set_call(CallArrays[real]* q, PackedBatch shard, bint backwards, x, y,
     """Write what a call gives, all but the arrays of backward. Returns what q then points to and nothing else refers
     to, for the caller to keep alive."""
     h_mask = None if masks.h is None else shard.take(masks.h[None], 0)
-    is_one_hot = x is not None and cnp.PyArray_NDIM(x) == 2
+    is_one_hot = x is not None and cnp.PyArray_TYPE(x) == cnp.NPY_INT64
     q.steps, q.B, q.start = shard.T, shard.n, <const int64_t*>data(shard.start)
     q.h0, q.c0, q.h_mask = <const real*>data(h0), <const real*>data(c0), <const real*>data(h_mask)
     return [
@@ -79,8 +79,9 @@ cdef class LayerPass:
 
     weights: the arrays of Weights and Norms, each or None.   options: activations, clip, grad_clip, coupled and
     zoneout.
-    x: (T, B, I); or int64 (T, B), places in shard.used_embedding_rows or, in inference only and without such a list,
-    columns of W_ih.   y: (T, B, P), to be written. x and y may be None if a SegmentPass is given windows of them.
+    x: (T, B, I), or packed (N, I), and then so are y, dy and dx; or int64 (T, B), places in shard.used_embedding_rows
+    or, in inference only and without such a list, columns of W_ih.   y: (T, B, P), to be written. x and y may be None
+    if a SegmentPass is given windows of them.
     initial, final: the states of all layers and directions, h and the others, each (L*D, B, width); final[i][at] is
     written.
     reset: (T, B) uint8 or None.   masks: the dropout masks, see `DropoutMasks` in engine/dropout.py.
@@ -216,8 +217,10 @@ cdef void set_saved(Sequence[real]* q, saved, c, bint c_in_place) except *:
 
 
 cdef void clear_padding(const Rows[real]* rows, PackedBatch shard, bint backwards, int64_t width) noexcept nogil:
-    """Set the rows of an array (T, B, width) beyond the true ends of the sequences to zero."""
+    """Set the rows of an array (T, B, width) beyond the true ends of the sequences to zero; a packed one has none."""
     cdef int64_t i, s, t
+    if rows.place != NULL:
+        return
     for i in range(shard.n):
         for t in range(shard.length[i], shard.T):
             s = shard.length[i] - 1 - t if backwards else t

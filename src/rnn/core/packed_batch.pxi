@@ -26,6 +26,7 @@ cdef class PackedBatch:
     cdef readonly object sorted_indices, lengths
     cdef object start  # (T+1,), see kernels/sequence.hpp; None: all n run at every step
     cdef public object used_embedding_rows
+    cdef object place, last  # of packed x and y: (T,) where each time step begins, (n,) when each sequence ends; or None
     cdef const int64_t *sorted_index  # where the elements of sorted_indices, and of lengths, start
     cdef const int64_t *length
 
@@ -80,8 +81,9 @@ cdef class PackedBatch:
         return 0
 
 
-def shards(int64_t T, int64_t B, lengths, int64_t parts):
-    """A batch divided into so many shards. lengths (B,), int64; None: all T.
+def shards(int64_t T, int64_t B, lengths, int64_t parts, place=None):
+    """A batch divided into so many shards. lengths (B,), int64; None: all T. place (T,), int64: the arrays of the caller
+    are packed, and there each time step begins with this row; their sequences are sorted by falling length.
 
     If all sequences have one length, each shard has neighbouring rows, since threads that write to rows side by side
     slow each other down; otherwise, each shard has long and short ones.
@@ -99,8 +101,8 @@ def shards(int64_t T, int64_t B, lengths, int64_t parts):
         length, row = <int64_t*>data(lengths), <int64_t*>data(order)
     if B and length[row[0]] == length[row[B - 1]]:
         ends = [(B * part + parts - 1) // parts for part in range(parts + 1)]
-        return [new_shard(T, order[ends[part] : ends[part + 1]], lengths) for part in range(parts)]
-    return [new_shard(T, order[part::parts], lengths) for part in range(parts)]
+        return [new_shard(T, order[ends[part] : ends[part + 1]], lengths, place) for part in range(parts)]
+    return [new_shard(T, order[part::parts], lengths, place) for part in range(parts)]
 
 
 cdef cnp.ndarray by_falling_length(int64_t T, int64_t B, const int64_t* length):
@@ -119,7 +121,7 @@ cdef cnp.ndarray by_falling_length(int64_t T, int64_t B, const int64_t* length):
     return order
 
 
-cdef PackedBatch new_shard(int64_t T, sorted_indices, lengths):
+cdef PackedBatch new_shard(int64_t T, sorted_indices, lengths, place):
     """The shard of some batch rows, which are sorted by falling length."""
     cdef PackedBatch shard = PackedBatch.__new__(PackedBatch)
     cdef int64_t t, active = len(sorted_indices)
@@ -128,6 +130,8 @@ cdef PackedBatch new_shard(int64_t T, sorted_indices, lengths):
     shard.sorted_indices = np.ascontiguousarray(sorted_indices)
     shard.lengths = lengths[shard.sorted_indices]
     shard.sorted_index, shard.length = <const int64_t*>data(shard.sorted_indices), <const int64_t*>data(shard.lengths)
+    if place is not None:
+        shard.place, shard.last = place, shard.lengths - 1
     if active == 0 or shard.length[active - 1] == T:
         return shard
     shard.start = new_indices(T + 1)
@@ -152,8 +156,12 @@ ctypedef fused element:
 cdef cnp.ndarray set_rows(Rows[element]* rows, array, PackedBatch shard, bint backwards):
     """Set where row (s, i) of a shard lies; of None, nowhere. Returns the offsets, which the caller keeps alive."""
     rows.base = <element*>data(array)
+    rows.place = NULL
+    rows.last = NULL
     if array is None:
         return None
+    if shard.place is not None and (element is float or element is double):
+        return set_packed_rows(rows, array, shard, backwards)
     offsets = new_indices(shard.n)
     cdef int64_t *offset = <int64_t*>data(offsets)
     cdef int64_t i, per_step = cnp.PyArray_STRIDE(array, 0) // <int64_t>sizeof(element)
@@ -167,6 +175,22 @@ cdef cnp.ndarray set_rows(Rows[element]* rows, array, PackedBatch shard, bint ba
     return offsets
 
 
+cdef cnp.ndarray set_packed_rows(Rows[element]* rows, array, PackedBatch shard, bint backwards):
+    """The same for an array (N, ...) that is packed as the caller's are."""
+    offsets = new_indices(shard.n)
+    cdef int64_t *offset = <int64_t*>data(offsets)
+    cdef int64_t i, t
+    rows.offset, rows.step = offset, cnp.PyArray_STRIDE(array, 0) // <int64_t>sizeof(element)
+    rows.place = <const int64_t*>data(shard.place)
+    rows.last = <const int64_t*>data(shard.last) if backwards else NULL
+    require(cnp.PyArray_NDIM(array) == 2 and cnp.PyArray_ITEMSIZE(array) == <int>sizeof(element))
+    for i in range(shard.n):
+        t = shard.length[i] - 1
+        require(0 <= t < shard.T and rows.place[t] + shard.sorted_index[i] < cnp.PyArray_DIM(array, 0))
+        offset[i] = shard.sorted_index[i] * rows.step
+    return offsets
+
+
 cdef cnp.ndarray set_window(Rows[element]* rows, window, int64_t n):
     """The same in a window: (array (M, n, ...) in the order of the shard, the step that it begins with)."""
     array, begin = window
@@ -174,6 +198,8 @@ cdef cnp.ndarray set_window(Rows[element]* rows, window, int64_t n):
     cdef int64_t *offset = <int64_t*>data(offsets)
     cdef int64_t i, first = begin, per_row = cnp.PyArray_STRIDE(array, 1) // <int64_t>sizeof(element)
     rows.base, rows.offset = <element*>data(array), offset
+    rows.place = NULL
+    rows.last = NULL
     rows.step = cnp.PyArray_STRIDE(array, 0) // <int64_t>sizeof(element)
     for i in range(n):
         offset[i] = i * per_row - first * rows.step

@@ -8,6 +8,8 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         T* base
         const int64_t* offset
         int64_t step
+        const int64_t* place
+        const int64_t* last
         T* at(int64_t, int64_t)  # row (s, b)
     struct Activation:
         int kind

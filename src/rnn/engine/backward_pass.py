@@ -20,7 +20,7 @@ from .. import _core
 from ..util.checks import checked_array
 from . import parallel
 from .dropout import masked
-from .inputs import checked_state, kernel_ready, time_major, user_layout, user_state
+from .inputs import checked_state, user_state
 from .merging import unmerged
 from .spec import Arrays, DirectionArrays, State
 from .tape import Tape
@@ -32,38 +32,41 @@ class Backward:
     dy, dstate: gradients of y and of the final state, as `engine.backward` takes them.
     gradients: the arrays that the gradients of the weights are added to.
     search: whether each task returns where the first gradient that is not finite arises, or None.
+    wants_dx: whether dx is computed; of one-hot input there is none.
     Raises TypeError or ValueError for a wrong dtype or a wrong shape.
     """
 
-    def __init__(self, tape: Tape, dy: Any, dstate: State, gradients: Arrays, search: bool = False) -> None:
+    def __init__(
+        self, tape: Tape, dy: Any, dstate: State, gradients: Arrays, search: bool = False, wants_dx: bool = True
+    ) -> None:
         spec, batch = tape.spec, tape.batch
         if dy is None:
             dy = np.zeros(tape.y_shape, spec.dtype)
         dy = checked_array("dy", dy, tape.y_shape, spec.dtype)
-        self.spec, self.tape, self.gradients, self.search = spec, tape, gradients, search
-        self.dy: Any = kernel_ready(time_major(spec, dy, batch.unbatched))  # dy of the next layer; at the end, dx
+        self.spec, self.tape, self.gradients, self.search, self.wants_dx = spec, tape, gradients, search, wants_dx
+        self.dy: Any = batch.time_major(spec, dy)  # dy of the next layer; at the end, dx
         self.final = checked_state(spec, dstate, batch.B, batch.unbatched, "dstate")
         self.initial = tuple([np.empty_like(array) for array in self.final])
         self._clear()
 
     def _clear(self) -> None:
         self.tasks: list[Any] = []
-        self._dx: list[np.ndarray] = []  # dx of each direction; empty for one-hot input
+        self._dx: list[np.ndarray] = []  # dx of each direction; empty if there is none
         self._x_mask: np.ndarray | None = None
         # the layer's gradients, the shard's own, the mask of W_hh, the used columns of W_ih: see `_own_gradients`
         self._own: list[tuple[DirectionArrays, DirectionArrays, np.ndarray | None, np.ndarray | None]] = []
 
     def run(self) -> tuple[np.ndarray | None, State]:
         """Return (dx, dstate) in the caller's layout, and add into the gradients of the parameters."""
-        tape, unbatched = self.tape, self.tape.batch.unbatched
+        tape, batch = self.tape, self.tape.batch
         for layers in reversed(tape.groups):
             k = layers[0]
             self.enter(layers)
             if k == 0 or not tape.is_pipelined:
                 parallel.run_passes(self.tasks, tape.stacks[k][0] or tape.layer_passes[k][0])
                 self.finish()
-        dx = None if self.dy is None else user_layout(self.spec, self.dy, unbatched)
-        return dx, user_state(self.initial, unbatched)
+        dx = None if self.dy is None else batch.user_layout(self.spec, self.dy)
+        return dx, user_state(self.initial, batch.unbatched)
 
     def enter(self, layers: Sequence[int]) -> None:
         """Add the tasks of a group of layers; `dy` becomes the dx that they and `finish` write for the layer below."""
@@ -71,12 +74,12 @@ class Backward:
         x, n = tape.inputs[k], len(tape.batch.shards)
         self.dy = masked(self.dy, tape.between[last])
         parts = unmerged(self.dy, tape.outputs[last], spec.merge, spec.num_directions)
-        one_hot = x.ndim == 2
-        self._dx = [] if one_hot else [_core.new_array(x.shape, spec.dtype) for _ in parts]
+        has_dx = x.dtype.kind != "i" and (k > 0 or self.wants_dx)
+        self._dx = [_core.new_array(x.shape, spec.dtype) for _ in parts] if has_dx else []
         self._x_mask = tape.masks[k][0].x
         for i, (layer_pass, stack) in enumerate(zip(tape.layer_passes[k], tape.stacks[k], strict=True)):
             d = i // n
-            dx = None if one_hot else self._dx[d]
+            dx = self._dx[d] if has_dx else None
             own = [self._own_gradients(each, d, i % n) for each in layers]
             if stack is None:
                 layer_pass.rewind()
@@ -84,7 +87,7 @@ class Backward:
             else:
                 task = partial(stack.backward, parts[d], dx, self.final, self.initial, own, self.search)
             self.tasks.append(task)
-        self.dy = None if one_hot else self._dx[0]
+        self.dy = self._dx[0] if has_dx else None
 
     def _own_gradients(self, k: int, d: int, index: int) -> DirectionArrays:
         """Where a shard adds the gradients of layer k in direction d; `finish` adds its own arrays to the layer's."""
@@ -113,7 +116,7 @@ class Backward:
             _add_tables(tables)
         if len(self._dx) == 2:
             self._dx[0] += self._dx[1]
-        if self._x_mask is not None:
+        if self._x_mask is not None and self._dx:
             self._dx[0] *= self._x_mask
         self._clear()
 

@@ -18,7 +18,7 @@ from .. import _core
 from . import parallel, tuning
 from .checkpointing import CheckpointedStack, CheckpointPolicy
 from .dropout import NO_MASKS, DropoutMasks, draw, masked, scaled
-from .inputs import Batch, checked_state, user_layout, user_state
+from .inputs import Batch, checked_state, user_state
 from .merging import merged, views
 from .spec import Arrays, DirectionArrays, LayerSpec, State
 from .tape import Tape
@@ -52,8 +52,7 @@ class Forward:
     def run(self) -> tuple[np.ndarray, State]:
         """Return y and the final states in the caller's layout."""
         y = self._through_stacks() if self._keeps_little() else self._by_layers()
-        unbatched = self.batch.unbatched
-        return user_layout(self.spec, y, unbatched), user_state(self.final, unbatched)
+        return self.batch.user_layout(self.spec, y), user_state(self.final, self.batch.unbatched)
 
     # ------------------------------------------------------------ each layer through all steps
 
@@ -94,7 +93,7 @@ class Forward:
 
     def _mask_behind(self, k: int) -> np.ndarray | None:
         mask = self.between[k]
-        return None if mask is None else scaled(mask.whole(self.batch.T), mask.p, self.spec.dtype)
+        return None if mask is None else scaled(self.batch.rows_of(mask), mask.p, self.spec.dtype)
 
     def _saved(
         self, x: np.ndarray, passes: list[_core.LayerPass], policy: CheckpointPolicy
@@ -154,9 +153,11 @@ class Forward:
     # ------------------------------------------------------------ what both ways share
 
     def _new_output(self, is_last: bool) -> np.ndarray:
-        """A new y (T, B, D*P) of a layer; for the last layer a view of memory in the caller's layout."""
+        """A new y (T, B, D*P), or (N, D*P), of a layer; for the last layer a view of memory in the caller's layout."""
         spec, T, B = self.spec, self.batch.T, self.batch.B
         width = spec.num_directions * spec.output_size
+        if self.batch.batch_sizes is not None:
+            return _core.new_array((len(self.batch.x), width), spec.dtype)
         if is_last and spec.batch_first:
             return _core.new_array((B, T, width), spec.dtype).swapaxes(0, 1)
         return _core.new_array((T, B, width), spec.dtype)

@@ -15,30 +15,48 @@ import numpy as np
 from .. import _core
 from ..util.checks import as_array, cast_hint, checked_array
 from . import tuning
+from .dropout import StepMask
 from .spec import LayerSpec, State
 
 
 @dataclass(slots=True)
 class Batch:
-    """The input of a call in time-major form, and the shards that it is divided into."""
+    """The input of a call in time-major form, and the shards that it is divided into.
 
-    x: np.ndarray  # (T, B, I) of the layer's dtype, or int64 (T, B): indices of one-hot rows, see `compact_indices`
+    The arrays of a packed batch, (N, ...), have all rows of a time step together, as torch.nn.utils.rnn packs them.
+    """
+
+    T: int
+    B: int
+    # (T, B, I) or packed (N, I) of the layer's dtype, or int64 (T, B): indices of one-hot rows, see `compact_indices`
+    x: np.ndarray
     lengths: np.ndarray | None  # (B,) int64
     reset: np.ndarray | None  # (T, B) uint8
     unbatched: bool  # the caller gave no batch axis
     shards: list[_core.PackedBatch]
-
-    @property
-    def T(self) -> int:
-        return self.x.shape[0]
-
-    @property
-    def B(self) -> int:
-        return self.x.shape[1]
+    batch_sizes: np.ndarray | None = None  # (T,) int64: how many rows a packed batch has at each step
 
     @property
     def one_hot(self) -> bool:
-        return self.x.ndim == 2
+        return self.x.dtype.kind == "i"
+
+    def time_major(self, spec: LayerSpec, array: np.ndarray) -> np.ndarray:
+        """An array in the layout of the caller's x as the kernels take it: a view, or a copy that they can read."""
+        if self.batch_sizes is not None:
+            return np.require(array, requirements=["C", "A"])
+        return kernel_ready(time_major(spec, array, self.unbatched))
+
+    def user_layout(self, spec: LayerSpec, array: np.ndarray) -> np.ndarray:
+        """The inverse of `time_major`, a view."""
+        return array if self.batch_sizes is not None else user_layout(spec, array, self.unbatched)
+
+    def rows_of(self, mask: StepMask) -> np.ndarray:
+        """A mask at all places of an array like y: (T, B, n), or (N, n)."""
+        if self.batch_sizes is None:
+            return mask.whole(self.T)
+        steps = np.repeat(np.arange(self.T), self.batch_sizes)
+        rows = np.arange(len(steps)) - (np.cumsum(self.batch_sizes) - self.batch_sizes)[steps]
+        return mask.at(steps[None], rows)[0]
 
     def compact_indices(self, columns: int, width: int) -> None:
         """Set used_embedding_rows of each shard to the columns of W_ih (width, columns) that its indices name, and
@@ -67,8 +85,10 @@ def kernel_ready(array: np.ndarray) -> np.ndarray:
     return array if array.flags.aligned and strides_fit and rows_fit else array.copy()
 
 
-def checked_batch(spec: LayerSpec, x: Any, lengths: Any, reset: Any) -> Batch:
+def checked_batch(spec: LayerSpec, x: Any, lengths: Any, reset: Any, batch_sizes: Any = None) -> Batch:
     """The batch of x, lengths and reset; raises TypeError or ValueError that says what was expected."""
+    if batch_sizes is not None:
+        return _checked_packed(spec, x, batch_sizes, lengths, reset)
     x = _as_array(x)
     one_hot = x.dtype.kind in "iu"
     if not one_hot and x.dtype != spec.dtype:
@@ -93,7 +113,29 @@ def checked_batch(spec: LayerSpec, x: Any, lengths: Any, reset: Any) -> Batch:
         reset = checked_array("reset", reset, expected, np.dtype(bool))
         reset = kernel_ready(time_major(spec, reset, is_unbatched)).view(np.uint8)
     shards = _core.shards(T, B, lengths, tuning.shard_count(spec.step_work, T, B))
-    return Batch(kernel_ready(x), lengths, reset, is_unbatched, shards)
+    return Batch(T, B, kernel_ready(x), lengths, reset, is_unbatched, shards)
+
+
+def _checked_packed(spec: LayerSpec, x: Any, batch_sizes: Any, lengths: Any, reset: Any) -> Batch:
+    """The batch of packed x (N, I), of which batch_sizes (T,) rows belong to each step."""
+    x, sizes = as_array("x", x), np.asarray(batch_sizes)
+    if lengths is not None or reset is not None:
+        raise ValueError(f"expected packed x without {'reset' if lengths is None else 'lengths'}, got both")
+    if x.dtype != spec.dtype:
+        raise TypeError(f"expected packed x of dtype {spec.dtype}, got {x.dtype}{cast_hint(x, spec.dtype)}")
+    if sizes.dtype != np.int64 or sizes.ndim != 1 or not len(sizes):
+        raise ValueError(f"expected batch_sizes of shape (T,) and dtype int64, got {sizes.shape} and {sizes.dtype}")
+    T, B = len(sizes), int(sizes[0])
+    if sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any():
+        raise ValueError("expected batch_sizes that are positive and never grow, got others")
+    ends = np.cumsum(sizes)
+    if x.shape != (ends[-1], spec.input_size):
+        raise ValueError(f"expected packed x of shape ({ends[-1]}, {spec.input_size}), got {x.shape}")
+    counts = sizes - np.append(sizes[1:], 0)  # how many sequences end with each step
+    lengths = np.repeat(np.arange(T, 0, -1), counts[::-1])
+    x = np.require(x, requirements=["C", "A"])
+    shards = _core.shards(T, B, lengths, tuning.shard_count(spec.step_work, T, B), ends - sizes)
+    return Batch(T, B, x, lengths, None, False, shards, sizes)
 
 
 def _as_array(x: Any) -> np.ndarray:

@@ -16,11 +16,11 @@ MERGES = ("concat", "sum", "mul", "ave")
 
 
 def views(y: np.ndarray, directions: int) -> list[np.ndarray]:
-    """For each direction, the view (T, B, P) of y (T, B, D*P) that it writes."""
+    """For each direction, the view (T, B, P) of y (T, B, D*P) that it writes; or of packed y, (N, D*P)."""
     if directions == 1:
         return [y]
-    P = y.shape[2] // 2
-    return [y[:, :, :P], y[:, :, P:]]
+    P = y.shape[-1] // 2
+    return [y[..., :P], y[..., P:]]
 
 
 def merged(y: np.ndarray, outputs: list[np.ndarray], merge: str) -> np.ndarray:

@@ -19,10 +19,17 @@ from .tape import Tape
 
 
 def infer(
-    spec: LayerSpec, weights: Arrays, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None
+    spec: LayerSpec,
+    weights: Arrays,
+    x: Any,
+    state: State = None,
+    *,
+    lengths: Any = None,
+    reset: Any = None,
+    batch_sizes: Any = None,
 ) -> tuple[Any, State]:
-    """Inference: return (y, state), keep nothing for a backward pass, apply no dropout. Raises as `forward` does."""
-    return Forward(spec, weights, checked_batch(spec, x, lengths, reset), state).run()
+    """Inference: return (y, state), keep nothing for a backward pass, apply no dropout. As `forward` otherwise."""
+    return Forward(spec, weights, checked_batch(spec, x, lengths, reset, batch_sizes), state).run()
 
 
 def forward(
@@ -33,6 +40,7 @@ def forward(
     *,
     lengths: Any = None,
     reset: Any = None,
+    batch_sizes: Any = None,
     rng: np.random.Generator | None = None,
     checkpoint: int | str | None = None,
     memory_limit: int | None = None,
@@ -40,9 +48,13 @@ def forward(
     """Training: return (y, state, tape); the tape is for `backward`.
 
     Arguments and errors are those of `nn.Recurrent.forward`. Weights and x must stay unchanged until `backward`.
+    batch_sizes: int64 (T,): x is packed, (N, I), as torch.nn.utils.rnn packs sequences: so many rows belong to each
+    step; y, and the gradients of both, are packed alike. Not together with lengths, reset, input_dropout or segments.
     rng: what dropout is drawn from. If the pass raises an error or is interrupted, the state of rng is as before.
     """
-    batch = checked_batch(spec, x, lengths, reset)
+    batch = checked_batch(spec, x, lengths, reset, batch_sizes)
+    if batch_sizes is not None and (spec.input_dropout or checkpoint is not None or memory_limit is not None):
+        raise ValueError("expected packed x without input_dropout, checkpoint and memory_limit, got one of them")
     if batch.one_hot and spec.input_dropout:
         raise ValueError(f"expected x in vectors for input_dropout = {spec.input_dropout}, got integer x")
     tape = Tape(spec, weights, batch, CheckpointPolicy.checked(checkpoint, memory_limit))
@@ -59,10 +71,12 @@ def forward(
     return y, final, tape
 
 
-def backward(tape: Tape, dy: Any, dstate: State, gradients: Arrays) -> tuple[np.ndarray | None, State]:
+def backward(
+    tape: Tape, dy: Any, dstate: State, gradients: Arrays, wants_dx: bool = True
+) -> tuple[np.ndarray | None, State]:
     """BPTT: return (dx, dstate) for the gradients of y and of the final state, and add into `gradients`.
 
-    dy, dstate: None means zeros. dx is None if x held indices. A tape may be used again as long as x and the weights
-    are unchanged. Raises TypeError or ValueError for a wrong dtype or a wrong shape.
+    dy, dstate: None means zeros. dx is None if x held indices or it is not wanted. A tape may be used again as long as
+    x and the weights are unchanged. Raises TypeError or ValueError for a wrong dtype or a wrong shape.
     """
-    return Backward(tape, dy, dstate, gradients).run()
+    return Backward(tape, dy, dstate, gradients, wants_dx=wants_dx).run()

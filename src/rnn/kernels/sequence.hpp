@@ -16,13 +16,18 @@
 
 namespace fastrnn {
 
+// Where row (s, b) of an array lies: one step further, it is `step` elements further.  Or, if the caller's array is
+// packed as torch packs sequences, all rows of a time step are together: time t begins with row place[t], and step is
+// the width of a row; a direction that runs backwards begins at the time last[b].
 template <class T> struct Rows {
   T* base;
   const int64_t* offset;  // (B,) in elements
   int64_t step;           // in elements
+  const int64_t* place;   // (T,), or null
+  const int64_t* last;    // (B,), or null
   T* at(Index s, Index b) const {
     FASTRNN_ASSERT(base && offset && b >= 0);
-    return base + offset[b] + s * step;
+    return base + offset[b] + (place ? place[last ? last[b] - s : s] : s) * step;
   }
 };
 
