@@ -126,6 +126,11 @@ class SegmentBackward(SegmentPass):
     def run(self, s0: int, s1: int, search: bool = False) -> tuple[int, int, int] | None: ...
     def end(self) -> None: ...
 
+class TensorReader:
+    def __init__(self, exchange: Any, classes: tuple[type, ...]) -> None: ...
+    def array(self, tensor: Any) -> np.ndarray | None: ...
+    def lie_at(self, tensors: list[Any], arrays: list[np.ndarray]) -> bool: ...
+
 class SmallBatchInference:
     def __init__(
         self, cell: int, is_double: bool, batch_first: bool, weights: list[Any], options: dict[str, Any]
@@ -133,6 +138,18 @@ class SmallBatchInference:
     @staticmethod
     def takes(layers: int, states: int) -> bool: ...
     def run(self, x: Any, state: Any) -> tuple[np.ndarray, Any] | None: ...
+
+class SmallBatchTraining:
+    def __init__(
+        self, cell: int, is_double: bool, weights: list[Any], options: dict[str, Any], widths: tuple[int, ...],
+        step_work: int, masks: Any,
+    ) -> None: ...  # fmt: skip
+    def forward(
+        self, x: Any, initial: tuple[Any, ...]
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...], list[LayerPass]] | None: ...
+    def backward(
+        self, passes: list[LayerPass], dy: Any, final: tuple[Any, ...], gradients: list[Any], wants_dx: bool
+    ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]: ...
 
 class PackedWeights:
     size: int

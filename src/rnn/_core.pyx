@@ -18,6 +18,7 @@
     small_batch   SmallBatchInference: inference of a few rows, without a LayerPass
     stream        Stream: a stack that keeps its state and packed weights; time is the outer loop, the layers the inner
     sampler       TokenSampler: a stream that predicts, and writes
+    tensors       TensorReader: arrays on the memory of another library's tensors
     os            what is the operating system's
 
 These are the .pxi files of core/, parts of this one in the order of their includes.
@@ -35,7 +36,9 @@ Nothing is checked here: a wrong address or size crashes the process. Letters an
 """
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t
+from cpython.exc cimport PyErr_Clear
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 from libcpp cimport bool as cbool
@@ -219,6 +222,7 @@ include "core/backward.pxi"
 include "core/layer_pass.pxi"
 include "core/segment_pass.pxi"
 include "core/small_batch.pxi"
+include "core/tensors.pxi"
 include "core/stream.pxi"
 include "core/sampler.pxi"
 

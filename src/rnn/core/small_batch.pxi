@@ -134,3 +134,89 @@ cdef int run_small_batch(
         x = q.y.base
     free(between)
     return failed
+
+
+cdef class SmallBatchTraining:
+    """Training passes through a stack of layers in one direction that are too small to be divided, on the caller's
+    thread, without an object made in Python but LayerPass: the same bits as those of `engine.forward`.
+
+    states: the width of each.   step_work: multiply-adds of one step of one sequence.
+    """
+
+    cdef int cell
+    cdef bint is_double
+    cdef list weights
+    cdef dict options
+    cdef tuple widths
+    cdef int64_t I, step_work
+    cdef object dtype, masks
+
+    def __init__(self, int cell, bint is_double, list weights, dict options, tuple widths, int64_t step_work, masks):
+        self.cell, self.is_double, self.weights, self.options = cell, is_double, weights, options
+        self.widths, self.step_work, self.masks = widths, step_work, masks
+        self.I, self.dtype = weights[0][0].shape[1], weights[0][0].dtype
+
+    def forward(self, x, tuple initial):
+        """(y, final states, layer passes) of x (T, B, I) and the initial states (L, B, width), none for zeros, if these
+        are of just the right kind and the work is small; None for all others, wrong ones and larger ones alike."""
+        cdef int64_t T, B, k, L = len(self.weights)
+        if not self.is_readable(x, 3) or cnp.PyArray_DIM(x, 2) != self.I:
+            return None
+        T, B = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
+        if T * B == 0 or T * B > (WORTH - 1) // self.step_work:
+            return None
+        if not initial:
+            initial = tuple([np.zeros((L, B, width), self.dtype) for width in self.widths])
+        elif len(initial) != len(self.widths):
+            return None
+        for state, width in zip(initial, self.widths):
+            if not self.is_readable(state, 3) or not cnp.PyArray_IS_C_CONTIGUOUS(state):
+                return None
+            if cnp.PyArray_DIM(state, 0) != L or cnp.PyArray_DIM(state, 1) != B or cnp.PyArray_DIM(state, 2) != width:
+                return None
+        final = tuple([np.empty((L, B, width), self.dtype) for width in self.widths])
+        (shard,) = shards(T, B, None, 1)
+        passes, y = [], x
+        for k in range(L):
+            x, y = y, new_array((T, B, self.widths[0]), self.dtype)
+            each = LayerPass(
+                self.cell, self.is_double, self.weights[k], self.options, shard, k, False, x, y, initial, final, None,
+                self.masks,
+            )
+            each.save()
+            each.forward()
+            passes.append(each)
+        return y, final, passes
+
+    def backward(self, list passes, dy, tuple final, list gradients, bint wants_dx):
+        """(dx, gradients of the initial states) from those of y and of the final states, of which each may be None;
+        those of the weights are added. They are of the layer's dtype and of the shapes of `forward`; nothing is checked."""
+        cdef LayerPass each = passes[0]
+        cdef int64_t k, L = len(passes), T = each.shard.T, B = each.shard.n
+        final = tuple([np.zeros((L, B, width), self.dtype) if state is None else np.ascontiguousarray(state)
+                       for state, width in zip(final, self.widths)])
+        if dy is None:
+            dy = np.zeros((T, B, self.widths[0]), self.dtype)
+        elif not self.is_readable(dy, 3):
+            dy = dy.copy()
+        initial = tuple([np.empty_like(state) for state in final])
+        for k in reversed(range(L)):
+            dx = new_array((T, B, self.I if k == 0 else self.widths[0]), self.dtype) if k or wants_dx else None
+            each = passes[k]
+            each.rewind()
+            each.backward(dy, dx, final, initial, gradients[k])
+            dy = dx
+        return dy, initial
+
+    cdef bint is_readable(self, array, int rank):
+        """Whether a kernel can read it where it lies: of the layer's dtype, its rows of numbers side by side."""
+        cdef int axis
+        cdef int64_t size = cnp.PyArray_ITEMSIZE(array) if cnp.PyArray_CheckExact(array) else 0
+        if size == 0 or cnp.PyArray_TYPE(array) != (cnp.NPY_FLOAT64 if self.is_double else cnp.NPY_FLOAT32):
+            return False
+        if cnp.PyArray_NDIM(array) != rank or not cnp.PyArray_ISALIGNED(array):
+            return False
+        for axis in range(rank - 1):
+            if cnp.PyArray_STRIDE(array, axis) % size:
+                return False
+        return cnp.PyArray_STRIDE(array, rank - 1) == size or cnp.PyArray_DIM(array, rank - 1) == 1

@@ -1,0 +1,28 @@
+"""Recurrent modules of torch that run here: torch's parameters, state dicts and autograd, fastrnn's kernels.
+
+swap: accelerate, restore, report      whole models
+  |
+modules: RNN, GRU, LSTM and their cells      subclasses of torch's; each call looks whether it can run here
+  |            |
+  |          autograd: Recurrence      the call as a function of autograd;  double_backward: gradients of gradients
+  |            |
+weights: Weights, those of a module as arrays      call: Call, what a module is asked, as the engine takes it
+  |
+plain: tensors as arrays; why torch has to run a call
+
+engine: infer, forward, backward, on the memory of torch's tensors
+
+>>> import torch, fastrnn.torch
+>>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.GRU(8, 16, batch_first=True))
+>>> model = fastrnn.torch.accelerate(model)
+>>> y, h = model(torch.ones(4, 20, 3))
+>>> y.shape, h.shape
+(torch.Size([4, 20, 16]), torch.Size([1, 4, 16]))
+>>> print(fastrnn.torch.report(model))
+1: GRU(8, 16, batch_first=True) runs here
+"""
+
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .swap import Report, accelerate, report, restore
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Report", "accelerate", "report", "restore"]

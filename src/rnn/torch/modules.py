@@ -1,0 +1,237 @@
+"""RNN, GRU, LSTM and their cells: torch's modules whose calls run here where they can and as torch's do elsewhere.
+
+A module is torch's in all but `forward`.  It owns torch's Parameters and looks them up at each call, so whatever
+replaces them is seen; errors for wrong input are torch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .autograd import Recurrence
+from .call import Call, torch_layout
+from .plain import NotHere, check_plain, check_surroundings, plain_array
+from .weights import Weights, torch_spec
+
+__all__ = ["GRU", "LSTM", "NOT_COPIED", "REASON", "RNN", "Accelerated", "GRUCell", "LSTMCell", "RNNCell"]
+
+# Attributes of a module that are not copied with it: its `Weights`, and why torch ran the last call that it ran
+KNOWN, REASON = NOT_COPIED = ("_fastrnn_weights", "_fastrnn_reason")
+
+
+_OPERATORS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "GRU": "gru", "LSTM": "lstm"}  # of torch._VF
+
+
+def checked_states(hx: Any, two: bool) -> Sequence[Any]:
+    """The states that hx holds; raises NotHere for another number of them."""
+    if hx is None:
+        return ()
+    several = isinstance(hx, tuple | list)
+    if several != two or (several and len(hx) != 2):
+        raise NotHere(f"the states are a {type(hx).__name__}")
+    return hx if several else (hx,)
+
+
+def evaluated(call: Call, known: Weights, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The outputs of a call.   inputs: x and the states.   known: the weights as arrays.   Raises NotHere."""
+    keeps = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*inputs, *weights))
+    arrays = [plain_array(tensor.detach() if keeps else tensor) for tensor in inputs]
+    if 0 in arrays[0].shape:
+        raise NotHere(f"x has the shape {arrays[0].shape}")
+    try:
+        if keeps:
+            outputs: Sequence[Tensor] = Recurrence.apply(call, known, arrays, *inputs, *weights)
+            return outputs
+        x, *states = arrays
+        if call.seed is None:
+            found = call.infer(known.arrays, x, states, known.small_batch(call.spec))
+        else:
+            found, _ = call.forward(known.arrays, x, states)
+    except (TypeError, ValueError) as wrong:
+        raise NotHere(str(wrong)) from None
+    return [torch.from_numpy(array) for array in found]
+
+
+def one_or_pair(finals: Sequence[Tensor]) -> Any:
+    """Final states as torch returns them."""
+    return tuple(finals) if len(finals) > 1 else finals[0]
+
+
+class Accelerated:
+    """What the modules here add to torch's."""
+
+    _plain: type  # torch's class
+
+    def _weight_names(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _own_weights(self: Any) -> list[Tensor]:
+        """The parameters, or what stands in their place, as they are now."""
+        get, found = self._parameters.get, []
+        for name in self._weight_names():
+            weight = get(name)
+            found.append(getattr(self, name) if weight is None else weight)
+        return found
+
+    def _known(self: Any, tensors: list[Tensor], parts: int, proj_size: int) -> Weights:
+        """These weights as arrays; raises NotHere."""
+        known: Weights | None = self.__dict__.get(KNOWN)
+        if known is None or not known.are(tensors):
+            known = Weights(torch_layout(parts, self.bias, proj_size > 0), tensors)
+            self.__dict__[KNOWN] = known
+        return known
+
+    def _torch_runs(self: Any, why: NotHere, input: Any, hx: Any) -> Any:
+        """What torch's own `forward` returns, or the error that it raises."""
+        self.__dict__[REASON] = str(why)
+        return super().forward(input, tuple(hx) if isinstance(hx, list) else hx)  # type: ignore[misc]
+
+    def __getstate__(self: Any) -> Any:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]  # RNNBase has one of its own
+        return {name: value for name, value in state.items() if name not in NOT_COPIED}
+
+    def __prepare_scriptable__(self: Any) -> Any:
+        """For torch.jit.script: the same as a module of torch's class."""
+        plain = self._plain.__new__(self._plain)
+        plain.__dict__.update(self.__getstate__() | {"_flat_weight_refs": self.__dict__.get("_flat_weight_refs")})
+        return plain
+
+
+class _Layer(Accelerated):
+    """`forward` of RNN, GRU and LSTM."""
+
+    def _weight_names(self: Any) -> Any:
+        return self._flat_weights_names
+
+    def forward(self: Any, input: Any, hx: Any = None, *, reset: Tensor | None = None) -> Any:
+        """As the module of torch does.
+
+        reset: bool, of the input's first two axes, (T,) for unbatched input: where True, the states of that sequence
+        are set to zero before that step, as between the episodes of a reinforcement-learning rollout; of two
+        directions, before that step in the order in which the direction runs.
+        Raises what torch's module raises; TypeError or ValueError for a wrong reset, NotImplementedError for one
+        beside a packed input or where torch's own operators would have to run.
+        """
+        try:
+            check_surroundings()
+            packed = isinstance(input, PackedSequence)
+            x, batch_sizes, order, back = input if packed else (input, None, None, None)
+            states = checked_states(hx, self.mode == "LSTM")
+            check_plain((x, *states))
+            if order is not None:
+                states = [state.index_select(1, order) for state in states]
+            y, *finals = self._outputs(x, states, batch_sizes, reset)
+        except NotHere as why:
+            if reset is not None:
+                raise NotImplementedError(f"expected a call that can run here beside reset=, but {why}") from None
+            return self._torch_runs(why, input, hx)
+        if packed:
+            y = PackedSequence(y, batch_sizes, order, back)
+            finals = finals if back is None else [final.index_select(1, back) for final in finals]
+        return y, one_or_pair(finals)
+
+    def _outputs(self: Any, x: Tensor, states: Sequence[Tensor], batch_sizes: Tensor | None, reset: Any) -> Any:
+        """(y, *final states) of padded or packed x; raises NotHere."""
+        L, D, proj_size = self.num_layers, 2 if self.bidirectional else 1, self.proj_size
+        weights = self._own_weights()
+        known = self._known(weights, L * D, proj_size)
+        drops = self.training and self.dropout > 0 and L > 1
+        spec = torch_spec(
+            self.mode, self.input_size, self.hidden_size, L, D, proj_size, known.dtype, self.dropout if drops else 0.0
+        )
+        batch_first = self.batch_first and batch_sizes is None and x.dim() == 3
+        call = Call(
+            spec, known.layout, "batch first" if batch_first else "engine", _OPERATORS[self.mode], self.bias,
+            len(states), batch_sizes, None, None if reset is None else _reset_array(reset, x, batch_sizes, batch_first),
+            int(torch.randint(1 << 62, ())) if drops else None,
+        )  # fmt: skip
+        return evaluated(call, known, (x, *states), weights)
+
+
+def _reset_array(reset: Any, x: Tensor, batch_sizes: Tensor | None, batch_first: bool) -> np.ndarray:
+    """reset as the engine takes it."""
+    if batch_sizes is not None:
+        raise NotImplementedError("expected a padded input beside reset=, got a PackedSequence")
+    if not isinstance(reset, Tensor) or reset.dtype is not torch.bool:
+        raise TypeError(
+            f"expected reset as a tensor of torch.bool, got {getattr(reset, 'dtype', type(reset).__name__)}"
+        )
+    if reset.shape != x.shape[:-1]:
+        raise ValueError(f"expected reset of shape {tuple(x.shape[:-1])}, got {tuple(reset.shape)}")
+    array: np.ndarray = reset.cpu().numpy()
+    return array.swapaxes(0, 1) if batch_first else array
+
+
+class RNN(_Layer, torch.nn.RNN):
+    """torch.nn.RNN on fastrnn's kernels."""
+
+    _plain = torch.nn.RNN
+
+
+class GRU(_Layer, torch.nn.GRU):
+    """torch.nn.GRU on fastrnn's kernels."""
+
+    _plain = torch.nn.GRU
+
+
+class LSTM(_Layer, torch.nn.LSTM):
+    """torch.nn.LSTM on fastrnn's kernels."""
+
+    _plain = torch.nn.LSTM
+
+
+class _Cell(Accelerated):
+    """`forward` of RNNCell, GRUCell and LSTMCell: one step of one layer."""
+
+    def _weight_names(self: Any) -> tuple[str, ...]:
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return names if self.bias else names[:2]
+
+    @property
+    def _mode(self) -> str:
+        raise NotImplementedError
+
+    def forward(self: Any, input: Any, hx: Any = None) -> Any:
+        """As the module of torch does."""
+        try:
+            check_surroundings()
+            states = checked_states(hx, self._mode == "LSTM")
+            check_plain((input, *states))
+            weights = self._own_weights()
+            known = self._known(weights, 1, 0)
+            spec = torch_spec(self._mode, self.input_size, self.hidden_size, 1, 1, 0, known.dtype, 0.0)
+            call = Call(spec, known.layout, "cell", _OPERATORS[self._mode], self.bias, len(states))
+            finals = evaluated(call, known, (input, *states), weights)
+        except NotHere as why:
+            return self._torch_runs(why, input, hx)
+        return one_or_pair(finals)
+
+
+class RNNCell(_Cell, torch.nn.RNNCell):
+    """torch.nn.RNNCell on fastrnn's kernels."""
+
+    _plain = torch.nn.RNNCell
+
+    @property
+    def _mode(self) -> str:
+        return f"RNN_{self.nonlinearity.upper()}"
+
+
+class GRUCell(_Cell, torch.nn.GRUCell):
+    """torch.nn.GRUCell on fastrnn's kernels."""
+
+    _plain = torch.nn.GRUCell
+    _mode = "GRU"
+
+
+class LSTMCell(_Cell, torch.nn.LSTMCell):
+    """torch.nn.LSTMCell on fastrnn's kernels."""
+
+    _plain = torch.nn.LSTMCell
+    _mode = "LSTM"
