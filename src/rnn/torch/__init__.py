@@ -1,12 +1,13 @@
 """Recurrent modules of torch that run here: torch's parameters, state dicts and autograd, fastrnn's kernels.
 
-swap: accelerate, restore, report      whole models
+swap: accelerate, restore, report                 whole models
   |
-modules: RNN, GRU, LSTM and their cells      subclasses of torch's; each call looks whether it can run here
-  |            |
-  |          autograd: Recurrence      the call as a function of autograd;  double_backward: gradients of gradients
-  |            |
-weights: Weights, those of a module as arrays      call: Call, what a module is asked, as the engine takes it
+modules: RNN, GRU, LSTM and their cells           layers: from_layer, any layer of fastrnn as a module
+  |       torch's, but for `forward`, which            |
+  |       looks whether it can run here                |
+compiled: under torch.compile            autograd: Recurrence, in eager mode;  double_backward: its second derivatives
+  |                                                    |
+call: Call, what a module is asked, as the engine takes it      weights: Weights, those of a module as arrays
   |
 plain: tensors as arrays; why torch has to run a call
 
@@ -22,7 +23,11 @@ engine: infer, forward, backward, on the memory of torch's tensors
 1: GRU(8, 16, batch_first=True) runs here
 """
 
+from .layers import Layer, from_layer
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .swap import Report, accelerate, report, restore
 
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Report", "accelerate", "report", "restore"]
+__all__ = [
+    "GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "Layer", "RNNCell", "Report", "accelerate", "from_layer", "report",
+    "restore",
+]  # fmt: skip

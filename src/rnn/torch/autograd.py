@@ -20,7 +20,7 @@ from .double_backward import differentiable_gradients
 from .plain import plain_array
 from .weights import Weights
 
-__all__ = ["Recurrence"]
+__all__ = ["Recurrence", "evaluated", "one_or_pair"]
 
 _NOTHING = torch.empty(0)
 
@@ -34,7 +34,7 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, call: Call, weights: Weights, arrays: list[np.ndarray], *inputs: Tensor
+        ctx: Any, call: Call, weights: Weights, arrays: Sequence[np.ndarray], *inputs: Tensor
     ) -> tuple[Tensor, ...]:
         x, *states = arrays
         found, tape = call.forward(weights.arrays, x, states, weights.small_training(call.spec))
@@ -71,5 +71,32 @@ class Recurrence(torch.autograd.Function):
 
 
 def _tape_again(call: Call, inputs: Sequence[Tensor]) -> Tape | SmallTape:
-    x, *others = [plain_array(tensor) for tensor in inputs]
+    x, *others = [_array(tensor) for tensor in inputs]
     return call.forward(arranged(call.layout, others[call.states :]), x, others[: call.states])[1]
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """A tensor of numbers, or of indices, as an array; raises NotHere."""
+    return plain_array(tensor) if tensor.is_floating_point() else tensor.numpy()
+
+
+def evaluated(call: Call, known: Weights, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The outputs of a call.   inputs: x and the states.   known: the weights as arrays.
+
+    Raises NotHere; ValueError or TypeError for wrong arguments, as the engine does.
+    """
+    keeps = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*inputs, *weights))
+    x, *states = [_array(tensor.detach() if keeps else tensor) for tensor in inputs]
+    if keeps:
+        outputs: Sequence[Tensor] = Recurrence.apply(call, known, (x, *states), *inputs, *weights)
+        return outputs
+    if call.seed is None:
+        found = call.infer(known.arrays, x, states, known.small_batch(call.spec))
+    else:
+        found, _ = call.forward(known.arrays, x, states)
+    return [torch.from_numpy(array) for array in found]
+
+
+def one_or_pair(finals: Sequence[Tensor]) -> Any:
+    """Final states as torch returns them."""
+    return tuple(finals) if len(finals) > 1 else finals[0]

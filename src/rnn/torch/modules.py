@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .autograd import Recurrence
+from .autograd import evaluated, one_or_pair
 from .call import Call, torch_layout
-from .plain import NotHere, check_plain, check_surroundings, plain_array
-from .weights import Weights, torch_spec
+from .compiled import can_be_compiled, described, recurrence
+from .plain import NotHere, check_floats, check_surroundings
+from .weights import KNOWN, known_weights, torch_spec
 
 __all__ = ["GRU", "LSTM", "NOT_COPIED", "REASON", "RNN", "Accelerated", "GRUCell", "LSTMCell", "RNNCell"]
 
 # Attributes of a module that are not copied with it: its `Weights`, and why torch ran the last call that it ran
-KNOWN, REASON = NOT_COPIED = ("_fastrnn_weights", "_fastrnn_reason")
+REASON = "_fastrnn_reason"
+NOT_COPIED = (KNOWN, REASON)
 
 
 _OPERATORS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "GRU": "gru", "LSTM": "lstm"}  # of torch._VF
@@ -36,31 +38,6 @@ def checked_states(hx: Any, two: bool) -> Sequence[Any]:
     if several != two or (several and len(hx) != 2):
         raise NotHere(f"the states are a {type(hx).__name__}")
     return hx if several else (hx,)
-
-
-def evaluated(call: Call, known: Weights, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The outputs of a call.   inputs: x and the states.   known: the weights as arrays.   Raises NotHere."""
-    keeps = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*inputs, *weights))
-    arrays = [plain_array(tensor.detach() if keeps else tensor) for tensor in inputs]
-    if 0 in arrays[0].shape:
-        raise NotHere(f"x has the shape {arrays[0].shape}")
-    try:
-        if keeps:
-            outputs: Sequence[Tensor] = Recurrence.apply(call, known, arrays, *inputs, *weights)
-            return outputs
-        x, *states = arrays
-        if call.seed is None:
-            found = call.infer(known.arrays, x, states, known.small_batch(call.spec))
-        else:
-            found, _ = call.forward(known.arrays, x, states)
-    except (TypeError, ValueError) as wrong:
-        raise NotHere(str(wrong)) from None
-    return [torch.from_numpy(array) for array in found]
-
-
-def one_or_pair(finals: Sequence[Tensor]) -> Any:
-    """Final states as torch returns them."""
-    return tuple(finals) if len(finals) > 1 else finals[0]
 
 
 class Accelerated:
@@ -79,15 +56,7 @@ class Accelerated:
             found.append(getattr(self, name) if weight is None else weight)
         return found
 
-    def _known(self: Any, tensors: list[Tensor], parts: int, proj_size: int) -> Weights:
-        """These weights as arrays; raises NotHere."""
-        known: Weights | None = self.__dict__.get(KNOWN)
-        if known is None or not known.are(tensors):
-            known = Weights(torch_layout(parts, self.bias, proj_size > 0), tensors)
-            self.__dict__[KNOWN] = known
-        return known
-
-    def _torch_runs(self: Any, why: NotHere, input: Any, hx: Any) -> Any:
+    def _torch_runs(self: Any, why: Exception, input: Any, hx: Any) -> Any:
         """What torch's own `forward` returns, or the error that it raises."""
         self.__dict__[REASON] = str(why)
         return super().forward(input, tuple(hx) if isinstance(hx, list) else hx)  # type: ignore[misc]
@@ -118,19 +87,23 @@ class _Layer(Accelerated):
         Raises what torch's module raises; TypeError or ValueError for a wrong reset, NotImplementedError for one
         beside a packed input or where torch's own operators would have to run.
         """
+        if torch.compiler.is_compiling():
+            return self._compiled(input, hx, reset)
         try:
             check_surroundings()
             packed = isinstance(input, PackedSequence)
             x, batch_sizes, order, back = input if packed else (input, None, None, None)
             states = checked_states(hx, self.mode == "LSTM")
-            check_plain((x, *states))
+            check_floats((x, *states))
             if order is not None:
                 states = [state.index_select(1, order) for state in states]
             y, *finals = self._outputs(x, states, batch_sizes, reset)
-        except NotHere as why:
-            if reset is not None:
+        except (NotHere, TypeError, ValueError) as why:
+            if reset is None:
+                return self._torch_runs(why, input, hx)
+            if isinstance(why, NotHere):
                 raise NotImplementedError(f"expected a call that can run here beside reset=, but {why}") from None
-            return self._torch_runs(why, input, hx)
+            raise
         if packed:
             y = PackedSequence(y, batch_sizes, order, back)
             finals = finals if back is None else [final.index_select(1, back) for final in finals]
@@ -140,7 +113,7 @@ class _Layer(Accelerated):
         """(y, *final states) of padded or packed x; raises NotHere."""
         L, D, proj_size = self.num_layers, 2 if self.bidirectional else 1, self.proj_size
         weights = self._own_weights()
-        known = self._known(weights, L * D, proj_size)
+        known = known_weights(self, torch_layout(L * D, self.bias, proj_size > 0), weights)
         drops = self.training and self.dropout > 0 and L > 1
         spec = torch_spec(
             self.mode, self.input_size, self.hidden_size, L, D, proj_size, known.dtype, self.dropout if drops else 0.0
@@ -152,6 +125,21 @@ class _Layer(Accelerated):
             int(torch.randint(1 << 62, ())) if drops else None,
         )  # fmt: skip
         return evaluated(call, known, (x, *states), weights)
+
+    def _compiled(self: Any, input: Any, hx: Any, reset: Any) -> Any:
+        """The call as a graph holds it: as one operator, or as torch's where that cannot be."""
+        states = [] if hx is None else [*hx] if isinstance(hx, tuple | list) else [hx]
+        if not can_be_compiled(input, states, self.weight_ih_l0, self.mode == "LSTM"):
+            if reset is not None:
+                raise NotImplementedError("expected no reset= where torch's own operator is exported or compiled")
+            return super().forward(input, hx)  # type: ignore[misc]
+        drops = self.training and self.dropout > 0 and self.num_layers > 1
+        form = "batch first" if self.batch_first and input.dim() == 3 else "engine"
+        weights = [getattr(self, name) for name in self._flat_weights_names]
+        seed = torch.randint(1 << 62, ()) if drops else None
+        what = described(self.mode, self.bidirectional, self.bias, self.proj_size > 0, form)
+        y, h, c, _ = recurrence(input, states, weights, reset, seed, self.dropout if drops else 0.0, what)
+        return y, (h, c) if self.mode == "LSTM" else h
 
 
 def _reset_array(reset: Any, x: Tensor, batch_sizes: Tensor | None, batch_first: bool) -> np.ndarray:
@@ -199,18 +187,30 @@ class _Cell(Accelerated):
 
     def forward(self: Any, input: Any, hx: Any = None) -> Any:
         """As the module of torch does."""
+        if torch.compiler.is_compiling():
+            return self._compiled(input, hx)
         try:
             check_surroundings()
             states = checked_states(hx, self._mode == "LSTM")
-            check_plain((input, *states))
+            check_floats((input, *states))
             weights = self._own_weights()
-            known = self._known(weights, 1, 0)
+            known = known_weights(self, torch_layout(1, self.bias, False), weights)
             spec = torch_spec(self._mode, self.input_size, self.hidden_size, 1, 1, 0, known.dtype, 0.0)
             call = Call(spec, known.layout, "cell", _OPERATORS[self._mode], self.bias, len(states))
             finals = evaluated(call, known, (input, *states), weights)
-        except NotHere as why:
+        except (NotHere, TypeError, ValueError) as why:
             return self._torch_runs(why, input, hx)
         return one_or_pair(finals)
+
+    def _compiled(self: Any, input: Any, hx: Any) -> Any:
+        """The call as a graph holds it: as one operator, or as torch's where that cannot be."""
+        states = [] if hx is None else [*hx] if isinstance(hx, tuple | list) else [hx]
+        if not can_be_compiled(input, states, self.weight_ih, self._mode == "LSTM"):
+            return super().forward(input, hx)  # type: ignore[misc]
+        weights = [getattr(self, name) for name in self._weight_names()]
+        what = described(self._mode, False, self.bias, False, "cell")
+        _, h, c, _ = recurrence(input, states, weights, None, None, 0.0, what)
+        return (h, c) if self._mode == "LSTM" else h
 
 
 class RNNCell(_Cell, torch.nn.RNNCell):

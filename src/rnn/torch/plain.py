@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from .. import _core
 
-__all__ = ["NotHere", "check_plain", "check_surroundings", "lie_at", "plain_array"]
+__all__ = ["NotHere", "check_floats", "check_plain", "check_surroundings", "lie_at", "plain_array"]
 
 _TYPES = (Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
@@ -69,6 +69,14 @@ def check_plain(tensors: Iterable[Any]) -> None:
     for tensor in tensors:
         if type(tensor) not in _TYPES:
             raise NotHere(f"a tensor is of the type {type(tensor).__name__}")
+
+
+def check_floats(tensors: Iterable[Any]) -> None:
+    """The same, and for those that hold no numbers or none of a floating-point dtype."""
+    check_plain(tensors)
+    for tensor in tensors:
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            raise NotHere(f"a tensor has the shape {tuple(tensor.shape)} and is of {tensor.dtype}")
 
 
 def plain_array(tensor: Tensor) -> np.ndarray:

@@ -15,7 +15,9 @@ from ..engine.dropout import NO_MASKS
 from .call import Layout, arranged
 from .plain import NotHere, check_plain, lie_at, plain_array
 
-__all__ = ["Weights", "torch_spec"]
+__all__ = ["KNOWN", "Weights", "known_weights", "torch_spec"]
+
+KNOWN = "_fastrnn_weights"  # the attribute of a module that has its `Weights`; not copied with it
 
 _KERNELS = {"RNN_TANH": "rnn tanh", "RNN_RELU": "rnn relu", "GRU": "gru", "LSTM": "lstm"}
 
@@ -72,6 +74,14 @@ class Weights:
     def are(self, tensors: list[Tensor]) -> bool:
         """Whether these are the same weights in the same memory."""
         return lie_at(tensors, self._found)
+
+
+def known_weights(module: Any, layout: Layout, tensors: list[Tensor]) -> Weights:
+    """The weights of a module as arrays, which it keeps from call to call; raises NotHere."""
+    known: Weights | None = module.__dict__.get(KNOWN)
+    if known is None or not known.are(tensors):
+        known = module.__dict__[KNOWN] = Weights(layout, tensors)
+    return known
 
 
 def _runs_forwards(spec: LayerSpec) -> bool:
