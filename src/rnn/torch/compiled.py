@@ -21,7 +21,7 @@ from .call import Call, arranged, torch_layout
 from .plain import plain_array
 from .weights import torch_spec
 
-__all__ = ["can_be_compiled", "described", "recurrence"]
+__all__ = ["can_be_compiled", "described", "never_traced", "recurrence"]
 
 
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
@@ -144,6 +144,15 @@ def can_be_compiled(input: Any, states: Sequence[Tensor], weight: Tensor, two: b
     if len(states) not in (0, 1 + two):
         return False
     return input.device.type == "cpu" and input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
+
+
+def never_traced(function: Any) -> Any:
+    """Let Dynamo run a function, and all that it calls, as they are where a graph has broken around them."""
+    frames = torch._C._dynamo.eval_frame
+    if hasattr(frames, "set_code_exec_strategy"):
+        skip = frames._FrameAction.SKIP
+        frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+    return function
 
 
 class _AllowRNN(MetaPathFinder):

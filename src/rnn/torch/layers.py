@@ -16,7 +16,7 @@ from ..engine import LayerSpec
 from ..nn.recurrent import Recurrent
 from .autograd import evaluated, one_or_pair
 from .call import Call, Layout
-from .plain import NotHere, check_plain
+from .plain import NotHere, check_plain, check_surroundings
 from .weights import KNOWN, known_weights
 
 __all__ = ["Layer", "from_layer"]
@@ -80,8 +80,10 @@ class Layer(torch.nn.Module):
         Raises TypeError or ValueError for a wrong dtype, shape or value; NotImplementedError where torch traces,
         compiles or transforms the call.
         """
-        if torch._C._get_tracing_state() is not None:
-            raise NotImplementedError("expected a call that is not traced, got one of torch.jit.trace or of an export")
+        try:
+            check_surroundings()
+        except NotHere as why:
+            raise NotImplementedError(f"expected a call that can run here, but {why}") from None
         states = () if hx is None else tuple(hx) if isinstance(hx, tuple | list) else (hx,)
         x, batch_sizes, order, back = input if isinstance(input, PackedSequence) else (input, None, None, None)
         try:

@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .autograd import evaluated, one_or_pair
 from .call import Call, torch_layout
-from .compiled import can_be_compiled, described, recurrence
-from .plain import NotHere, check_floats, check_surroundings
+from .compiled import can_be_compiled, described, never_traced, recurrence
+from .plain import NotHere, check_autocast, check_floats, check_surroundings
 from .weights import KNOWN, known_weights, torch_spec
 
 __all__ = ["GRU", "LSTM", "NOT_COPIED", "REASON", "RNN", "Accelerated", "GRUCell", "LSTMCell", "RNNCell"]
@@ -59,7 +59,7 @@ class Accelerated:
     def _torch_runs(self: Any, why: Exception, input: Any, hx: Any) -> Any:
         """What torch's own `forward` returns, or the error that it raises."""
         self.__dict__[REASON] = str(why)
-        return super().forward(input, tuple(hx) if isinstance(hx, list) else hx)  # type: ignore[misc]
+        return super().forward(input, hx)  # type: ignore[misc]
 
     def __getstate__(self: Any) -> Any:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]  # RNNBase has one of its own
@@ -89,8 +89,13 @@ class _Layer(Accelerated):
         """
         if torch.compiler.is_compiling():
             return self._compiled(input, hx, reset)
+        return self._eager(input, hx, reset)
+
+    @never_traced
+    def _eager(self: Any, input: Any, hx: Any, reset: Any) -> Any:
         try:
             check_surroundings()
+            check_autocast()
             packed = isinstance(input, PackedSequence)
             x, batch_sizes, order, back = input if packed else (input, None, None, None)
             states = checked_states(hx, self.mode == "LSTM")
@@ -189,18 +194,22 @@ class _Cell(Accelerated):
         """As the module of torch does."""
         if torch.compiler.is_compiling():
             return self._compiled(input, hx)
+        return self._eager(input, hx)
+
+    @never_traced
+    def _eager(self: Any, input: Any, hx: Any) -> Any:
         try:
             check_surroundings()
+            check_autocast()
             states = checked_states(hx, self._mode == "LSTM")
             check_floats((input, *states))
             weights = self._own_weights()
             known = known_weights(self, torch_layout(1, self.bias, False), weights)
             spec = torch_spec(self._mode, self.input_size, self.hidden_size, 1, 1, 0, known.dtype, 0.0)
             call = Call(spec, known.layout, "cell", _OPERATORS[self._mode], self.bias, len(states))
-            finals = evaluated(call, known, (input, *states), weights)
+            return one_or_pair(evaluated(call, known, (input, *states), weights))
         except (NotHere, TypeError, ValueError) as why:
             return self._torch_runs(why, input, hx)
-        return one_or_pair(finals)
 
     def _compiled(self: Any, input: Any, hx: Any) -> Any:
         """The call as a graph holds it: as one operator, or as torch's where that cannot be."""

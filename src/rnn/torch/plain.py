@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from .. import _core
 
-__all__ = ["NotHere", "check_floats", "check_plain", "check_surroundings", "lie_at", "plain_array"]
+__all__ = ["NotHere", "check_autocast", "check_floats", "check_plain", "check_surroundings", "lie_at", "plain_array"]
 
 _TYPES = (Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
@@ -30,10 +30,14 @@ def check_surroundings() -> None:
         raise NotHere("a transform of torch.func is active")
     if _modes():
         raise NotHere("a mode that sees every operator is active")
-    if _autocasts("cpu"):
-        raise NotHere("autocast is enabled")
     if forward_ad._current_level >= 0:
         raise NotHere("forward-mode differentiation is active")
+
+
+def check_autocast() -> None:
+    """Raise NotHere under autocast, which changes the dtype of what torch's operators take."""
+    if _autocasts("cpu"):
+        raise NotHere("autocast is enabled")
 
 
 _tracing, _transforms = torch._C._get_tracing_state, torch._C._functorch.peek_interpreter_stack

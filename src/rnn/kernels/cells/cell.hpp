@@ -201,6 +201,16 @@ FASTRNN_INLINE Vec<T> zoneout_keep(T p, const Rows<const uint8_t>& keeps, Index 
   return keeps.base ? load_bytes<T>(keeps.at(s, b) + unit, lanes) : splat(p);
 }
 
+// Whether y is no output of the cell but  p h(t-1) + (1 - p) h~(t),  the mean of zoneout
+template <class T> bool mixes_means(const Sequence<T>& q) { return q.zoneout_h > 0 && !q.keeps_h.base; }
+
+// h~(t) of that y; with p = 1, where no gradient reaches it, any number
+template <class T>
+FASTRNN_INLINE Vec<T> unmixed(const Sequence<T>& q, Index s, Index b, Index unit, int lanes, Vec<T> y) {
+  const T p = q.zoneout_h;
+  return p < 1 ? (y - p * load(q.h_before(s, b) + unit, lanes)) / (T(1) - p) : y;
+}
+
 // From the gradient of what the products saw of h(s) to that of h(s): times the mask, plus what h(s) hands on without a
 // product
 template <class T, class Cell>

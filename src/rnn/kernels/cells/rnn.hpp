@@ -61,12 +61,14 @@ template <class T, class F, bool General, class P = Full<T>> struct Rnn {
   // da = dh f'(a)
   static void backward(const Sequence<T>& q, Index s) {
     if (s < 0) return initial_state_gradient<T, Rnn>(q);
+    const bool mixed = !General && mixes_means(q);
     for_each_state_gradient<T, Rnn>(q, s, [&](const Tile<T, 1>& t) {
       for (int r = 0; r < t.rows; ++r) {
         const T* from = slopes_or_h(q, s, t.row + r) + t.unit;
         T* da = q.dgates_at(s, t.row + r) + t.unit;
         for (int v = 0; v < t.vectors; ++v) {
-          const Vec<T> read = load(from + v * L, t.lanes_of(v));
+          Vec<T> read = load(from + v * L, t.lanes_of(v));
+          if (mixed) read = unmixed(q, s, t.row + r, t.unit + v * L, t.lanes_of(v), read);
           store(da + v * L, clipped(q, t.get(r, 0, v) * (General ? read : F::slope(read))), t.lanes_of(v));
         }
       }
