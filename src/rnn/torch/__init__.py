@@ -1,5 +1,7 @@
 """Recurrent modules of torch that run here: torch's parameters, state dicts and autograd, fastrnn's kernels.
 
+recurrent_ppo: accelerate_recurrent_ppo      policies of sb3-contrib
+  |
 swap: accelerate, restore, report      whole models
   |
 modules: RNN, GRU, LSTM and their cells      subclasses of torch's; each call looks whether it can run here
@@ -23,6 +25,10 @@ engine: infer, forward, backward, on the memory of torch's tensors
 """
 
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .recurrent_ppo import accelerate_recurrent_ppo
 from .swap import Report, accelerate, report, restore
 
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Report", "accelerate", "report", "restore"]
+__all__ = [
+    "GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Report", "accelerate", "accelerate_recurrent_ppo",
+    "report", "restore",
+]  # fmt: skip
