@@ -12,7 +12,12 @@ MODULES = [
     for module in pkgutil.walk_packages(fastrnn.__path__, "fastrnn.")
     if not module.name.endswith("__main__")
 ]
-NEEDS = {"fastrnn.interchange.onnx": "onnx", "fastrnn.interchange.torch": "torch"}
+NEEDS = {
+    "fastrnn.interchange.onnx": "onnx",
+    "fastrnn.interchange.torch": "torch",
+    "fastrnn.torch": "torch",
+    "fastrnn.torch.recurrent_ppo": "sb3_contrib",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)

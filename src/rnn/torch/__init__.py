@@ -1,5 +1,7 @@
 """Recurrent modules of torch that run here: torch's parameters, state dicts and autograd, fastrnn's kernels.
 
+recurrent_ppo: accelerate_recurrent_ppo           policies of sb3-contrib
+  |
 swap: accelerate, restore, report                 whole models
   |
 modules: RNN, GRU, LSTM and their cells           layers: from_layer, any layer of fastrnn as a module
@@ -25,9 +27,10 @@ engine: infer, forward, backward, on the memory of torch's tensors
 
 from .layers import Layer, from_layer
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .recurrent_ppo import accelerate_recurrent_ppo
 from .swap import Report, accelerate, report, restore
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "Layer", "RNNCell", "Report", "accelerate", "from_layer", "report",
-    "restore",
+    "GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "Layer", "RNNCell", "Report", "accelerate",
+    "accelerate_recurrent_ppo", "from_layer", "report", "restore",
 ]  # fmt: skip
