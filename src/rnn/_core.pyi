@@ -1,6 +1,6 @@
 """Types of the compiled core; what each function does is said in _core.pyx."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,7 @@ class SegmentBackward(SegmentPass):
 class TensorReader:
     def __init__(self, exchange: Any, classes: tuple[type, ...]) -> None: ...
     def array(self, tensor: Any) -> np.ndarray | None: ...
+    def arrays(self, tensors: Sequence[Any]) -> list[np.ndarray] | None: ...
     def lie_at(self, tensors: list[Any], arrays: list[np.ndarray]) -> bool: ...
 
 class SmallBatchInference:

@@ -18,7 +18,7 @@
     small_batch   SmallBatchInference: inference of a few rows, without a LayerPass
     stream        Stream: a stack that keeps its state and packed weights; time is the outer loop, the layers the inner
     sampler       TokenSampler: a stream that predicts, and writes
-    tensors       TensorReader: arrays on the memory of another library's tensors
+    tensors       TensorReader: arrays on the memory of torch's tensors
     os            what is the operating system's
 
 These are the .pxi files of core/, parts of this one in the order of their includes.

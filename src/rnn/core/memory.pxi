@@ -13,6 +13,7 @@ cdef enum:
     LEAST_POOLED = 64 << 10  # smaller blocks are malloc's
     MOST_POOLED = 256 << 20
     POOLED_BLOCKS = 256
+    MOST_AXES = 32
     LINE = 64  # before the memory lies a cache line with the size of the block
     HUGE_PAGE = 2 << 20
     NUMPY_DOMAIN = 389047  # of tracemalloc: np.lib.tracemalloc_domain
@@ -179,18 +180,33 @@ cdef class Memory:
 
 def new_array(tuple shape, dtype, bint zero=False):
     """np.empty or np.zeros whose elements start on a cache line, so that no vector of them lies across two. Large ones
-    are in memory that is used again."""
-    cdef cnp.npy_intp size = np.dtype(dtype).itemsize
-    for n in shape:
+    are in memory that is used again. The dtype is one of numbers, in the byte order of this machine."""
+    cdef cnp.npy_intp dims[MOST_AXES]
+    cdef cnp.npy_intp size, n
+    cdef cnp.dtype descr = dtype if isinstance(dtype, cnp.dtype) else np.dtype(dtype)
+    cdef int axis, rank = len(shape)
+    cdef char* start
+    if rank > MOST_AXES:
+        raise ValueError(f"expected at most {MOST_AXES} axes, got {rank}")
+    size = descr.itemsize
+    for axis in range(rank):
+        n = dims[axis] = shape[axis]
+        if n < 0 or (n and size > INT64_MAX // 2 // n):
+            raise MemoryError(f"no memory for an array of shape {shape}")
         size *= n
     if size >= LEAST_POOLED:
-        memory = Memory(size)
+        owner = Memory(size)
+        start = <char*>(<Memory>owner).start
         if zero:
-            memset((<Memory>memory).start, 0, size)
-        return np.ndarray(shape, dtype, memory)
-    size += LINE
-    raw = cnp.PyArray_ZEROS(1, &size, cnp.NPY_UINT8, 0) if zero else cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
-    return np.ndarray(shape, dtype, raw, -<size_t>cnp.PyArray_DATA(raw) % LINE)
+            memset(start, 0, size)
+    else:
+        size += LINE
+        owner = cnp.PyArray_ZEROS(1, &size, cnp.NPY_UINT8, 0) if zero else cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
+        start = <char*>cnp.PyArray_DATA(owner)
+        start += -<size_t>start % LINE
+    array = cnp.PyArray_SimpleNewFromData(rank, dims, descr.type_num, start)
+    cnp.set_array_base(array, owner)
+    return array
 
 
 cdef int allocate(Arena[real]* arena) noexcept nogil:

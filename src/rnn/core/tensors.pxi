@@ -1,4 +1,4 @@
-# Included by _core.pyx: arrays on the memory of another library's tensors, without a call of that library in Python.
+# Arrays on the memory of torch's tensors, found without one of torch's operators. Included by _core.pyx.
 
 cdef extern from *:
     """
@@ -41,9 +41,9 @@ cdef extern from *:
 
 
 cdef class TensorReader:
-    """Arrays on the memory of a library's tensors: `array`, and `lie_at`, whether tensors still lie where they lay.
+    """Arrays on the memory of torch's tensors: `arrays`, and `lie_at`, whether tensors still lie where they lay.
 
-    exchange: the capsule that the library has for C; ValueError if it is of a version that is not known here.
+    exchange: the capsule that torch has for C; ValueError if it is of a version that is not known here.
     classes: those of tensors that are read, not those derived from them.
     """
 
@@ -82,7 +82,7 @@ cdef class TensorReader:
         cdef DLTensor found
         cdef cnp.npy_intp strides[3]
         cdef int axis, typenum = self.typenum(tensor, &found)
-        if typenum < 0:
+        if typenum < 0 or tensor.is_neg():
             return None
         for axis in range(found.ndim):
             strides[axis] = found.strides[axis] * (found.dtype.bits // 8)
@@ -92,6 +92,16 @@ cdef class TensorReader:
         )  # fmt: skip
         cnp.set_array_base(array, tensor)
         return array
+
+    def arrays(self, tensors):
+        """`array` of each of several tensors, in a list; None if one has none."""
+        found = []
+        for tensor in tensors:
+            array = self.array(tensor)
+            if array is None:
+                return None
+            found.append(array)
+        return found
 
     def lie_at(self, list tensors, list arrays):
         """Whether each tensor has just the memory of its C-contiguous array, in the same shape."""

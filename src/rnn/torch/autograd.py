@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import _core
 from ..engine import Tape
 from .call import Call, SmallTape, arranged
 from .double_backward import differentiable_gradients
-from .plain import plain_array
+from .plain import plain_arrays
 from .weights import Weights
 
 __all__ = ["Recurrence", "evaluated", "one_or_pair"]
@@ -55,9 +56,9 @@ class Recurrence(torch.autograd.Function):
         tape = getattr(keeper, "tape", None) or _tape_again(call, inputs)
         if torch.is_grad_enabled():
             return None, None, None, *differentiable_gradients(call, tape.between, inputs, grads)
-        own = [np.zeros(tensor.shape, call.spec.dtype) for tensor in inputs[n:]]
+        own = [_core.new_array(tuple(tensor.shape), call.spec.dtype, True) for tensor in inputs[n:]]
         wanted = ctx.needs_input_grad[3:]
-        given = [None if grad is None else plain_array(grad) for grad in grads]
+        given = [None if grad is None else plain_arrays((grad,))[0] for grad in grads]
         dx, dinitial = call.backward(tape, given, arranged(call.layout, own), wanted[0])
         return (
             None,
@@ -71,13 +72,14 @@ class Recurrence(torch.autograd.Function):
 
 
 def _tape_again(call: Call, inputs: Sequence[Tensor]) -> Tape | SmallTape:
-    x, *others = [_array(tensor) for tensor in inputs]
+    x, *others = _arrays(inputs)
     return call.forward(arranged(call.layout, others[call.states :]), x, others[: call.states])[1]
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    """A tensor of numbers, or of indices, as an array; raises NotHere."""
-    return plain_array(tensor) if tensor.is_floating_point() else tensor.numpy()
+def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """Tensors as arrays, of which the first, x, may hold indices; raises NotHere."""
+    x, *others = tensors
+    return plain_arrays(tensors) if x.is_floating_point() else [x.numpy(), *plain_arrays(others)]
 
 
 def evaluated(call: Call, known: Weights, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -85,11 +87,11 @@ def evaluated(call: Call, known: Weights, inputs: Sequence[Tensor], weights: Seq
 
     Raises NotHere; ValueError or TypeError for wrong arguments, as the engine does.
     """
-    keeps = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*inputs, *weights))
-    x, *states = [_array(tensor.detach() if keeps else tensor) for tensor in inputs]
-    if keeps:
-        outputs: Sequence[Tensor] = Recurrence.apply(call, known, (x, *states), *inputs, *weights)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*inputs, *weights)):
+        arrays = _arrays([tensor.detach() for tensor in inputs])
+        outputs: Sequence[Tensor] = Recurrence.apply(call, known, arrays, *inputs, *weights)
         return outputs
+    x, *states = _arrays(inputs)
     if call.seed is None:
         found = call.infer(known.arrays, x, states, known.small_batch(call.spec))
     else:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .call import Call, arranged, torch_layout
-from .plain import plain_array
+from .plain import plain_arrays
 from .weights import torch_spec
 
 __all__ = ["can_be_compiled", "described", "never_traced", "recurrence"]
@@ -97,8 +97,8 @@ def _backward(
         call, tape, _ = _passed(x, states, weights, reset, seed, dropout, what)
     own = [torch.zeros(weight.shape, dtype=weight.dtype) for weight in weights]
     outputs = ([dy] if call.form != "cell" else []) + [dh, dc][: len(call.spec.states)]
-    grads = [None if grad is None else plain_array(grad) for grad in outputs]
-    dx, dstates = call.backward(tape, grads, arranged(call.layout, [plain_array(grad) for grad in own]), True)
+    grads = [None if grad is None else plain_arrays((grad,))[0] for grad in outputs]
+    dx, dstates = call.backward(tape, grads, arranged(call.layout, plain_arrays(own)), True)
     return [*[torch.from_numpy(np.ascontiguousarray(array)) for array in (dx, *dstates)], *own]
 
 
@@ -115,7 +115,7 @@ def _passed(
     call = call._replace(reset=None if reset is None else reset.numpy(), seed=None if seed is None else int(seed))
     if reset is not None and call.form == "batch first":
         call = call._replace(reset=call.reset.swapaxes(0, 1))  # type: ignore[union-attr]
-    array, *others = [plain_array(tensor.detach()) for tensor in (x, *states, *weights)]
+    array, *others = plain_arrays([tensor.detach() for tensor in (x, *states, *weights)])
     found, tape = call.forward(arranged(call.layout, others[len(states) :]), array, others[: len(states)])
     return call, tape, found
 

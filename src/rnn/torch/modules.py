@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .autograd import evaluated, one_or_pair
 from .call import Call, torch_layout
 from .compiled import can_be_compiled, described, never_traced, recurrence
-from .plain import NotHere, check_autocast, check_floats, check_surroundings
+from .plain import NotHere, check_autocast, check_plain, check_surroundings
 from .weights import KNOWN, known_weights, torch_spec
 
 __all__ = ["GRU", "LSTM", "NOT_COPIED", "REASON", "RNN", "Accelerated", "GRUCell", "LSTMCell", "RNNCell"]
@@ -99,7 +99,7 @@ class _Layer(Accelerated):
             packed = isinstance(input, PackedSequence)
             x, batch_sizes, order, back = input if packed else (input, None, None, None)
             states = checked_states(hx, self.mode == "LSTM")
-            check_floats((x, *states))
+            check_plain((x, *states))
             if order is not None:
                 states = [state.index_select(1, order) for state in states]
             y, *finals = self._outputs(x, states, batch_sizes, reset)
@@ -123,6 +123,8 @@ class _Layer(Accelerated):
         spec = torch_spec(
             self.mode, self.input_size, self.hidden_size, L, D, proj_size, known.dtype, self.dropout if drops else 0.0
         )
+        if not (x.is_floating_point() and x.numel()):
+            raise NotHere(f"x is of {x.dtype} and has the shape {tuple(x.shape)}")
         batch_first = self.batch_first and batch_sizes is None and x.dim() == 3
         call = Call(
             spec, known.layout, "batch first" if batch_first else "engine", _OPERATORS[self.mode], self.bias,
@@ -202,7 +204,9 @@ class _Cell(Accelerated):
             check_surroundings()
             check_autocast()
             states = checked_states(hx, self._mode == "LSTM")
-            check_floats((input, *states))
+            check_plain((input, *states))
+            if not (input.is_floating_point() and input.numel()):
+                raise NotHere(f"x is of {input.dtype} and has the shape {tuple(input.shape)}")
             weights = self._own_weights()
             known = known_weights(self, torch_layout(1, self.bias, False), weights)
             spec = torch_spec(self._mode, self.input_size, self.hidden_size, 1, 1, 0, known.dtype, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from .. import _core
 
-__all__ = ["NotHere", "check_autocast", "check_floats", "check_plain", "check_surroundings", "lie_at", "plain_array"]
+__all__ = ["NotHere", "check_autocast", "check_plain", "check_surroundings", "lie_at", "plain_arrays"]
 
 _TYPES = (Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
@@ -47,12 +47,12 @@ _modes, _autocasts = torch._C._len_torch_dispatch_stack, torch.is_autocast_enabl
 class _SlowReader:
     """What `_core.TensorReader` does, for versions of torch without DLPack's exchange API."""
 
-    def array(self, tensor: Tensor) -> np.ndarray | None:
+    def arrays(self, tensors: Sequence[Tensor]) -> list[np.ndarray] | None:
         try:
-            array: np.ndarray = tensor.detach().numpy()
+            found: list[np.ndarray] = [tensor.detach().numpy() for tensor in tensors]
         except (RuntimeError, TypeError):
             return None
-        return array if array.dtype.char in "fd" else None
+        return found if all(array.dtype.char in "fd" for array in found) else None
 
     def lie_at(self, tensors: list[Tensor], arrays: list[np.ndarray]) -> bool:
         return all(
@@ -75,31 +75,23 @@ def check_plain(tensors: Iterable[Any]) -> None:
             raise NotHere(f"a tensor is of the type {type(tensor).__name__}")
 
 
-def check_floats(tensors: Iterable[Any]) -> None:
-    """The same, and for those that hold no numbers or none of a floating-point dtype."""
-    check_plain(tensors)
-    for tensor in tensors:
-        if not tensor.is_floating_point() or tensor.numel() == 0:
-            raise NotHere(f"a tensor has the shape {tuple(tensor.shape)} and is of {tensor.dtype}")
+def plain_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """The memory of plain tensors as arrays of float32 or float64; raises NotHere where there is none.
 
-
-def plain_array(tensor: Tensor) -> np.ndarray:
-    """The memory of a plain tensor as an array of float32 or float64; raises NotHere where there is none.
-
-    It is for use as long as the tensor keeps this memory; that of tensor.detach() is for longer.
+    They are for use as long as the tensors keep this memory; those of tensor.detach() are for longer.
     """
-    array = _reader.array(tensor)
-    if array is None or tensor.is_neg():
-        raise NotHere(_why_no_array(tensor))
-    return array
+    arrays = _reader.arrays(tensors)
+    if arrays is None:
+        raise NotHere(next(filter(None, map(_why_no_array, tensors)), "a tensor has no plain memory"))
+    return arrays
 
 
 lie_at = _reader.lie_at
 
 
-def _why_no_array(tensor: Tensor) -> str:
+def _why_no_array(tensor: Tensor) -> str | None:
     if not tensor.is_cpu:
         return f"a tensor is on the device {tensor.device}"
     if tensor.dtype not in _DTYPES:
         return f"a tensor is of {tensor.dtype}; float32 and float64 run here"
-    return "a tensor has no plain memory"
+    return None

@@ -13,7 +13,7 @@ from .. import _core
 from ..engine import LayerSpec
 from ..engine.dropout import NO_MASKS
 from .call import Layout, arranged
-from .plain import NotHere, check_plain, lie_at, plain_array
+from .plain import NotHere, check_plain, lie_at, plain_arrays
 
 __all__ = ["KNOWN", "Weights", "known_weights", "torch_spec"]
 
@@ -44,7 +44,7 @@ class Weights:
 
     def __init__(self, layout: Layout, tensors: Sequence[Tensor]) -> None:
         check_plain(tensors)
-        self._found = [plain_array(tensor.detach()) for tensor in tensors]
+        self._found = plain_arrays([tensor.detach() for tensor in tensors])
         arrays = [np.ascontiguousarray(array) for array in self._found]
         self.dtype = arrays[0].dtype
         if any(array.dtype != self.dtype for array in arrays):
