@@ -103,7 +103,7 @@ def test_a_projection_and_float64():
 
 
 def test_lengths_that_change_and_reset():
-    module = ft.GRU(3, 4, 2)
+    module = ft.GRU(3, 4, 2, batch_first=True)
     fast = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
     for T in (3, 5, 8):
         x, reset = torch.randn(T, 2, 3, requires_grad=True), torch.rand(T, 2) < 0.4

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch", reason="torch is the oracle here and is not
 import fastrnn.torch as ft  # noqa: E402
 from torch.nn.utils import parametrizations, parametrize, prune  # noqa: E402
 from torch.nn.utils.rnn import pack_sequence  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from torch_modules import as_tuple, assert_close, both, why  # noqa: E402
 
@@ -188,6 +189,89 @@ def test_the_graph_of_a_call_that_has_ended_is_not_kept():
     assert graph() is None
 
 
+def wrong_bias(module):
+    module.bias_ih_l0 = torch.nn.Parameter(torch.zeros(3))
+
+
+def wrong_square(module):
+    module.weight_hh_l0 = torch.nn.Parameter(torch.zeros(4, 4))
+
+
+def wrong_hidden_size(module):
+    module.hidden_size = 5
+
+
+def wrong_layers(module):
+    module.num_layers = 3
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("change", [wrong_bias, wrong_square, wrong_hidden_size, wrong_layers])
+def test_weights_of_wrong_shapes_are_torchs_error(change, cached):
+    theirs, ours = pair("GRU")
+    if cached:
+        ours(x_for(ours))
+    for module in (theirs, ours):
+        change(module)
+    with pytest.raises(Exception) as expected:  # noqa: PT011
+        theirs(x_for(theirs))
+    with pytest.raises(type(expected.value)) as found:
+        ours(x_for(ours))
+    assert str(found.value) == str(expected.value)
+    assert "expected a weight of shape" in why(ours)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU"])
+def test_weights_without_memory_are_torchs_error(kind):
+    theirs, ours = pair(kind)
+    for cached in (False, True):
+        for module in (theirs, ours):
+            if cached:
+                module(x_for(module))
+            kept = [weight.data for weight in module.parameters()]
+            for weight in module.parameters():
+                weight.data = torch.empty(0)
+            with pytest.raises(RuntimeError):
+                module(x_for(module))
+            for weight, data in zip(module.parameters(), kept, strict=True):
+                weight.data = data
+    assert_same(ours, theirs, runs_here=False)
+
+
+@pytest.mark.parametrize("first", ["accelerated", "parametrised"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_parametrisations_come_and_go(kind, first):
+    theirs, _ = pair(kind)
+    ours = copy.deepcopy(theirs)
+    if first == "accelerated":
+        ft.accelerate(ours)
+    for module in (theirs, ours):
+        parametrized(module)
+    ft.accelerate(ours)
+    assert type(ours).__name__ == f"Parametrized{kind}"
+    assert_same(ours, theirs)
+    with torch.no_grad():
+        ours(x_for(ours))
+    copied = copy.deepcopy(ours)
+    assert_same(copied, theirs)
+    restored = ft.restore(copied)
+    assert_same(restored, theirs, runs_here=False)
+    assert not isinstance(restored, ft.modules.Accelerated)
+    for module in (theirs, ours, restored):
+        parametrize.remove_parametrizations(module, name_of(module))
+    assert_same(ours, theirs)
+    assert type(ours) is getattr(ft, kind)
+    assert type(restored) is getattr(torch.nn, kind)
+
+
+def test_weights_that_moved_away_are_not_kept():
+    module = ft.GRU(3, 4)
+    module(x_for(module))
+    memory = weakref.ref(module.__dict__["_fastrnn_weights"])
+    module.to("meta")
+    assert memory() is None
+
+
 # ---------------------------------------------------------------- copies and files
 
 
@@ -325,6 +409,35 @@ def test_vmap_is_refused_as_by_torch():
             torch.func.vmap(lambda x, module=module: module(x)[0])(torch.randn(4, 5, 2, 3))
 
 
+def test_tangents_are_not_lost():
+    theirs, ours = pair("LSTMCell")
+    x, tangent, found = torch.randn(2, 3), torch.randn(2, 3), []
+    for module in (theirs, ours):
+        with torch.autograd.forward_ad.dual_level(), torch.no_grad():
+            h, _ = module(torch.autograd.forward_ad.make_dual(x, tangent))
+            found.append(torch.autograd.forward_ad.unpack_dual(h).tangent)
+    assert_close(found[1], found[0])
+    assert why(ours) == "forward-mode differentiation is active"
+
+
+def test_a_mode_sees_every_operator():
+    theirs, ours = pair("GRU")
+    counts = []
+    for module in (theirs, ours):
+        with FlopCounterMode(display=False) as mode:
+            module(x_for(module))
+        counts.append(mode.get_total_flops())
+    assert counts[0] == counts[1] > 0
+
+
+def test_a_default_device_is_not_for_the_seed_of_dropout():
+    module, x = ft.GRU(3, 4, 2, dropout=0.5), torch.randn(5, 2, 3)
+    with torch.device("meta"):
+        y, _ = module(x)
+    assert y.device.type == "cpu"
+    y.sum().backward()
+
+
 # ---------------------------------------------------------------- reset
 
 
@@ -355,6 +468,9 @@ def test_reset_is_a_walk_over_steps_with_zeroed_states(kind, form):
     expected += torch.autograd.grad(sum(r.sin().sum() for r in expected), [*states, *plain.parameters()])
     for a, b in zip(found, expected, strict=True):
         assert_close(a, b)
+    with torch.no_grad():
+        y, _ = module(flip(x), states[0] if len(states) == 1 else tuple(states), reset=flip(reset))
+    assert_close(flip(y), expected[0].detach())
 
 
 X, WRONG = torch.zeros(5, 2, 3), "expected reset as a tensor of torch.bool, got "

@@ -82,8 +82,13 @@ cdef class TensorReader:
         cdef DLTensor found
         cdef cnp.npy_intp strides[3]
         cdef int axis, typenum = self.typenum(tensor, &found)
+        cdef bint empty = False
         if typenum < 0 or tensor.is_neg():
             return None
+        for axis in range(found.ndim):
+            empty |= found.shape[axis] == 0
+        if found.data == NULL and not empty:
+            return None  # its storage was given back
         for axis in range(found.ndim):
             strides[axis] = found.strides[axis] * (found.dtype.bits // 8)
         array = cnp.PyArray_New(
@@ -102,6 +107,17 @@ cdef class TensorReader:
                 return None
             found.append(array)
         return found
+
+    def lie_still(self, list arrays):
+        """Whether the tensors that arrays refer to still have the memory that the arrays have."""
+        cdef DLTensor found
+        for array in arrays:
+            tensor = cnp.get_array_base(array)
+            if tensor is None:
+                continue
+            if self.typenum(tensor, &found) < 0 or <char*>found.data + found.byte_offset != cnp.PyArray_BYTES(array):
+                return False
+        return True
 
     def lie_at(self, list tensors, list arrays):
         """Whether each tensor has just the memory of its C-contiguous array, in the same shape."""

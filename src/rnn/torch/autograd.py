@@ -1,14 +1,14 @@
 """`Recurrence`: a recurrent layer of the engine as a function of torch's autograd.
 
-What a forward pass leaves for backward is a tape.  It hangs on a small tensor that is saved beside the others, and so
-lives as long as they do: torch frees it when it frees saved tensors, keeps it for retain_graph, and drops it between
-the two passes of checkpointing.
+What a forward pass leaves for backward hangs on a small tensor that is saved beside the others, and so lives as long as
+they do: torch frees it when it frees saved tensors, keeps it for retain_graph, and drops it between the two passes of
+checkpointing.  Where it is lost or no longer whole, as after y was changed in place, the pass is made once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +18,27 @@ from .. import _core
 from ..engine import Tape
 from .call import Call, SmallTape, arranged
 from .double_backward import differentiable_gradients
-from .plain import plain_arrays
+from .plain import NotHere, lie_still, plain_arrays
 from .weights import Weights
 
 __all__ = ["Recurrence", "evaluated", "one_or_pair"]
 
-_NOTHING = torch.empty(0)
+with torch.inference_mode(False):  # which may be on where this is imported
+    _NOTHING = torch.empty(0)
+
+
+class Saved(NamedTuple):
+    """What a forward pass keeps for backward."""
+
+    tape: Tape | SmallTape
+    arrays: list[np.ndarray]  # x and the weights, which the tape refers to
+    y: Tensor | None  # so does it to y, the caller's: an alias, and its version when it was made
+    version: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is as it was: memory may have been given back, and y written into."""
+        return (self.y is None or self.y._version == self.version) and lie_still(self.arrays)
 
 
 class Recurrence(torch.autograd.Function):
@@ -38,41 +53,46 @@ class Recurrence(torch.autograd.Function):
         ctx: Any, call: Call, weights: Weights, arrays: Sequence[np.ndarray], *inputs: Tensor
     ) -> tuple[Tensor, ...]:
         x, *states = arrays
-        found, tape = call.forward(weights.arrays, x, states, weights.small_training(call.spec))
+        found, tape = call.forward(weights.arrays, x, states, weights.small_training())
         outputs = tuple(map(torch.from_numpy, found))
+        y = None if call.form == "cell" else outputs[0].detach()
         keeper = _NOTHING.detach()
-        keeper.tape = tape
+        read = weights.found if x.dtype.kind == "i" else [x, *weights.found]
+        keeper.saved = Saved(tape, read, y, 0 if y is None else y._version)
         ctx.call = call
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(keeper, *outputs, *inputs)
+        ctx.save_for_backward(keeper, *inputs)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         call: Call = ctx.call
-        keeper, *saved = ctx.saved_tensors
-        inputs, n = saved[len(grads) :], 1 + call.states
-        # A hook on saved tensors may have kept the numbers only: then the pass is made once more.
-        tape = getattr(keeper, "tape", None) or _tape_again(call, inputs)
-        if torch.is_grad_enabled():
+        keeper, *inputs = ctx.saved_tensors
+        # A hook on saved tensors may have kept the numbers only
+        saved: Saved | None = getattr(keeper, "saved", None)
+        tape = saved.tape if saved is not None and saved.is_whole else _tape_again(call, inputs)
+        if torch.is_grad_enabled() or not _are_plain(grads):
             return None, None, None, *differentiable_gradients(call, tape.between, inputs, grads)
-        own = [_core.new_array(tuple(tensor.shape), call.spec.dtype, True) for tensor in inputs[n:]]
-        wanted = ctx.needs_input_grad[3:]
         given = [None if grad is None else plain_arrays((grad,))[0] for grad in grads]
+        own = [_core.new_array(tuple(tensor.shape), call.spec.dtype, True) for tensor in inputs[1 + call.states :]]
+        wanted = ctx.needs_input_grad[3:]
         dx, dinitial = call.backward(tape, given, arranged(call.layout, own), wanted[0])
-        return (
-            None,
-            None,
-            None,
-            *[
-                torch.from_numpy(array) if wants else None
-                for array, wants in zip((dx, *dinitial, *own), wanted, strict=True)
-            ],
-        )
+        found = zip((dx, *dinitial, *own), wanted, strict=True)
+        return None, None, None, *[torch.from_numpy(array) if wants else None for array, wants in found]
+
+
+def _are_plain(grads: Sequence[Tensor | None]) -> bool:
+    """Whether they can be read as arrays: not under vmap, for one."""
+    try:
+        plain_arrays([grad for grad in grads if grad is not None])
+    except NotHere:
+        return False
+    return True
 
 
 def _tape_again(call: Call, inputs: Sequence[Tensor]) -> Tape | SmallTape:
-    x, *others = _arrays(inputs)
+    """The tape of the same pass once more."""
+    x, *others = _arrays([tensor.detach() for tensor in inputs])
     return call.forward(arranged(call.layout, others[call.states :]), x, others[: call.states])[1]
 
 
@@ -93,7 +113,7 @@ def evaluated(call: Call, known: Weights, inputs: Sequence[Tensor], weights: Seq
         return outputs
     x, *states = _arrays(inputs)
     if call.seed is None:
-        found = call.infer(known.arrays, x, states, known.small_batch(call.spec))
+        found = call.infer(known.arrays, x, states, known.small_batch())
     else:
         found, _ = call.forward(known.arrays, x, states)
     return [torch.from_numpy(array) for array in found]

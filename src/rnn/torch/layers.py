@@ -17,7 +17,7 @@ from ..nn.recurrent import Recurrent
 from .autograd import evaluated, one_or_pair
 from .call import Call, Layout
 from .plain import NotHere, check_plain, check_surroundings
-from .weights import KNOWN, known_weights
+from .weights import KNOWN, known_weights, numpy_dtype
 
 __all__ = ["Layer", "from_layer"]
 
@@ -55,7 +55,7 @@ class Layer(torch.nn.Module):
         self.spec, self._shown = layer.spec, repr(layer)
         for name, array in layer.params.items():
             self.register_parameter(name, torch.nn.Parameter(torch.from_numpy(array)))
-        self._names = list(layer.params)
+        self._names, self._shapes = list(layer.params), [array.shape for array in layer.params.values()]
         places = {name: place for place, name in enumerate(self._names)}
         suffixes = [
             self.spec.suffix(k, d) for k in range(self.spec.num_layers) for d in range(self.spec.num_directions)
@@ -90,13 +90,14 @@ class Layer(torch.nn.Module):
             check_plain((x, *states))
             states = states if order is None else tuple([state.index_select(1, order) for state in states])
             weights = [getattr(self, name) for name in self._names]
-            known = known_weights(self, self._layout, weights)
-            spec = self.spec if known.dtype == self.spec.dtype else _typed(self.spec, known.dtype)
+            dtype = numpy_dtype(weights[0])
+            spec = self.spec if dtype == self.spec.dtype else _typed(self.spec, dtype)
+            known = known_weights(self, spec, self._layout, weights, self._shapes)
             drops = self.training and (spec.dropout > 0 or spec.has_dropout)
             call = Call(
                 spec, self._layout, "engine", None, True, len(states), batch_sizes,
                 None if lengths is None else np.asarray(lengths), None if reset is None else np.asarray(reset),
-                int(torch.randint(1 << 62, ())) if drops else None,
+                int(torch.randint(1 << 62, (), device="cpu")) if drops else None,
             )  # fmt: skip
             y, *finals = evaluated(call, known, (x, *states), weights)
         except NotHere as why:
@@ -109,6 +110,11 @@ class Layer(torch.nn.Module):
     def extra_repr(self) -> str:
         """The layer."""
         return self._shown
+
+    def _apply(self, *args: Any, **options: Any) -> Layer:
+        """As torch's; arrays of the old parameters are not kept."""
+        self.__dict__.pop(KNOWN, None)
+        return super()._apply(*args, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()

@@ -18,7 +18,7 @@ from .autograd import evaluated, one_or_pair
 from .call import Call, torch_layout
 from .compiled import can_be_compiled, described, never_traced, recurrence
 from .plain import NotHere, check_autocast, check_plain, check_surroundings
-from .weights import KNOWN, known_weights, torch_spec
+from .weights import KNOWN, known_weights, numpy_dtype, torch_spec
 
 __all__ = ["GRU", "LSTM", "NOT_COPIED", "REASON", "RNN", "Accelerated", "GRUCell", "LSTMCell", "RNNCell"]
 
@@ -60,6 +60,11 @@ class Accelerated:
         """What torch's own `forward` returns, or the error that it raises."""
         self.__dict__[REASON] = str(why)
         return super().forward(input, hx)  # type: ignore[misc]
+
+    def _apply(self: Any, *args: Any, **options: Any) -> Any:
+        """As torch's, which moves and converts parameters; arrays of the old ones are not kept."""
+        self.__dict__.pop(KNOWN, None)
+        return super()._apply(*args, **options)  # type: ignore[misc]
 
     def __getstate__(self: Any) -> Any:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]  # RNNBase has one of its own
@@ -107,6 +112,7 @@ class _Layer(Accelerated):
             if reset is None:
                 return self._torch_runs(why, input, hx)
             if isinstance(why, NotHere):
+                self.__dict__[REASON] = str(why)
                 raise NotImplementedError(f"expected a call that can run here beside reset=, but {why}") from None
             raise
         if packed:
@@ -116,20 +122,19 @@ class _Layer(Accelerated):
 
     def _outputs(self: Any, x: Tensor, states: Sequence[Tensor], batch_sizes: Tensor | None, reset: Any) -> Any:
         """(y, *final states) of padded or packed x; raises NotHere."""
-        L, D, proj_size = self.num_layers, 2 if self.bidirectional else 1, self.proj_size
-        weights = self._own_weights()
-        known = known_weights(self, torch_layout(L * D, self.bias, proj_size > 0), weights)
-        drops = self.training and self.dropout > 0 and L > 1
-        spec = torch_spec(
-            self.mode, self.input_size, self.hidden_size, L, D, proj_size, known.dtype, self.dropout if drops else 0.0
-        )
         if not (x.is_floating_point() and x.numel()):
             raise NotHere(f"x is of {x.dtype} and has the shape {tuple(x.shape)}")
+        L, D, bias, proj_size = self.num_layers, 2 if self.bidirectional else 1, self.bias, self.proj_size
+        drops = self.training and self.dropout > 0 and L > 1
+        sizes = self.input_size, self.hidden_size, L, D, proj_size
+        spec = torch_spec(self.mode, *sizes, numpy_dtype(x), self.dropout if drops else 0.0)
+        layout, weights = torch_layout(L * D, bias, proj_size > 0), self._own_weights()
+        known = known_weights(self, spec, layout, weights)
         batch_first = self.batch_first and batch_sizes is None and x.dim() == 3
         call = Call(
-            spec, known.layout, "batch first" if batch_first else "engine", _OPERATORS[self.mode], self.bias,
-            len(states), batch_sizes, None, None if reset is None else _reset_array(reset, x, batch_sizes, batch_first),
-            int(torch.randint(1 << 62, ())) if drops else None,
+            spec, layout, "batch first" if batch_first else "engine", _OPERATORS[self.mode], bias, len(states),
+            batch_sizes, None, None if reset is None else _reset_array(reset, x, batch_sizes, batch_first),
+            int(torch.randint(1 << 62, (), device="cpu")) if drops else None,
         )  # fmt: skip
         return evaluated(call, known, (x, *states), weights)
 
@@ -143,7 +148,7 @@ class _Layer(Accelerated):
         drops = self.training and self.dropout > 0 and self.num_layers > 1
         form = "batch first" if self.batch_first and input.dim() == 3 else "engine"
         weights = [getattr(self, name) for name in self._flat_weights_names]
-        seed = torch.randint(1 << 62, ()) if drops else None
+        seed = torch.randint(1 << 62, (), device="cpu") if drops else None
         what = described(self.mode, self.bidirectional, self.bias, self.proj_size > 0, form)
         y, h, c, _ = recurrence(input, states, weights, reset, seed, self.dropout if drops else 0.0, what)
         return y, (h, c) if self.mode == "LSTM" else h
@@ -207,10 +212,11 @@ class _Cell(Accelerated):
             check_plain((input, *states))
             if not (input.is_floating_point() and input.numel()):
                 raise NotHere(f"x is of {input.dtype} and has the shape {tuple(input.shape)}")
-            weights = self._own_weights()
-            known = known_weights(self, torch_layout(1, self.bias, False), weights)
-            spec = torch_spec(self._mode, self.input_size, self.hidden_size, 1, 1, 0, known.dtype, 0.0)
-            call = Call(spec, known.layout, "cell", _OPERATORS[self._mode], self.bias, len(states))
+            mode, bias, weights = self._mode, self.bias, self._own_weights()
+            spec = torch_spec(mode, self.input_size, self.hidden_size, 1, 1, 0, numpy_dtype(input), 0.0)
+            layout = torch_layout(1, bias, False)
+            known = known_weights(self, spec, layout, weights)
+            call = Call(spec, layout, "cell", _OPERATORS[mode], bias, len(states))
             return one_or_pair(evaluated(call, known, (input, *states), weights))
         except (NotHere, TypeError, ValueError) as why:
             return self._torch_runs(why, input, hx)

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from .. import _core
 
-__all__ = ["NotHere", "check_autocast", "check_plain", "check_surroundings", "lie_at", "plain_arrays"]
+__all__ = ["NotHere", "check_autocast", "check_plain", "check_surroundings", "lie_at", "lie_still", "plain_arrays"]
 
 _TYPES = (Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
@@ -52,7 +52,14 @@ class _SlowReader:
             found: list[np.ndarray] = [tensor.detach().numpy() for tensor in tensors]
         except (RuntimeError, TypeError):
             return None
-        return found if all(array.dtype.char in "fd" for array in found) else None
+        is_plain = all(array.dtype.char in "fd" and (array.ctypes.data or not array.size) for array in found)
+        return found if is_plain else None
+
+    def lie_still(self, arrays: list[np.ndarray]) -> bool:
+        bases: list[Any] = [array.base for array in arrays]
+        return all(
+            base is None or base.data_ptr() == array.ctypes.data for base, array in zip(bases, arrays, strict=True)
+        )
 
     def lie_at(self, tensors: list[Tensor], arrays: list[np.ndarray]) -> bool:
         return all(
@@ -86,7 +93,7 @@ def plain_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     return arrays
 
 
-lie_at = _reader.lie_at
+lie_at, lie_still = _reader.lie_at, _reader.lie_still  # of the memory of tensors, see TensorReader
 
 
 def _why_no_array(tensor: Tensor) -> str | None:

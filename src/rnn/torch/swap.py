@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch.nn.utils.parametrize import is_parametrized
 
 from .modules import GRU, LSTM, NOT_COPIED, REASON, RNN, Accelerated, GRUCell, LSTMCell, RNNCell
-from .plain import NotHere
-from .weights import Weights
+from .plain import NotHere, check_plain, plain_arrays
 
 __all__ = ["Report", "accelerate", "report", "restore"]
 
@@ -34,9 +35,8 @@ def accelerate(model: Model) -> Model:
     see `report`.
     """
     for module in model.modules():
-        kind = type(module)
-        if not isinstance(module, Accelerated) and isinstance(module, tuple(_HERE)):
-            module.__class__ = _HERE.get(kind) or _derived(kind)  # type: ignore[arg-type]
+        if isinstance(module, tuple(_HERE)) and not isinstance(module, Accelerated):
+            _change_class(module, lambda kind: _HERE.get(kind) or _derived(kind))
     return model
 
 
@@ -49,8 +49,18 @@ def restore(model: Model) -> Model:
         if isinstance(module, Accelerated):
             for name in NOT_COPIED:
                 module.__dict__.pop(name, None)
-            module.__class__ = type(module).__dict__.get("_plain", type(module))
+            _change_class(module, lambda kind: kind.__dict__.get("_plain", kind))
     return model
+
+
+def _change_class(module: Any, change: Callable[[type], type]) -> None:
+    """Give a module another class; to a parametrised one, whose class torch has made for it alone, another base."""
+    kind = type(module)
+    if is_parametrized(module):
+        own = {name: value for name, value in kind.__dict__.items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(kind.__name__, (change(kind.__bases__[0]),), own)
+    else:
+        module.__class__ = change(kind)
 
 
 @cache
@@ -125,7 +135,9 @@ def report(model: torch.nn.Module) -> Report:
 def _why_never(module: Accelerated) -> str | None:
     """Why a module never runs here, whatever its input."""
     try:
-        Weights((), module._own_weights())
+        weights = module._own_weights()
+        check_plain(weights)
+        plain_arrays(weights)
     except NotHere as why:
         return str(why)
     return None

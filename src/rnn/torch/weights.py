@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from .. import _core
+from .. import _core, engine
 from ..engine import LayerSpec
 from ..engine.dropout import NO_MASKS
 from .call import Layout, arranged
 from .plain import NotHere, check_plain, lie_at, plain_arrays
 
-__all__ = ["KNOWN", "Weights", "known_weights", "torch_spec"]
+__all__ = ["KNOWN", "Weights", "known_weights", "numpy_dtype", "torch_shapes", "torch_spec"]
 
 KNOWN = "_fastrnn_weights"  # the attribute of a module that has its `Weights`; not copied with it
 
@@ -28,6 +30,8 @@ def torch_spec(
     dropout: float,
 ) -> LayerSpec:  # fmt: skip
     """The spec of one of torch's modules."""
+    if mode not in _KERNELS:
+        raise NotHere(f"its mode is {mode}")
     states = (("h", proj_size or hidden_size), ("c", hidden_size))
     return LayerSpec(
         kernel=_KERNELS[mode], input_size=input_size, hidden_size=hidden_size,
@@ -36,53 +40,81 @@ def torch_spec(
     )  # fmt: skip
 
 
+def torch_shapes(spec: LayerSpec, has_bias: bool) -> Iterator[tuple[int, ...]]:
+    """The shapes of a module's weights, in torch's order."""
+    rows, P, H = spec.gates * spec.hidden_size, spec.output_size, spec.hidden_size
+    for k in range(spec.num_layers):
+        one = [(rows, spec.layer_input_size(k)), (rows, P), *[(rows,)] * (2 * has_bias), *[(P, H)] * (P != H)]
+        yield from one * spec.num_directions
+
+
 class Weights:
     """The weights of a module as arrays, which keep the memory alive but not a graph that made it.
 
-    Raises NotHere if they have no plain memory or are not all of one dtype.
+    Raises NotHere if they have no plain memory, or not the shapes and the dtype of the spec.
     """
 
-    def __init__(self, layout: Layout, tensors: Sequence[Tensor]) -> None:
+    def __init__(
+        self, spec: LayerSpec, layout: Layout, tensors: list[Tensor], shapes: Iterable[tuple[int, ...]]
+    ) -> None:
         check_plain(tensors)
-        self._found = plain_arrays([tensor.detach() for tensor in tensors])
-        arrays = [np.ascontiguousarray(array) for array in self._found]
-        self.dtype = arrays[0].dtype
-        if any(array.dtype != self.dtype for array in arrays):
-            raise NotHere("the weights are of several dtypes")
-        self.layout, self.arrays = layout, arranged(layout, arrays)
+        self.found = plain_arrays([tensor.detach() for tensor in tensors])
+        for array, shape in zip_longest(self.found, shapes):
+            if array is None or array.shape != shape or array.dtype != spec.dtype:
+                came = "none" if array is None else f"{array.shape} and {array.dtype}"
+                raise NotHere(f"expected a weight of shape {shape} and dtype {spec.dtype}, got {came}")
+        self.spec, self.layout = spec, layout
+        self.arrays = arranged(layout, [np.ascontiguousarray(array) for array in self.found])
         self._small_batch: _core.SmallBatchInference | None = None
         self._small_training: _core.SmallBatchTraining | None = None
 
-    def small_batch(self, spec: LayerSpec) -> _core.SmallBatchInference | None:
+    def __reduce__(self) -> Any:
+        return type(None), ()  # a copy of the module makes its own
+
+    def small_batch(self) -> _core.SmallBatchInference | None:
         """What runs inference of few rows, if something does."""
-        takes = _runs_forwards(spec) and _core.SmallBatchInference.takes(spec.num_layers, len(spec.states))
-        if self._small_batch is None and takes:
+        spec = self.spec
+        if self._small_batch is None and self._runs_forwards and _core.SmallBatchInference.takes(
+            spec.num_layers, len(spec.states)
+        ):  # fmt: skip
             self._small_batch = _core.SmallBatchInference(
                 spec.cell.number, spec.is_double, spec.batch_first, self.arrays, spec.kernel_options
             )
         return self._small_batch
 
-    def small_training(self, spec: LayerSpec) -> _core.SmallBatchTraining | None:
+    def small_training(self) -> _core.SmallBatchTraining | None:
         """What runs small training passes without dropout, if something does."""
-        if self._small_training is None and _runs_forwards(spec) and not spec.batch_first:
+        spec = self.spec
+        if self._small_training is None and self._runs_forwards and not spec.batch_first:
             self._small_training = _core.SmallBatchTraining(
                 spec.cell.number, spec.is_double, self.arrays, spec.kernel_options,
                 tuple([width for _, width in spec.states]), spec.step_work, NO_MASKS,
             )  # fmt: skip
         return self._small_training
 
-    def are(self, tensors: list[Tensor]) -> bool:
-        """Whether these are the same weights in the same memory."""
-        return lie_at(tensors, self._found)
+    @property
+    def _runs_forwards(self) -> bool:
+        return self.spec.num_directions == 1 and not self.spec.reverse
 
 
-def known_weights(module: Any, layout: Layout, tensors: list[Tensor]) -> Weights:
-    """The weights of a module as arrays, which it keeps from call to call; raises NotHere."""
+def known_weights(
+    module: Any, spec: LayerSpec, layout: Layout, tensors: list[Tensor], shapes: list[tuple[int, ...]] | None = None
+) -> Weights:
+    """The weights of a module as arrays, which it keeps as long as they are for this spec and in the same memory.
+
+    shapes: which they have to have; None: those of torch's modules.
+    """
     known: Weights | None = module.__dict__.get(KNOWN)
-    if known is None or not known.are(tensors):
-        known = module.__dict__[KNOWN] = Weights(layout, tensors)
+    if known is None or known.spec is not spec or known.layout is not layout or not lie_at(tensors, known.found):
+        has_bias = layout[0][engine.ARRAYS.index("bias_ih")] is not None
+        known = Weights(spec, layout, tensors, torch_shapes(spec, has_bias) if shapes is None else shapes)
+        module.__dict__[KNOWN] = known
     return known
 
 
-def _runs_forwards(spec: LayerSpec) -> bool:
-    return spec.num_directions == 1 and not spec.reverse
+def numpy_dtype(tensor: Tensor) -> np.dtype[Any]:
+    """That of the tensor's numbers; float32 for what cannot be read here."""
+    return _DOUBLE if tensor.dtype is torch.float64 else _FLOAT
+
+
+_FLOAT, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
