@@ -303,3 +303,32 @@ def test_training_steps_write_to_no_new_memory(cell):
         MALLOC_MMAP_THRESHOLD_="65536",
     )
     assert float(faults) < 20  # pages; the y of one step alone has 400
+
+
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [
+        ({}, {}),
+        ({"num_layers": 3}, {}),
+        ({"num_layers": 3}, {"checkpoint": 4}),
+        ({"num_layers": 2, "bidirectional": True}, {}),
+        ({"num_layers": 2, "bidirectional": True}, {"checkpoint": 4}),
+        ({"num_layers": 2, "dropout": 0.5, "zoneout": 0.1}, {}),
+    ],
+    ids=str,
+)
+def test_a_pass_leaves_nothing_for_the_garbage_collector(options, how, restore_threads):
+    """Large arrays that waited for it would fill the memory, and every pass would have new ones made."""
+    layer, x = fastrnn.LSTM(40, 128, rng=0, **options), np.ones((160, 8, 40), np.float32)
+    for threads in (1, 2):
+        fastrnn.set_num_threads(threads)
+        layer.backward(layer.forward(x, **how)[2])
+        gc.collect()
+        gc.disable()
+        try:
+            before = _core.memory_kept()[1]
+            layer.backward(layer.forward(x, **how)[2])
+            layer(x)
+            assert _core.memory_kept()[1] == before
+        finally:
+            gc.enable()

@@ -74,6 +74,13 @@ cdef int put_others(PackedBatch shard, values, tuple states, int64_t at) except 
     return 0
 
 
+cdef class StepsDone:
+    """How many steps of a layer pass are done, in forward and in backward: for the layer passes that follow it, which
+    refer to this alone, since two that referred to each other would live until the garbage collector came."""
+
+    cdef Progress forward, backward
+
+
 cdef class LayerPass:
     """One shard through one layer in one direction: `forward`, then, if made for training, `backward`.
 
@@ -99,8 +106,8 @@ cdef class LayerPass:
     cdef int64_t n_columns
     cdef tuple final
     cdef object alive  # what the sequence points to
-    cdef Progress steps_done, steps_undone  # of forward and of backward
-    cdef LayerPass before, behind  # the layer passes that go first in forward and in backward; None: there is none
+    cdef StepsDone steps_done
+    cdef StepsDone before, behind  # of the layer passes that go first in forward and in backward; None: there is none
     cdef readonly PackedBatch shard
     cdef readonly bint backwards
     cdef readonly object y, h0, c, c0, saved
@@ -108,7 +115,7 @@ cdef class LayerPass:
     def __init__(self, int cell, bint is_double, tuple weights, dict options, PackedBatch shard, int at, bint backwards,
                  x, y, tuple initial, tuple final, reset, masks):
         self.cell, self.is_double, self.shard, self.at, self.backwards = cell, is_double, shard, at, backwards
-        self.final = final
+        self.final, self.steps_done = final, StepsDone.__new__(StepsDone)
         self.columns = <const int64_t*>data(shard.used_embedding_rows)
         self.n_columns = 0 if shard.used_embedding_rows is None else len(shard.used_embedding_rows)
         self.y, self.h0 = y, shard.take(initial[0], at)
@@ -162,7 +169,7 @@ cdef class LayerPass:
         """Form a pipeline with `below`, the layer pass that makes x: forward takes each step after `below` has taken
         it, and in backward `below` follows, so that the two may run at the same time. Of the two `forward`, that of
         `below` has to be called first; of the two `backward`, this one's."""
-        self.before, below.behind = below, self
+        self.before, below.behind = below.steps_done, self.steps_done
 
     cdef int64_t step_work(self):
         if self.is_double:
@@ -190,7 +197,7 @@ cdef class LayerPass:
             else:
                 pass_forward(&self.f32, self, state_of(team))
         finally:
-            publish(&self.steps_done, INT64_MAX)  # so that no thread waits for this one after a failure
+            publish(&self.steps_done.forward, INT64_MAX)  # so that no thread waits for this one after a failure
 
     def backward(self, dy, dx, tuple final, tuple initial, gradients, bint search=False, Team team=None):
         """BPTT. dy (T, B, P), dx (T, B, I) or None: dx is written, zero in the padding. final, initial: gradients of
@@ -203,11 +210,11 @@ cdef class LayerPass:
                 return pass_backward(&self.f64, self, dy, dx, final, initial, gradients, search, state_of(team))
             return pass_backward(&self.f32, self, dy, dx, final, initial, gradients, search, state_of(team))
         finally:
-            publish(&self.steps_undone, INT64_MAX)  # so that no thread waits for this one after a failure
+            publish(&self.steps_done.backward, INT64_MAX)  # so that no thread waits for this one after a failure
 
     def rewind(self):
         """To be called before each `backward`: none of its steps is done yet."""
-        self.steps_undone.steps = 0
+        self.steps_done.backward.steps = 0
 
 
 cdef void set_saved(Sequence[real]* q, saved, c, bint c_in_place) except *:
@@ -254,13 +261,13 @@ cdef void end_forward(const Sequence[real]* q, LayerPass of) except *:
 
 
 cdef int pass_forward(Sequence[real]* q, LayerPass of, TeamState* workers) except -1:
-    cdef const Progress* below = <const Progress*>NULL if of.before is None else &of.before.steps_done
+    cdef const Progress* below = <const Progress*>NULL if of.before is None else &of.before.forward
     cdef real which = 0
     cdef int failed = 0
     if q.first(q.steps):
         with nogil:
             failed = run_forward(
-                q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, workers, below, &of.steps_done)
+                q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, workers, below, &of.steps_done.forward)
     finished(failed, "the packed weights")
     end_forward(q, of)
     return 0
@@ -300,8 +307,8 @@ cdef object pass_backward(
     cdef Gradients[real] g
     cdef NonFinite found
     cdef int failed = 0
-    cdef const Progress* above = <const Progress*>NULL if of.behind is None else &of.behind.steps_undone
-    cdef Progress* own = &of.steps_undone
+    cdef const Progress* above = <const Progress*>NULL if of.behind is None else &of.behind.backward
+    cdef Progress* own = &of.steps_done.backward
     cdef PackedBatch shard = of.shard
     cdef real which = 0
     found.step, found.blocks = -1, 0
