@@ -18,7 +18,7 @@ from .. import _core
 from ..engine import Tape
 from .call import Call, SmallTape, arranged
 from .double_backward import differentiable_gradients
-from .plain import NotHere, lie_still, plain_arrays
+from .plain import NotHere, check_plain, lie_still, plain_arrays
 from .weights import Weights
 
 __all__ = ["Recurrence", "evaluated", "one_or_pair"]
@@ -92,14 +92,15 @@ def _are_plain(grads: Sequence[Tensor | None]) -> bool:
 
 def _tape_again(call: Call, inputs: Sequence[Tensor]) -> Tape | SmallTape:
     """The tape of the same pass once more."""
-    x, *others = _arrays([tensor.detach() for tensor in inputs])
+    x, *others = _arrays(call, [tensor.detach() for tensor in inputs])
     return call.forward(arranged(call.layout, others[call.states :]), x, others[: call.states])[1]
 
 
-def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Tensors as arrays, of which the first, x, may hold indices; raises NotHere."""
-    x, *others = tensors
-    return plain_arrays(tensors) if x.is_floating_point() else [x.numpy(), *plain_arrays(others)]
+def _arrays(call: Call, tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """Tensors as arrays; the first, x, may hold indices, but not for torch's modules.  Raises NotHere."""
+    if call.operator is None and not tensors[0].is_floating_point():
+        return [tensors[0].numpy(), *plain_arrays(tensors[1:])]
+    return plain_arrays(tensors)
 
 
 def evaluated(call: Call, known: Weights, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -107,16 +108,18 @@ def evaluated(call: Call, known: Weights, inputs: Sequence[Tensor], weights: Seq
 
     Raises NotHere; ValueError or TypeError for wrong arguments, as the engine does.
     """
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*inputs, *weights)):
-        arrays = _arrays([tensor.detach() for tensor in inputs])
-        outputs: Sequence[Tensor] = Recurrence.apply(call, known, arrays, *inputs, *weights)
-        return outputs
-    x, *states = _arrays(inputs)
+    if torch.is_grad_enabled():
+        check_plain(inputs)
+        if any(tensor.requires_grad for tensor in (*inputs, *weights)):
+            arrays = _arrays(call, [tensor.detach() for tensor in inputs])
+            outputs: Sequence[Tensor] = Recurrence.apply(call, known, arrays, *inputs, *weights)
+            return outputs
+    x, *states = _arrays(call, inputs)
     if call.seed is None:
         found = call.infer(known.arrays, x, states, known.small_batch())
     else:
         found, _ = call.forward(known.arrays, x, states)
-    return [torch.from_numpy(array) for array in found]
+    return list(map(torch.from_numpy, found))
 
 
 def one_or_pair(finals: Sequence[Tensor]) -> Any:

@@ -64,9 +64,8 @@ class Call(NamedTuple):
         small: _core.SmallBatchInference | None,
     ) -> list[np.ndarray]:
         """The outputs, nothing being kept."""
-        x, state, done = self.axes(x), _one_or_all(self._engine_states(states)), None
-        if small is not None and self.is_padded:
-            done = small.run(x, state)
+        x, state = self.axes(x), _one_or_all(self._engine_states(states))
+        done = small.run(x, state) if small is not None and self.is_padded else None
         return self.outputs(*(done or engine.infer(self.spec, weights, x, state, **self._time())))
 
     def forward(
@@ -123,13 +122,15 @@ class Call(NamedTuple):
 
     def _engine_states(self, states: Sequence[Any]) -> tuple[Any, ...]:
         """States, or their gradients, as the engine takes them."""
-        if self.form != "cell":
+        if self.form != "cell" or not states:
             return tuple(states)
         return tuple([None if state is None else state[None] for state in states])
 
     def outputs(self, y: Any, final: State) -> list[np.ndarray]:
         """(y, *final states) as torch has them; of a cell, the states alone."""
         finals = final if isinstance(final, tuple) else (final,)
+        if self.form == "engine":
+            return [y, *finals]
         if self.form == "cell":
             return [state[0] for state in finals]
         return [y if y is None else self._axes_back(y), *finals]

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .call import Call, arranged, torch_layout
+from .call import Call, arranged
 from .plain import plain_arrays
 from .weights import torch_spec
 
 __all__ = ["can_be_compiled", "described", "never_traced", "recurrence"]
 
 
+_OPERATOR = "none"  # of torch._VF, for second derivatives, which a compiled graph does not take
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
 
@@ -47,13 +48,12 @@ class _Sizes:
 
     def call(self, states: Any, dtype: torch.dtype, dropout: float) -> Call:
         """The call of so many states."""
-        spec = torch_spec(
-            self.mode, self.input_size, self.hidden_size, self.layers, self.directions,
-            self.output_size if self.projected else 0,
-            np.dtype(np.float64 if dtype is torch.float64 else np.float32), dropout,
+        proj_size = self.output_size if self.projected else 0
+        spec, layout = torch_spec(
+            self.mode, self.input_size, self.hidden_size, self.layers, self.directions, proj_size, self.bias, dtype,
+            dropout,
         )  # fmt: skip
-        layout = torch_layout(self.layers * self.directions, self.bias, self.projected)
-        return Call(spec, layout, self.form, None, self.bias, len(states))
+        return Call(spec, layout, self.form, _OPERATOR, self.bias, len(states))
 
 
 @torch.library.custom_op("fastrnn::recurrence", mutates_args=())

@@ -90,7 +90,7 @@ class Layer(torch.nn.Module):
             check_plain((x, *states))
             states = states if order is None else tuple([state.index_select(1, order) for state in states])
             weights = [getattr(self, name) for name in self._names]
-            dtype = numpy_dtype(weights[0])
+            dtype = numpy_dtype(weights[0].dtype)
             spec = self.spec if dtype == self.spec.dtype else _typed(self.spec, dtype)
             known = known_weights(self, spec, self._layout, weights, self._shapes)
             drops = self.training and (spec.dropout > 0 or spec.has_dropout)

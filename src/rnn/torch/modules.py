@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .autograd import evaluated, one_or_pair
-from .call import Call, torch_layout
+from .call import Call
 from .compiled import can_be_compiled, described, never_traced, recurrence
-from .plain import NotHere, check_autocast, check_plain, check_surroundings
-from .weights import KNOWN, known_weights, numpy_dtype, torch_spec
+from .plain import NotHere, check_autocast, check_input, check_plain, check_surroundings
+from .weights import KNOWN, known_weights, torch_spec
 
 __all__ = ["GRU", "LSTM", "NOT_COPIED", "REASON", "RNN", "Accelerated", "GRUCell", "LSTMCell", "RNNCell"]
 
@@ -104,8 +104,9 @@ class _Layer(Accelerated):
             packed = isinstance(input, PackedSequence)
             x, batch_sizes, order, back = input if packed else (input, None, None, None)
             states = checked_states(hx, self.mode == "LSTM")
-            check_plain((x, *states))
+            check_input(x)
             if order is not None:
+                check_plain(states)
                 states = [state.index_select(1, order) for state in states]
             y, *finals = self._outputs(x, states, batch_sizes, reset)
         except (NotHere, TypeError, ValueError) as why:
@@ -122,13 +123,13 @@ class _Layer(Accelerated):
 
     def _outputs(self: Any, x: Tensor, states: Sequence[Tensor], batch_sizes: Tensor | None, reset: Any) -> Any:
         """(y, *final states) of padded or packed x; raises NotHere."""
-        if not (x.is_floating_point() and x.numel()):
-            raise NotHere(f"x is of {x.dtype} and has the shape {tuple(x.shape)}")
-        L, D, bias, proj_size = self.num_layers, 2 if self.bidirectional else 1, self.bias, self.proj_size
+        L, D, bias = self.num_layers, 2 if self.bidirectional else 1, self.bias
         drops = self.training and self.dropout > 0 and L > 1
-        sizes = self.input_size, self.hidden_size, L, D, proj_size
-        spec = torch_spec(self.mode, *sizes, numpy_dtype(x), self.dropout if drops else 0.0)
-        layout, weights = torch_layout(L * D, bias, proj_size > 0), self._own_weights()
+        spec, layout = torch_spec(
+            self.mode, self.input_size, self.hidden_size, L, D, self.proj_size, bias, x.dtype,
+            self.dropout if drops else 0.0,
+        )  # fmt: skip
+        weights = self._own_weights()
         known = known_weights(self, spec, layout, weights)
         batch_first = self.batch_first and batch_sizes is None and x.dim() == 3
         call = Call(
@@ -209,12 +210,9 @@ class _Cell(Accelerated):
             check_surroundings()
             check_autocast()
             states = checked_states(hx, self._mode == "LSTM")
-            check_plain((input, *states))
-            if not (input.is_floating_point() and input.numel()):
-                raise NotHere(f"x is of {input.dtype} and has the shape {tuple(input.shape)}")
+            check_input(input)
             mode, bias, weights = self._mode, self.bias, self._own_weights()
-            spec = torch_spec(mode, self.input_size, self.hidden_size, 1, 1, 0, numpy_dtype(input), 0.0)
-            layout = torch_layout(1, bias, False)
+            spec, layout = torch_spec(mode, self.input_size, self.hidden_size, 1, 1, 0, bias, input.dtype, 0.0)
             known = known_weights(self, spec, layout, weights)
             call = Call(spec, layout, "cell", _OPERATORS[mode], bias, len(states))
             return one_or_pair(evaluated(call, known, (input, *states), weights))

@@ -12,7 +12,16 @@ from torch.autograd import forward_ad
 
 from .. import _core
 
-__all__ = ["NotHere", "check_autocast", "check_plain", "check_surroundings", "lie_at", "lie_still", "plain_arrays"]
+__all__ = [
+    "NotHere",
+    "check_autocast",
+    "check_input",
+    "check_plain",
+    "check_surroundings",
+    "lie_at",
+    "lie_still",
+    "plain_arrays",
+]
 
 _TYPES = (Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
@@ -82,6 +91,12 @@ def check_plain(tensors: Iterable[Any]) -> None:
             raise NotHere(f"a tensor is of the type {type(tensor).__name__}")
 
 
+def check_input(x: Any) -> None:
+    """Raise NotHere unless x is a plain tensor that is not empty."""
+    if type(x) not in _TYPES or not x.numel():
+        raise NotHere(f"x is of the type {type(x).__name__} and of the shape {getattr(x, 'shape', None)}")
+
+
 def plain_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     """The memory of plain tensors as arrays of float32 or float64; raises NotHere where there is none.
 
@@ -89,6 +104,7 @@ def plain_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     """
     arrays = _reader.arrays(tensors)
     if arrays is None:
+        check_plain(tensors)
         raise NotHere(next(filter(None, map(_why_no_array, tensors)), "a tensor has no plain memory"))
     return arrays
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import _core, engine
 from ..engine import LayerSpec
 from ..engine.dropout import NO_MASKS
-from .call import Layout, arranged
+from .call import Layout, arranged, torch_layout
 from .plain import NotHere, check_plain, lie_at, plain_arrays
 
 __all__ = ["KNOWN", "Weights", "known_weights", "numpy_dtype", "torch_shapes", "torch_spec"]
@@ -26,18 +26,19 @@ _KERNELS = {"RNN_TANH": "rnn tanh", "RNN_RELU": "rnn relu", "GRU": "gru", "LSTM"
 
 @lru_cache(maxsize=1024)
 def torch_spec(
-    mode: str, input_size: int, hidden_size: int, layers: int, directions: int, proj_size: int, dtype: np.dtype[Any],
-    dropout: float,
-) -> LayerSpec:  # fmt: skip
-    """The spec of one of torch's modules."""
+    mode: str, input_size: int, hidden_size: int, layers: int, directions: int, proj_size: int, bias: bool,
+    dtype: torch.dtype, dropout: float,
+) -> tuple[LayerSpec, Layout]:  # fmt: skip
+    """The spec of one of torch's modules, and how its weights lie."""
     if mode not in _KERNELS:
         raise NotHere(f"its mode is {mode}")
     states = (("h", proj_size or hidden_size), ("c", hidden_size))
-    return LayerSpec(
+    spec = LayerSpec(
         kernel=_KERNELS[mode], input_size=input_size, hidden_size=hidden_size,
-        states=states if mode == "LSTM" else states[:1], num_layers=layers, num_directions=directions, dtype=dtype,
-        dropout=dropout,
+        states=states if mode == "LSTM" else states[:1], num_layers=layers, num_directions=directions,
+        dtype=numpy_dtype(dtype), dropout=dropout,
     )  # fmt: skip
+    return spec, torch_layout(layers * directions, bias, proj_size > 0)
 
 
 def torch_shapes(spec: LayerSpec, has_bias: bool) -> Iterator[tuple[int, ...]]:
@@ -112,9 +113,6 @@ def known_weights(
     return known
 
 
-def numpy_dtype(tensor: Tensor) -> np.dtype[Any]:
-    """That of the tensor's numbers; float32 for what cannot be read here."""
-    return _DOUBLE if tensor.dtype is torch.float64 else _FLOAT
-
-
-_FLOAT, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """NumPy's float64, or float32 for all others."""
+    return np.dtype(np.float64 if dtype is torch.float64 else np.float32)
