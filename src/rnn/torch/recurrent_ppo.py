@@ -78,7 +78,7 @@ def process_sequence(
                 return _their_process_sequence()(features, lstm_states, episode_starts, lstm)
     try:
         y, final = lstm(x, state, reset=reset)
-    except NotImplementedError:
+    except (NotImplementedError, TypeError, ValueError):  # it raises sb3-contrib's own error, or runs
         return _their_process_sequence()(features, lstm_states, episode_starts, lstm)
     return y.swapaxes(0, 1).flatten(0, 1), final
 
