@@ -208,3 +208,43 @@ def test_a_backward_pass_without_dx_has_the_same_other_gradients(cell, checkpoin
         assert (dx is not None) == wants_dx
         both.append([*as_tuple(dh), *(array.copy() for array in layer.grads.values())])
     assert_equal(*both)
+
+
+@pytest.mark.parametrize("left_out", ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "all"])
+@pytest.mark.parametrize(
+    ("options", "keywords"),
+    [
+        ({}, {}),
+        ({"num_layers": 2, "bidirectional": True}, {"ragged": True}),
+        ({"weight_dropout": 0.4}, {"B": 70}),
+        ({}, {"one_hot": True, "B": 70}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cell", ["rnn tanh", "gru", "gru reset before", "lstm", "lstm projected"])
+def test_gradients_that_are_not_wanted_are_left_out_of_a_backward_pass(cell, options, keywords, left_out):
+    kind, own = CELLS[cell]
+    layer, rng = kind(40, 70, **own, **options, rng=0), np.random.default_rng(0)
+    x, state, call = case(layer, rng, **keywords)
+    for checkpoint in (None, 3):
+        y, final, tape = layer.forward(x, state, **call, checkpoint=checkpoint)
+        found = []
+        for skip in ((), (left_out,)):
+            layer.zero_grad()
+            wanted = [
+                tuple(
+                    None if name in skip or ("all" in skip and place < 5) else array
+                    for place, (name, array) in enumerate(zip(engine.ARRAYS, arrays, strict=True))
+                )
+                for arrays in layer.gradients
+            ]
+            dx, dstate = engine.backward(tape, y, final, wanted)
+            found.append([*([] if dx is None else [dx]), *as_tuple(dstate)])
+            for name, array in layer.grads.items():
+                left = any(name.startswith(each) or each == "all" for each in skip)
+                assert (np.abs(array).max() == 0) == left, name
+                if not skip:
+                    found.append(array.copy())
+                elif not left:
+                    np.testing.assert_array_equal(array, found[1 + list(layer.grads).index(name)])
+        assert_equal(found[0], found[-1])

@@ -161,7 +161,7 @@ cdef void chunk_gradients(
         block = cell.blocks[i]
         if block.source == SOURCE_SAVED:
             saved_column = block.saved_column * q.H
-        if block.source == SOURCE_X and q.ids.base != NULL:
+        if block.source == SOURCE_X and q.ids.base != NULL and g.ih != NULL:
             add_to_table(q, cell, g.ih + block.gate * q.H, q.dgates + block.column * q.H, block.gates * q.H, s0, s1)
     list_rows(q[0], s0, s1, saved_column, <const real**>m.x, <const real**>m.h, <const real**>m.saved, <real**>m.dx)
     if q.h_mask != NULL:
@@ -173,7 +173,7 @@ cdef void chunk_gradients(
 
 
 cdef void chunk_products(const Chunk[real]* of, WorkShare* share) noexcept nogil:
-    """One share of these products: some of the columns of the weights."""
+    """One share of these products: some of the columns of the weights. Gradients that are null are not wanted."""
     cdef const Sequence[real]* q = of.q
     cdef const BackwardMemory* m = <const BackwardMemory*>of.memory
     cdef const Kernels[real]* k = <const Kernels[real]*>m.k
@@ -187,13 +187,13 @@ cdef void chunk_products(const Chunk[real]* of, WorkShare* share) noexcept nogil
     for i in range(of.cell.n_blocks):
         block = of.cell.blocks[i]
         n, d = block.gates * H, q.dgates + block.column * H
-        if block.source != SOURCE_X:
+        if block.source != SOURCE_X and g.hh != NULL:
             source = <const real* const*>(m.h if block.source == SOURCE_H else m.saved)
             k.weight_gradient(share, rows, n, q.P, d, width, source, panel, g.hh + block.gate * H * q.P)
-        elif q.ids.base == NULL:
+        elif block.source == SOURCE_X and q.ids.base == NULL and g.ih != NULL:
             source = <const real* const*>m.x
             k.weight_gradient(share, rows, n, q.I, d, width, source, panel, g.ih + block.gate * H * q.I)
-    if q.weights.hr != NULL:
+    if g.hr != NULL:
         k.weight_gradient(share, rows, q.P, H, q.dprojected, q.P, <const real* const*>m.saved, panel, g.hr)
     if q.dx.base != NULL:
         k.input_gradient(share, rows, q.I, (<InputColumns[real]*>m.c)[0], q.dgates, width, q.zeros, <real* const*>m.dx)

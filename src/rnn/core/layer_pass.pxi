@@ -202,7 +202,7 @@ cdef class LayerPass:
     def backward(self, dy, dx, tuple final, tuple initial, gradients, bint search=False, Team team=None):
         """BPTT. dy (T, B, P), dx (T, B, I) or None: dx is written, zero in the padding. final, initial: gradients of
         the states, laid out as the states that `LayerPass` is given; initial[i][at] is written. gradients: of ih, hh,
-        b_ih, b_hh, hr, peephole and Norms, added to; for ids, that of ih is (n, G*H), a row for each of the used
+        b_ih, b_hh, hr, of which each may be None if it is not wanted, peephole and Norms, added to; for ids, that of ih is (n, G*H), a row for each of the used
         columns. A search returns (step and row of the shard, bits of the blocks of dgates) where the first value that
         is not finite arises, or None."""
         try:
@@ -279,8 +279,8 @@ cdef void set_gradients(Sequence[real]* q, Gradients[real]* g, list states, grad
     q.dh = <real*>data(states[0])
     q.dc = <real*>(data(states[1]) if len(states) == 2 else NULL)
     d_ih, d_hh, d_b_ih, d_b_hh, d_hr, d_peephole, *d_norms = gradients
-    g.ih = <real*>address(d_ih, True)
-    g.hh = <real*>address(d_hh, True)
+    g.ih = <real*>address(d_ih, d_ih is not None)
+    g.hh = <real*>address(d_hh, d_hh is not None)
     g.b_ih = <real*>address(d_b_ih, d_b_ih is not None)
     g.b_hh = <real*>address(d_b_hh, d_b_hh is not None)
     g.hr = <real*>address(d_hr, d_hr is not None)

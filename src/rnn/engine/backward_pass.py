@@ -104,11 +104,12 @@ class Backward:
         tables = []
         for gradients, own, mask, used in self._own:
             pairs = list(zip(gradients, own, strict=True))
-            if mask is not None:
-                own[1][...] *= mask  # type: ignore[index]
+            if mask is not None and own[1] is not None:
+                own[1][...] *= mask
             if used is not None:
                 dw, table = pairs.pop(0)
-                tables.append((table, used, dw))
+                if dw is not None:
+                    tables.append((table, used, dw))
             for gradient, mine in pairs:
                 if gradient is not None and gradient is not mine:
                     gradient += mine
@@ -134,10 +135,9 @@ def _shard_gradients(
     if is_first and used is None and not masks_hh:
         return gradients
     ih, hh, *others = gradients
-    assert ih is not None
-    if used is not None:
+    if ih is not None and used is not None:
         ih = _core.new_array((len(used), len(ih)), ih.dtype, zero=True)
-    elif not is_first:
+    elif ih is not None and not is_first:
         ih = _zeros_like(ih)
     if hh is not None and (masks_hh or not is_first):
         hh = _zeros_like(hh)

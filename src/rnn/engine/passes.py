@@ -76,7 +76,8 @@ def backward(
 ) -> tuple[np.ndarray | None, State]:
     """BPTT: return (dx, dstate) for the gradients of y and of the final state, and add into `gradients`.
 
-    dy, dstate: None means zeros. dx is None if x held indices or it is not wanted. A tape may be used again as long as
+    dy, dstate: None means zeros. The gradient of a weight of `ARRAYS` up to weight_hr is not computed where `gradients`
+    has None. dx is None if x held indices or it is not wanted. A tape may be used again as long as
     x and the weights are unchanged. Raises TypeError or ValueError for a wrong dtype or a wrong shape.
     """
     return Backward(tape, dy, dstate, gradients, wants_dx=wants_dx).run()

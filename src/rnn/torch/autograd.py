@@ -74,8 +74,11 @@ class Recurrence(torch.autograd.Function):
         if torch.is_grad_enabled() or not _are_plain(grads):
             return None, None, None, *differentiable_gradients(call, tape.between, inputs, grads)
         given = [None if grad is None else plain_arrays((grad,))[0] for grad in grads]
-        own = [_core.new_array(tuple(tensor.shape), call.spec.dtype, True) for tensor in inputs[1 + call.states :]]
-        wanted = ctx.needs_input_grad[3:]
+        wanted, n = ctx.needs_input_grad[3:], 1 + call.states
+        own = [
+            _core.new_array(tuple(tensor.shape), call.spec.dtype, True) if wants or call.operator is None else None
+            for tensor, wants in zip(inputs[n:], wanted[n:], strict=True)
+        ]  # fmt: skip
         dx, dinitial = call.backward(tape, given, arranged(call.layout, own), wanted[0])
         found = zip((dx, *dinitial, *own), wanted, strict=True)
         return None, None, None, *[torch.from_numpy(array) if wants else None for array, wants in found]

@@ -28,7 +28,7 @@ def torch_layout(parts: int, has_bias: bool, has_projection: bool) -> Layout:
     )
 
 
-def arranged(layout: Layout, arrays: Sequence[np.ndarray]) -> list[DirectionArrays]:
+def arranged(layout: Layout, arrays: Sequence[np.ndarray | None]) -> list[DirectionArrays]:
     """A module's weights, or their gradients, as the engine takes them."""
     return [tuple([None if at is None else arrays[at] for at in row]) for row in layout]
 
