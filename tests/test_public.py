@@ -1,7 +1,7 @@
 """The public face: names and help, signatures, how objects show themselves, and errors that a newcomer meets."""
 
 import enum
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 import pydoc
@@ -21,6 +21,7 @@ ROOT = {
     "set_num_threads", "softmax", "softmax_cross_entropy", "text", "training", "unpad_sequence",
 }  # fmt: skip
 PACKAGES = [f"fastrnn.{name}" for name in ("interchange", "nn", "optim", "reference", "text", "training")]
+PACKAGES += ["fastrnn.torch"] * (importlib.util.find_spec("torch") is not None)
 MODULES = [
     module.name
     for package in PACKAGES
