@@ -17,6 +17,7 @@ import machine
 import timing
 
 TOLERANCE = 1e-4
+CELL_STEPS = 20
 SHAPES = {
     "one step": (1, 1, 64, 64),
     "few": (10, 4, 16, 32),
@@ -35,6 +36,7 @@ ROWS = {  # kind of work: its shapes
     "training": ("few", "tiny", "char", "small", "mid", "long"),
     "training, packed": ("tiny", "(60, 64, 40, 30)", "char", "small"),
     "training, 2 layers, 2 directions": ("few", "tiny", "char"),
+    "training, cell": ("few", "tiny", "char", "small", "mid"),  # a loop over CELL_STEPS steps
 }
 
 
@@ -64,10 +66,12 @@ class Work:
 
         torch.manual_seed(0)
         T, B, I, H = SHAPES[row.shape]
+        self.cells = row.kind == "training, cell"
+        T = min(T, CELL_STEPS) if self.cells else T
         self.torch, self.row = torch, row
         self.training, packed = row.kind.startswith("training"), row.kind.endswith("packed")
         self.layers = {"num_layers": 2, "bidirectional": True} if row.kind.endswith("directions") else {}
-        name = row.cell + ("Cell" if row.kind == "cell step" else "")
+        name = row.cell + ("Cell" if "cell" in row.kind else "")
         self.theirs = getattr(torch.nn, name)(I, H, **self.layers)
         self.ours = fastrnn.torch.accelerate(copy.deepcopy(self.theirs))
         x = torch.randn(T, B, I)
@@ -84,11 +88,21 @@ class Work:
             lengths = torch.linspace(1, T, B).round().long()[torch.randperm(B)]
             self.x = pack_padded_sequence(x, lengths, enforce_sorted=False)
         if self.training:
-            y = self.theirs(self.x)[0]
-            y = y.data if packed else y
+            y = self.output(self.theirs)
             self.dy = torch.randn(y.shape) / (T * B) ** 0.5
             if not packed:
                 self.x.requires_grad_()
+
+    def output(self, module: Any) -> Any:
+        """y of a call of the module, or of a loop of calls of a cell."""
+        if not self.cells:
+            y = module(self.x)[0]
+            return y if isinstance(y, self.torch.Tensor) else y.data
+        state, ys = None, []
+        for step in self.x:
+            state = module(step, state)
+            ys.append(state[0] if isinstance(state, tuple) else state)
+        return self.torch.stack(ys)
 
     def run(self, module: Any) -> Callable[[], list[Any]]:
         """One call of a module, in training with the gradients of x and of every parameter."""
@@ -100,8 +114,7 @@ class Work:
             leaves.insert(0, x)
 
         def train() -> list[Any]:
-            y, _ = module(x)
-            y = y if isinstance(y, torch.Tensor) else y.data
+            y = self.output(module)
             return [y, *torch.autograd.grad(y, leaves, dy)]
 
         return train

@@ -26,6 +26,8 @@
 #include <cstring>
 #include <limits>
 #include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #define FASTRNN_ISA scalar
@@ -129,12 +131,17 @@ Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nul
   Sequence<T> q{};
   q.T_ = kSteps, q.B = B, q.I = I, q.H = H, q.P = P, q.C = (cell.n_states - 1) * H, q.start = start.data();
   q.saved_width = saved_width, q.dgates_width = cell.dgates_width * H;
-  q.x = {x.data(), x_at.data(), B * I}, q.y = {y.data(), y_at.data(), B * P}, q.dy = {dy.data(), y_at.data(), B * P};
-  const Rows<const int64_t> indices{m.input == Layer::kOneHot ? ids.data() : nullptr, each_row.data(), B};
+  const auto padded = [](auto* base, const int64_t* at, int64_t step) {
+    return Rows<std::remove_pointer_t<decltype(base)>>{base, at, step, nullptr, nullptr};
+  };
+  q.x = padded(x.data(), x_at.data(), B * I), q.y = padded(y.data(), y_at.data(), B * P);
+  q.dy = padded(std::as_const(dy).data(), y_at.data(), B * P);
+  const Rows<const int64_t> indices{m.input == Layer::kOneHot ? ids.data() : nullptr, each_row.data(), B, nullptr,
+                                    nullptr};
   if (storage == kFull) q.ids = indices;  // a stream packs W_ih before it knows of indices
   q.prepacked = m.input != Layer::kUnpacked;
   q.storage = storage, q.x_fixed = x_fixed.data(), q.h_fixed = h_fixed.data();
-  q.reset = {reset.data(), each_row.data(), B};
+  q.reset = {reset.data(), each_row.data(), B, nullptr, nullptr};
   q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.saved = saved.data();
   bool has_hh = false;
   for (int i = 0; i < cell.n_blocks; ++i) has_hh |= cell.blocks[i].weight == GradientBlock::kHH;
