@@ -28,6 +28,8 @@ INSPECTED_ROWS = 1 << 12
 _FULL_TILES = 16  # rows: a shard of so many fills the tiles
 _LARGE_WEIGHTS = 1 << 18  # numbers: weights that are larger are better read for more rows at once
 _MOST_SHARDS = 8
+# Steps times sequences of a shard: fewer do not repay that each shard packs the weights, and adds up gradients, alone
+_LEAST_ROWS = 128
 
 
 def shard_count(step_work: int, T: int, B: int) -> int:
@@ -37,4 +39,4 @@ def shard_count(step_work: int, T: int, B: int) -> int:
     count = B // _FULL_TILES
     if step_work > _LARGE_WEIGHTS:
         count = max(min(2, count), B // (2 * _FULL_TILES))
-    return max(1, min(_MOST_SHARDS, count))
+    return max(1, min(_MOST_SHARDS, count, T * B // _LEAST_ROWS))
