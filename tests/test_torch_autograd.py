@@ -33,6 +33,11 @@ OPTIONS = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def cells_of_all_sizes_run_here(monkeypatch):
+    monkeypatch.setattr("fastrnn.torch.call._SOONER_CELLS", {})
+
+
 def made(kind, dtype=torch.float64, **options):
     torch.manual_seed(0)
     return getattr(ft, kind)(3, 4, dtype=dtype, **options)

@@ -18,6 +18,11 @@ KINDS = ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"]
 COUNTS = {"RNN": 32, "GRU": 16, "LSTM": 32, "RNNCell": 3, "GRUCell": 2, "LSTMCell": 2}
 
 
+@pytest.fixture(autouse=True)
+def cells_of_all_sizes_run_here(monkeypatch):
+    monkeypatch.setattr("fastrnn.torch.call._SOONER_CELLS", {})
+
+
 @pytest.fixture(scope="module")
 def database():
     pytest.importorskip("expecttest", reason="torch's database of modules imports it")

@@ -29,6 +29,11 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def cells_of_all_sizes_run_here(monkeypatch):
+    monkeypatch.setattr("fastrnn.torch.call._SOONER_CELLS", {})
+
+
 def x_for(module, dtype=torch.float32):
     torch.manual_seed(3)
     return torch.randn(2, 3, dtype=dtype) if "Cell" in type(module).__name__ else torch.randn(5, 2, 3, dtype=dtype)
@@ -407,6 +412,23 @@ def test_vmap_is_refused_as_by_torch():
     for module in pair("RNN"):
         with pytest.raises(RuntimeError, match="Batching rule not implemented for aten::rnn_tanh"):
             torch.func.vmap(lambda x, module=module: module(x)[0])(torch.randn(4, 5, 2, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_torch_trains_sooner_it_trains(kind, monkeypatch):
+    monkeypatch.undo()
+    theirs, ours = both(getattr(torch.nn, kind)(256, 256))
+    cell = "Cell" in kind
+    step, steps = torch.randn(2, 256) if cell else torch.randn(1, 2, 256), torch.randn(4, 2, 256)
+    assert_same(ours, theirs, step, runs_here=kind == "LSTM")
+    assert (why(ours) is None) == (kind == "LSTM")
+    ours.__dict__.pop(ft.modules.REASON, None)
+    if not cell:
+        assert_same(ours, theirs, steps)
+        ours(step, reset=torch.ones(1, 2, dtype=torch.bool))
+    with torch.no_grad():
+        ours(step)
+    assert why(ours) is None
 
 
 def test_tangents_are_not_lost():

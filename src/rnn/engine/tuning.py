@@ -29,7 +29,7 @@ _FULL_TILES = 16  # rows: a shard of so many fills the tiles
 _LARGE_WEIGHTS = 1 << 18  # numbers: weights that are larger are better read for more rows at once
 _MOST_SHARDS = 8
 # Steps times sequences of a shard: fewer do not repay that each shard packs the weights, and adds up gradients, alone
-_LEAST_ROWS = 128
+_LEAST_ROWS = 256
 
 
 def shard_count(step_work: int, T: int, B: int) -> int:

@@ -114,6 +114,8 @@ def evaluated(call: Call, known: Weights, inputs: Sequence[Tensor], weights: Seq
     if torch.is_grad_enabled():
         check_plain(inputs)
         if any(tensor.requires_grad for tensor in (*inputs, *weights)):
+            if call.is_sooner_in_torch(inputs[0]):
+                raise NotHere("its few steps of large weights are trained sooner by torch's operators")
             arrays = _arrays(call, [tensor.detach() for tensor in inputs])
             outputs: Sequence[Tensor] = Recurrence.apply(call, known, arrays, *inputs, *weights)
             return outputs

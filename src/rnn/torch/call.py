@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -33,6 +34,9 @@ def arranged(layout: Layout, arrays: Sequence[np.ndarray | None]) -> list[Direct
     return [tuple([None if at is None else arrays[at] for at in row]) for row in layout]
 
 
+_SOONER_CELLS = {"rnn_tanh": 0, "rnn_relu": 0, "gru": 1 << 17, "lstm": 1 << 16}  # see `Call.is_sooner_in_torch`
+
+
 class Call(NamedTuple):
     """What a call says beside tensors of numbers.
 
@@ -55,6 +59,16 @@ class Call(NamedTuple):
     def is_padded(self) -> bool:
         """Whether all sequences have all time steps, and nothing happens within them."""
         return self.batch_sizes is None and self.lengths is None and self.reset is None
+
+    def is_sooner_in_torch(self, x: Tensor) -> bool:
+        """Whether torch's operators make a training pass sooner: of so few steps that packing large weights does not
+        pay. Found by measurement, with multiply-adds of a step as the measure of weights."""
+        if self.form == "cell":
+            return self.spec.step_work >= _SOONER_CELLS.get(self.operator or "", math.inf)
+        if self.operator not in ("rnn_tanh", "rnn_relu", "gru") or not self.is_padded:
+            return False
+        T = x.shape[1 if self.form == "batch first" else 0]
+        return self.spec.step_work >= T * T << 17
 
     def infer(
         self,
