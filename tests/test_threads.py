@@ -12,7 +12,7 @@ from functools import partial
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn import _core
+from fastrnn import _core, engine
 from fastrnn.engine import parallel, tuning
 
 from same_bits import assert_all_equal
@@ -448,3 +448,22 @@ def test_tasks_are_let_go_when_they_are_done_though_the_pool_is_busy(restore_thr
         assert gone() is None
     finally:
         busy.set()
+
+
+def test_several_backward_passes_of_one_pipeline_at_once(restore_threads):
+    fastrnn.set_num_threads(2)
+    layer = fastrnn.LSTM(24, 96, num_layers=3, rng=0)
+    x = np.random.default_rng(0).normal(size=(300, 4, 24)).astype(np.float32)
+    y, _, tape = layer.forward(x)
+    assert tape.is_pipelined
+    (expected, _), found = layer.backward(tape, y), []
+
+    def again():
+        for _ in range(5):
+            own = layer.spec.arrays({name: np.zeros_like(array) for name, array in layer.params.items()})
+            found.append(engine.backward(tape, y, None, own)[0])
+
+    in_four_threads(again)
+    assert len(found) == 20
+    for dx in found:
+        np.testing.assert_array_equal(dx, expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
 
 import pytest
 
@@ -414,3 +415,49 @@ def test_gradients_of_other_kinds():
     y, _ = ft.from_layer(fastrnn.RNN(3, 4, layer_norm=True, dtype="float64"))(x)
     with pytest.raises(RuntimeError, match="no operator"):
         torch.autograd.grad(y, x, negative)
+
+
+def test_a_pass_that_is_made_again_reads_weights_in_any_memory():
+    theirs, ours = both(torch.nn.RNN(3, 4, dtype=torch.float64))
+    found = []
+    for module in (theirs, ours):
+        weight = torch.arange(16, dtype=torch.float64).view(4, 4).sin()
+        module.weight_hh_l0 = torch.nn.Parameter(weight.t())
+        y, _ = module(torch.ones(5, 2, 3, dtype=torch.float64))
+        found.append(torch.autograd.grad(y.relu_().sum(), list(module.parameters())))
+    for a, b in zip(*found, strict=True):
+        assert_close(b, a)
+
+
+@pytest.mark.parametrize("kind", ["module", "layer"])
+@pytest.mark.parametrize("T", [5, LONG])
+def test_a_reset_mask_may_be_used_again_before_backward(kind, T):
+    module = made("GRU") if kind == "module" else ft.from_layer(fastrnn.GRU(3, 4, dtype="float64", rng=0))
+    x, found = torch.randn(T, 2, 3, dtype=torch.float64), []
+    for changes in (False, True):
+        reset = torch.arange(2 * T).view(T, 2) % 3 == 0
+        y, _ = module(x, reset=reset)
+        if changes:
+            reset.zero_()
+        found.append(torch.autograd.grad(y.sum(), list(module.parameters())))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_hooks_may_pickle_what_is_saved():
+    def pack(tensor):
+        file = io.BytesIO()
+        torch.save(tensor, file)
+        return file
+
+    def unpack(file):
+        file.seek(0)
+        return torch.load(file, weights_only=False)
+
+    module, x = made("LSTM"), torch.randn(5, 2, 3, dtype=torch.float64)
+    found = [torch.autograd.grad(module(x)[0].sum(), list(module.parameters()))]
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        y, _ = module(x)
+    found.append(torch.autograd.grad(y.sum(), list(module.parameters())))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)

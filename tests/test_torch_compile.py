@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is the oracle here and is not
 
 import fastrnn.torch as ft  # noqa: E402
 from fastrnn.torch import compiled  # noqa: E402
+from torch.nn.utils.rnn import pack_sequence  # noqa: E402
 
 from torch_modules import as_tuple, assert_close, why  # noqa: E402
 
@@ -18,6 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning"),
     pytest.mark.filterwarnings("ignore:The tensor attributes self:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),  # of Dynamo
 ]
 BACKENDS = ["aot_eager", *["inductor"] * bool(shutil.which("g++"))]
 OPTIONS = {
@@ -169,3 +171,80 @@ def test_what_cannot_be_one_operator_is_torchs():
     )
     with pytest.raises(Exception, match=r"reset=, but a tensor is of torch\.bfloat16"):
         fast(torch.ones(5, 2, 3, dtype=torch.bfloat16), reset=torch.ones(5, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "behind", [lambda y: torch.relu(y).square(), lambda y: torch.sigmoid(y * 3 + 1), lambda y: torch.exp(y)]
+)
+def test_what_comes_behind_y_in_a_graph_may_use_its_memory(behind, backend):
+    """y is read in backward, and has to be what it was."""
+    theirs = torch.nn.LSTM(3, 4, 2)
+    ours = ft.accelerate(copy.deepcopy(theirs))
+
+    def loss(module, x):
+        return behind(module(x)[0]).sum()
+
+    fast = torch.compile(loss, fullgraph=True, backend=backend)
+    x = torch.randn(40, 8, 3, requires_grad=True)
+    for found, expected in zip(
+        torch.autograd.grad(fast(ours, x), [x, *ours.parameters()]),
+        torch.autograd.grad(loss(theirs, x), [x, *theirs.parameters()]),
+        strict=True,
+    ):
+        assert_close(found, expected)
+
+
+def test_an_output_of_a_graph_that_is_changed_in_place_is_an_error():
+    y, _ = torch.compile(ft.GRU(3, 4), fullgraph=True, backend="aot_eager")(torch.randn(5, 2, 3))
+    with torch.no_grad():
+        y.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("change", ["transposed", "short", "double"])
+def test_weights_are_checked_in_a_graph_too(change):
+    ours, theirs = ft.RNN(3, 4), torch.nn.RNN(3, 4)
+    weight = torch.randn(4, 4)
+    weight = {"transposed": weight.t(), "short": weight[:3], "double": weight.double()}[change]
+    ours.weight_hh_l0 = torch.nn.Parameter(weight)
+    fast = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    if change == "transposed":
+        theirs.load_state_dict(ours.state_dict())
+        x = torch.randn(5, 2, 3, requires_grad=True)
+        for found, expected in zip(results(fast, x), results(theirs, x), strict=True):
+            assert_close(found, expected)
+    else:
+        with pytest.raises(RuntimeError, match="expected a weight of shape"):
+            fast(torch.randn(5, 2, 3))
+
+
+def test_modules_of_torch_are_compiled_as_ever():
+    """They break the graph, which would else hold every step."""
+    module, x = torch.nn.GRU(3, 4), torch.randn(30, 2, 3)
+    with pytest.raises(Exception, match="RNN, GRU, or LSTM"):
+        torch.compile(module, fullgraph=True, backend="aot_eager")(x)
+    assert not torch._dynamo.config.allow_rnn
+    assert_close(torch.compile(ft.accelerate(module), fullgraph=True, backend="aot_eager")(x)[0], module(x)[0])
+
+
+def test_packed_sequences_break_the_graph_and_run_here():
+    module = ft.GRU(3, 4)
+
+    def encode(x):
+        return module(pack_sequence([x[:5, 0], x[:3, 1]]))[1]
+
+    x = torch.randn(5, 2, 3)
+    h = torch.compile(encode, backend="aot_eager")(x)
+    assert_close(h, encode(x))
+    assert why(module) is None
+
+
+def test_tangents_are_not_lost_in_a_graph():
+    module, x, v = ft.RNN(3, 4), torch.randn(5, 2, 3), torch.randn(5, 2, 3)
+
+    def tangent(x, v):
+        return torch.func.jvp(lambda z: module(z)[0], (x,), (v,))[1]
+
+    assert_close(torch.compile(tangent, backend="aot_eager")(x, v), tangent(x, v))

@@ -501,7 +501,7 @@ X, WRONG = torch.zeros(5, 2, 3), "expected reset as a tensor of torch.bool, got 
 @pytest.mark.parametrize(
     ("x", "reset", "error", "says"),
     [
-        (X, [True] * 5, TypeError, f"{WRONG}list"),
+        (X, [True] * 5, TypeError, f"{WRONG}a list"),
         (X, torch.ones(5, 2), TypeError, f"{WRONG}torch.float32"),
         (X, torch.ones(2, 5, dtype=torch.bool), ValueError, r"expected reset of shape \(5, 2\), got \(2, 5\)"),
         (X[:, 0], torch.ones(5, 1, dtype=torch.bool), ValueError, r"expected reset of shape \(5,\)"),

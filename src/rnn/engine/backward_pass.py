@@ -11,6 +11,7 @@ Where the layers ran as a pipeline, so do their tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -59,12 +60,13 @@ class Backward:
     def run(self) -> tuple[np.ndarray | None, State]:
         """Return (dx, dstate) in the caller's layout, and add into the gradients of the parameters."""
         tape, batch = self.tape, self.tape.batch
-        for layers in reversed(tape.groups):
-            k = layers[0]
-            self.enter(layers)
-            if k == 0 or not tape.is_pipelined:
-                parallel.run_passes(self.tasks, tape.stacks[k][0] or tape.layer_passes[k][0])
-                self.finish()
+        with tape.lock if tape.is_pipelined else nullcontext():
+            for layers in reversed(tape.groups):
+                k = layers[0]
+                self.enter(layers)
+                if k == 0 or not tape.is_pipelined:
+                    parallel.run_passes(self.tasks, tape.stacks[k][0] or tape.layer_passes[k][0])
+                    self.finish()
         dx = None if self.dy is None else batch.user_layout(self.spec, self.dy)
         return dx, user_state(self.initial, batch.unbatched)
 

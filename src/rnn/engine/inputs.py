@@ -111,7 +111,7 @@ def checked_batch(spec: LayerSpec, x: Any, lengths: Any, reset: Any, batch_sizes
         reset = np.asarray(reset)
         expected = (T,) if is_unbatched else (B, T) if spec.batch_first else (T, B)
         reset = checked_array("reset", reset, expected, np.dtype(bool))
-        reset = kernel_ready(time_major(spec, reset, is_unbatched)).view(np.uint8)
+        reset = time_major(spec, reset, is_unbatched).astype(np.uint8)  # a copy: the caller may use the mask again
     shards = _core.shards(T, B, lengths, tuning.shard_count(spec.step_work, T, B))
     return Batch(T, B, kernel_ready(x), lengths, reset, is_unbatched, shards)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,9 @@ class Tape:
     is_stacked: bool = False  # whether each checkpointed stack has all layers
     is_pipelined: bool = False  # whether the layers ran at the same time, each a step behind the one below
     y_shape: tuple[int, ...] = ()
+    lock: Any = field(
+        default_factory=threading.Lock
+    )  # of a pipeline, whose layers wait for each other: see Backward.run
 
     @property
     def groups(self) -> Sequence[Sequence[int]]:

@@ -35,6 +35,9 @@ class Saved(NamedTuple):
     y: Tensor | None  # so does it to y, the caller's: an alias, and its version when it was made
     version: int
 
+    def __reduce__(self) -> Any:
+        return type(None), ()  # a copy of the tensor that it hangs on has none
+
     @property
     def is_whole(self) -> bool:
         """Whether all of it is as it was: memory may have been given back, and y written into."""
@@ -95,8 +98,12 @@ def _are_plain(grads: Sequence[Tensor | None]) -> bool:
 
 def _tape_again(call: Call, inputs: Sequence[Tensor]) -> Tape | SmallTape:
     """The tape of the same pass once more."""
-    x, *others = _arrays(call, [tensor.detach() for tensor in inputs])
-    return call.forward(arranged(call.layout, others[call.states :]), x, others[: call.states])[1]
+    try:
+        x, *others = _arrays(call, [tensor.detach() for tensor in inputs])
+    except NotHere as why:
+        raise RuntimeError(f"expected what the forward pass was given, but {why}") from None
+    weights = [np.ascontiguousarray(array) for array in others[call.states :]]
+    return call.forward(arranged(call.layout, weights), x, others[: call.states])[1]
 
 
 def _arrays(call: Call, tensors: Sequence[Tensor]) -> list[np.ndarray]:

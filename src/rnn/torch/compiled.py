@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .call import Call, arranged
-from .plain import plain_arrays
-from .weights import torch_spec
+from .plain import NotHere, plain_arrays
+from .weights import Weights, torch_shapes, torch_spec
 
 __all__ = ["can_be_compiled", "described", "never_traced", "recurrence"]
 
@@ -56,6 +56,20 @@ class _Sizes:
         return Call(spec, layout, self.form, _OPERATOR, self.bias, len(states))
 
 
+class _Kept(NamedTuple):
+    """The tape, and where what it refers to lies: a compiler may use memory again, and make x and weights once more."""
+
+    tape: Any
+    addresses: list[int]
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # a copy of the keeper has no tape
+
+
+def _addresses(x: Tensor, y: Tensor, weights: Sequence[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in (x, y, *weights)]
+
+
 @torch.library.custom_op("fastrnn::recurrence", mutates_args=())
 def recurrence(
     x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], reset: Tensor | None, seed: Tensor | None,
@@ -64,8 +78,8 @@ def recurrence(
     """y, h, c and what the tape hangs on; c is empty where there is none, and y of a cell."""
     call, tape, found = _passed(x, states, weights, reset, seed, dropout, what)
     keeper = torch.zeros(1, dtype=torch.uint8)
-    keeper.tape = tape
     y, h, *c = map(torch.from_numpy, found) if call.form != "cell" else (x.new_empty(0), *map(torch.from_numpy, found))
+    keeper.kept = _Kept(tape, _addresses(x, y, weights))
     return y, h, c[0] if c else x.new_empty(0), keeper
 
 
@@ -87,13 +101,15 @@ def _(x: Any, states: Any, weights: Any, reset: Any, seed: Any, dropout: float, 
 
 @torch.library.custom_op("fastrnn::recurrence_backward", mutates_args=())
 def _backward(
-    keeper: Tensor, dy: Tensor | None, dh: Tensor | None, dc: Tensor | None, x: Tensor, states: Sequence[Tensor],
-    weights: Sequence[Tensor], reset: Tensor | None, seed: Tensor | None, dropout: float,
+    keeper: Tensor, y: Tensor, dy: Tensor | None, dh: Tensor | None, dc: Tensor | None, x: Tensor,
+    states: Sequence[Tensor], weights: Sequence[Tensor], reset: Tensor | None, seed: Tensor | None, dropout: float,
     what: str,
 ) -> list[Tensor]:  # fmt: skip
     """The gradients of x, of the states and of the weights."""
-    call, tape = _Sizes(what, weights).call(states, x.dtype, dropout), getattr(keeper, "tape", None)
-    if tape is None:
+    kept: _Kept | None = getattr(keeper, "kept", None)
+    if kept is not None and kept.addresses == _addresses(x, y, weights):
+        call, tape = _Sizes(what, weights).call(states, x.dtype, dropout), kept.tape
+    else:
         call, tape, _ = _passed(x, states, weights, reset, seed, dropout, what)
     own = [torch.zeros(weight.shape, dtype=weight.dtype) for weight in weights]
     outputs = ([dy] if call.form != "cell" else []) + [dh, dc][: len(call.spec.states)]
@@ -103,7 +119,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(keeper: Any, dy: Any, dh: Any, dc: Any, x: Any, states: Any, weights: Any, *others: Any) -> Any:
+def _(keeper: Any, y: Any, dy: Any, dh: Any, dc: Any, x: Any, states: Any, weights: Any, *others: Any) -> Any:
     return [tensor.new_empty(tensor.shape) for tensor in (x, *states, *weights)]
 
 
@@ -112,25 +128,31 @@ def _passed(
 ) -> tuple[Call, Any, Any]:
     """(call, tape, outputs) of a forward pass."""
     call = _Sizes(what, weights).call(states, x.dtype, dropout)
-    call = call._replace(reset=None if reset is None else reset.numpy(), seed=None if seed is None else int(seed))
+    call = call._replace(
+        reset=None if reset is None else reset.numpy().copy(), seed=None if seed is None else int(seed)
+    )
     if reset is not None and call.form == "batch first":
         call = call._replace(reset=call.reset.swapaxes(0, 1))  # type: ignore[union-attr]
-    array, *others = plain_arrays([tensor.detach() for tensor in (x, *states, *weights)])
-    found, tape = call.forward(arranged(call.layout, others[len(states) :]), array, others[: len(states)])
+    try:
+        known = Weights(call.spec, call.layout, list(weights), torch_shapes(call.spec, call.has_bias))
+        array, *given = plain_arrays([tensor.detach() for tensor in (x, *states)])
+    except NotHere as why:
+        raise RuntimeError(str(why)) from None
+    found, tape = call.forward(known.arrays, array, given)
     return call, tape, found
 
 
 def _save(ctx: Any, inputs: Any, output: Any) -> None:
     x, states, weights, reset, seed, *ctx.others = inputs
     ctx.states = len(states)
-    ctx.save_for_backward(output[3], reset, seed, x, *states, *weights)
+    ctx.save_for_backward(output[3], output[0], reset, seed, x, *states, *weights)
 
 
 def _gradients(ctx: Any, dy: Any, dh: Any, dc: Any, _: Any) -> Any:
-    keeper, reset, seed, x, *others = ctx.saved_tensors
+    keeper, y, reset, seed, x, *others = ctx.saved_tensors
     n = ctx.states
     states, weights = others[:n], others[n:]
-    dx, *found = _backward(keeper, dy, dh, dc, x, states, weights, reset, seed, *ctx.others)
+    dx, *found = _backward(keeper, y, dy, dh, dc, x, states, weights, reset, seed, *ctx.others)
     return dx, found[:n], found[n:], None, None, None, None
 
 
@@ -141,6 +163,8 @@ def can_be_compiled(input: Any, states: Sequence[Tensor], weight: Tensor, two: b
     """Whether a call becomes `recurrence`: not in an export, whose graph others read, nor for what runs elsewhere."""
     if torch.compiler.is_exporting() or not isinstance(input, Tensor) or torch.is_autocast_enabled("cpu"):
         return False
+    if type(input) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.maybe_current_level() is not None:
+        return False
     if len(states) not in (0, 1 + two):
         return False
     return input.device.type == "cpu" and input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
@@ -148,6 +172,7 @@ def can_be_compiled(input: Any, states: Sequence[Tensor], weight: Tensor, two: b
 
 def never_traced(function: Any) -> Any:
     """Let Dynamo run a function, and all that it calls, as they are where a graph has broken around them."""
+    function._torchdynamo_disable = True
     frames = torch._C._dynamo.eval_frame
     if hasattr(frames, "set_code_exec_strategy"):
         skip = frames._FrameAction.SKIP
@@ -156,10 +181,10 @@ def never_traced(function: Any) -> Any:
 
 
 class _AllowRNN(MetaPathFinder):
-    """Lets Dynamo trace modules derived from torch.nn.RNNBase, which it refuses unless told, once it is imported."""
+    """Lets Dynamo trace the modules here, which it refuses as those of torch.nn.RNNBase, once it is imported."""
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "torch._dynamo.config":
+        if name != _BUILDER:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
@@ -167,13 +192,28 @@ class _AllowRNN(MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 run(module)
-                module.allow_rnn = True  # type: ignore[attr-defined]
+                _allow(module)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-if "torch._dynamo.config" in sys.modules:
-    sys.modules["torch._dynamo.config"].allow_rnn = True  # type: ignore[attr-defined]
+_BUILDER = "torch._dynamo.variables.builder"
+
+
+def _allow(builder: Any) -> None:
+    wrap = builder.VariableBuilder.wrap_module
+
+    def wrap_module(self: Any, value: Any) -> Any:
+        if not hasattr(type(value), "_is_fastrnn"):
+            return wrap(self, value)
+        with builder.config.patch(allow_rnn=True):
+            return wrap(self, value)
+
+    builder.VariableBuilder.wrap_module = wrap_module
+
+
+if _BUILDER in sys.modules:
+    _allow(sys.modules[_BUILDER])
 else:
     sys.meta_path.insert(0, _AllowRNN())

@@ -47,6 +47,11 @@ def _typed(spec: LayerSpec, dtype: np.dtype[Any]) -> LayerSpec:
     return replace(spec, dtype=dtype)
 
 
+def _copied(given: Any) -> np.ndarray | None:
+    """lengths or reset, which the caller may use again before backward."""
+    return None if given is None else np.asarray(given).copy()
+
+
 class Layer(torch.nn.Module):
     """A recurrent layer of fastrnn as a module of torch, see `from_layer`."""
 
@@ -96,7 +101,7 @@ class Layer(torch.nn.Module):
             drops = self.training and (spec.dropout > 0 or spec.has_dropout)
             call = Call(
                 spec, self._layout, "engine", None, True, len(states), batch_sizes,
-                None if lengths is None else np.asarray(lengths), None if reset is None else np.asarray(reset),
+                _copied(lengths), _copied(reset),
                 int(torch.randint(1 << 62, (), device="cpu")) if drops else None,
             )  # fmt: skip
             y, *finals = evaluated(call, known, (x, *states), weights)

@@ -44,6 +44,7 @@ class Accelerated:
     """What the modules here add to torch's."""
 
     _plain: type  # torch's class
+    _is_fastrnn = True  # for `compiled`
 
     def _weight_names(self) -> Sequence[str]:
         raise NotImplementedError
@@ -143,6 +144,8 @@ class _Layer(Accelerated):
         """The call as a graph holds it: as one operator, or as torch's where that cannot be."""
         states = [] if hx is None else [*hx] if isinstance(hx, tuple | list) else [hx]
         if not can_be_compiled(input, states, self.weight_ih_l0, self.mode == "LSTM"):
+            if not torch.compiler.is_exporting():
+                return self._eager(input, hx, reset)
             if reset is not None:
                 raise NotImplementedError("expected no reset= where torch's own operator is exported or compiled")
             return super().forward(input, hx)  # type: ignore[misc]
@@ -160,12 +163,12 @@ def _reset_array(reset: Any, x: Tensor, batch_sizes: Tensor | None, batch_first:
     if batch_sizes is not None:
         raise NotImplementedError("expected a padded input beside reset=, got a PackedSequence")
     if not isinstance(reset, Tensor) or reset.dtype is not torch.bool:
-        raise TypeError(
-            f"expected reset as a tensor of torch.bool, got {getattr(reset, 'dtype', type(reset).__name__)}"
-        )
+        came = reset.dtype if isinstance(reset, Tensor) else f"a {type(reset).__name__}"
+        hint = "; reset.bool() converts it" if isinstance(reset, Tensor) else ""
+        raise TypeError(f"expected reset as a tensor of torch.bool, got {came}{hint}")
     if reset.shape != x.shape[:-1]:
         raise ValueError(f"expected reset of shape {tuple(x.shape[:-1])}, got {tuple(reset.shape)}")
-    array: np.ndarray = reset.cpu().numpy()
+    array: np.ndarray = reset.cpu().numpy().copy()  # the caller may use the mask again before backward
     return array.swapaxes(0, 1) if batch_first else array
 
 
@@ -223,6 +226,8 @@ class _Cell(Accelerated):
         """The call as a graph holds it: as one operator, or as torch's where that cannot be."""
         states = [] if hx is None else [*hx] if isinstance(hx, tuple | list) else [hx]
         if not can_be_compiled(input, states, self.weight_ih, self._mode == "LSTM"):
+            if not torch.compiler.is_exporting():
+                return self._eager(input, hx)
             return super().forward(input, hx)  # type: ignore[misc]
         weights = [getattr(self, name) for name in self._weight_names()]
         what = described(self._mode, False, self.bias, False, "cell")
