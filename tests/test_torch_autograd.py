@@ -145,7 +145,7 @@ def test_a_gradient_penalty_is_part_of_the_loss():
 def test_a_second_derivative_through_reset_is_refused_and_not_detached():
     module, x = made("GRU"), torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
     y, _ = module(x, reset=torch.ones(5, 2, dtype=torch.bool))
-    with pytest.raises(RuntimeError, match="gradient of a gradient was asked for through a call with reset="):
+    with pytest.raises(RuntimeError, match="was asked for through a call with reset="):
         torch.autograd.grad(y.sum(), x, create_graph=True)
     assert torch.autograd.grad(y.sum(), x)[0].abs().sum() > 0
 

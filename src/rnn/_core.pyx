@@ -15,7 +15,7 @@
 
     memory        a pool of blocks, for large arrays and scratch
     tasks         several threads, and what Ctrl-C does to them
-    small_batch   SmallBatchInference: inference of a few rows, without a LayerPass
+    small_batch   SmallBatchInference, of a few rows without a LayerPass; SmallBatchTraining, of a few LayerPasses
     stream        Stream: a stack that keeps its state and packed weights; time is the outer loop, the layers the inner
     sampler       TokenSampler: a stream that predicts, and writes
     tensors       TensorReader: arrays on the memory of torch's tensors

@@ -1,4 +1,4 @@
-# Calls of few rows through a stack of layers, without a LayerPass for each. Included by _core.pyx.
+# Small calls of a stack of layers in one direction, without the objects of the engine. Included by _core.pyx.
 
 cdef class SmallBatchInference:
     """Inference of few rows through a stack of layers in one direction, without an object made in Python: for single

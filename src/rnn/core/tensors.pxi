@@ -41,7 +41,8 @@ cdef extern from *:
 
 
 cdef class TensorReader:
-    """Arrays on the memory of torch's tensors: `arrays`, and `lie_at`, whether tensors still lie where they lay.
+    """Arrays on the memory of torch's tensors: `arrays`; whether these tensors still have it, `lie_still`, and whether
+    others do, `lie_at`.
 
     exchange: the capsule that torch has for C; ValueError if it is of a version that is not known here.
     classes: those of tensors that are read, not those derived from them.

@@ -5,8 +5,9 @@
 // Step s runs from 0 to T-1 in the order of the recurrence; a reversed direction starts at the end of time.  The batch
 // is sorted by falling length, so the rows still running at step s are the first n(s) of them.  Two layouts follow:
 //
-//   Rows    the caller's arrays: row (s, b) lies at base + offset[b] + s * step.  Offset and step hold all of batch
-//           order, sorting, time order and strides; nothing is copied or transposed.
+//   Rows    the caller's arrays: row (s, b) lies at base + offset[b] + s * step, or, if the caller has packed them,
+//           where `place` says.  This holds all of batch order, sorting, time order and strides; nothing is copied or
+//           transposed.
 //   packed  our own arrays (saved, dgates): row (s, b) is row first(s) + b, with first(s) = n(0) + ... + n(s-1).
 #pragma once
 

@@ -22,10 +22,14 @@ def differentiable_gradients(
     masks: of dropout behind each layer.   saved: x, the states, the weights.   grads: of the outputs, None for zeros.
     """
     if call.operator is None:
-        raise RuntimeError("a gradient of a gradient was asked for through a layer that torch has no operator for")
+        raise RuntimeError(
+            "a gradient of a gradient, or a batch of gradients, was asked for through a layer that torch has no operator "
+            "for"
+        )
     if call.reset is not None:
         raise RuntimeError(
-            "a gradient of a gradient was asked for through a call with reset=, for which torch has no operator"
+            "a gradient of a gradient, or a batch of gradients, was asked for through a call with reset=, for which "
+            "torch has no operator"
         )
     with torch.enable_grad():
         inputs = [tensor.view_as(tensor) for tensor in saved]  # so that no path from one of them to another counts
