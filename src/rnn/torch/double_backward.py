@@ -23,8 +23,8 @@ def differentiable_gradients(
     """
     if call.operator is None:
         raise RuntimeError(
-            "a gradient of a gradient, or a batch of gradients, was asked for through a layer that torch has no operator "
-            "for"
+            "a gradient of a gradient, or a batch of gradients, was asked for through a layer for which torch has no "
+            "operator"
         )
     if call.reset is not None:
         raise RuntimeError(
