@@ -74,9 +74,9 @@ class Recurrence(torch.autograd.Function):
         # A hook on saved tensors may have kept the numbers only
         saved: Saved | None = getattr(keeper, "saved", None)
         tape = saved.tape if saved is not None and saved.is_whole else _tape_again(call, inputs)
-        if torch.is_grad_enabled() or not _are_plain(grads):
+        given = None if torch.is_grad_enabled() else _read(grads)
+        if given is None:
             return None, None, None, *differentiable_gradients(call, tape.between, inputs, grads)
-        given = [None if grad is None else plain_arrays((grad,))[0] for grad in grads]
         wanted, n = ctx.needs_input_grad[3:], 1 + call.states
         own = [
             _core.new_array(tuple(tensor.shape), call.spec.dtype, True) if wants or call.operator is None else None
@@ -87,13 +87,12 @@ class Recurrence(torch.autograd.Function):
         return None, None, None, *[torch.from_numpy(array) if wants else None for array, wants in found]
 
 
-def _are_plain(grads: Sequence[Tensor | None]) -> bool:
-    """Whether they can be read as arrays: not under vmap, for one."""
+def _read(grads: Sequence[Tensor | None]) -> list[np.ndarray | None] | None:
+    """The gradients as arrays; None if they cannot be read, as under vmap."""
     try:
-        plain_arrays([grad for grad in grads if grad is not None])
+        return [None if grad is None else plain_arrays((grad,))[0] for grad in grads]
     except NotHere:
-        return False
-    return True
+        return None
 
 
 def _tape_again(call: Call, inputs: Sequence[Tensor]) -> Tape | SmallTape:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import _core, engine
 from ..engine import DirectionArrays, LayerSpec, State, Tape
 
-__all__ = ["Call", "Layout", "SmallTape", "arranged", "torch_layout"]
+__all__ = ["Call", "Layout", "SmallTape", "arranged", "one_or_all", "torch_layout"]
 
 # For each layer and direction: where, among a module's weights, each of engine.ARRAYS stands; None: there is no such
 Layout = tuple[tuple[int | None, ...], ...]
@@ -78,7 +78,7 @@ class Call(NamedTuple):
         small: _core.SmallBatchInference | None,
     ) -> list[np.ndarray]:
         """The outputs, nothing being kept."""
-        x, state = self.axes(x), _one_or_all(self._engine_states(states))
+        x, state = self.axes(x), one_or_all(self._engine_states(states))
         done = small.run(x, state) if small is not None and self.is_padded else None
         return self.outputs(*(done or engine.infer(self.spec, weights, x, state, **self._time())))
 
@@ -97,7 +97,7 @@ class Call(NamedTuple):
                 y, final, passes = done
                 return self.outputs(y, final), SmallTape(small, passes)
         rng = None if self.seed is None else np.random.default_rng(self.seed)
-        y, final, tape = engine.forward(self.spec, weights, x, _one_or_all(states), **self._time(), rng=rng)
+        y, final, tape = engine.forward(self.spec, weights, x, one_or_all(states), **self._time(), rng=rng)
         y.flags.writeable = True  # it is torch's now, which notices when it is written into before backward
         return self.outputs(y, final), tape
 
@@ -114,7 +114,7 @@ class Call(NamedTuple):
         if isinstance(tape, SmallTape):
             dx, dstate = tape.small.backward(tape.passes, dy, finals, gradients, wants_dx)
         else:
-            dx, dstate = engine.backward(tape, dy, _one_or_all(finals), gradients, wants_dx)
+            dx, dstate = engine.backward(tape, dy, one_or_all(finals), gradients, wants_dx)
         given = self.outputs(dx, dstate)[-len(self.spec.states) :] if self.states else []
         return None if dx is None else self._axes_back(dx), given
 
@@ -162,5 +162,6 @@ class SmallTape(NamedTuple):
         return [None] * len(self.passes)
 
 
-def _one_or_all(states: tuple[Any, ...]) -> State:
+def one_or_all(states: Sequence[Any]) -> State:
+    """One state by itself, several as they are; None for none."""
     return (states if len(states) > 1 else states[0]) if states else None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import _VF, Tensor
 
-from .call import Call
+from .call import Call, one_or_all
 
 __all__ = ["differentiable_gradients"]
 
@@ -50,7 +50,7 @@ def _cell_outputs(call: Call, inputs: Sequence[Tensor]) -> list[Tensor]:
     states, weights = others[: call.states], others[call.states :]
     states = states or [x.new_zeros(*x.shape[:-1], width) for _, width in call.spec.states]
     rows = [array.reshape(-1, array.shape[-1]) for array in (x, *states)]
-    finals = getattr(_VF, f"{call.operator}_cell")(rows[0], _one_or_all(rows[1:]), *weights)
+    finals = getattr(_VF, f"{call.operator}_cell")(rows[0], one_or_all(rows[1:]), *weights)
     return [final.view(states[0].shape) for final in (finals if len(states) > 1 else [finals])]
 
 
@@ -70,7 +70,7 @@ def _layer_outputs(call: Call, masks: Sequence[np.ndarray | None], inputs: Seque
     groups = 1 if all(mask is None for mask in masks) else L
     rows, each, finals = L * D // groups, len(weights) // groups, []
     for k in range(groups):
-        state = _one_or_all([state[k * rows : (k + 1) * rows] for state in states])
+        state = one_or_all([state[k * rows : (k + 1) * rows] for state in states])
         options = (weights[k * each : (k + 1) * each], call.has_bias, L // groups, 0.0, False, D == 2)
         operator = getattr(_VF, call.operator or "")
         y, *after = operator(y, call.batch_sizes, state, *options) if packed else operator(y, state, *options, False)
@@ -81,7 +81,3 @@ def _layer_outputs(call: Call, masks: Sequence[np.ndarray | None], inputs: Seque
     if unbatched:
         return [output.squeeze(1) for output in outputs]
     return [y.transpose(0, 1), *outputs[1:]] if call.form == "batch first" else outputs
-
-
-def _one_or_all(states: list[Any]) -> Any:
-    return states[0] if len(states) == 1 else states

@@ -27,9 +27,6 @@ REASON = "_fastrnn_reason"
 NOT_COPIED = (KNOWN, REASON)
 
 
-_OPERATORS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "GRU": "gru", "LSTM": "lstm"}  # of torch._VF
-
-
 def checked_states(hx: Any, two: bool) -> Sequence[Any]:
     """The states that hx holds; raises NotHere for another number of them."""
     if hx is None:
@@ -134,7 +131,7 @@ class _Layer(Accelerated):
         known = known_weights(self, spec, layout, weights)
         batch_first = self.batch_first and batch_sizes is None and x.dim() == 3
         call = Call(
-            spec, layout, "batch first" if batch_first else "engine", _OPERATORS[self.mode], bias, len(states),
+            spec, layout, "batch first" if batch_first else "engine", self.mode.lower(), bias, len(states),
             batch_sizes, None, None if reset is None else _reset_array(reset, x, batch_sizes, batch_first),
             int(torch.randint(1 << 62, (), device="cpu")) if drops else None,
         )  # fmt: skip
@@ -217,7 +214,7 @@ class _Cell(Accelerated):
             mode, bias, weights = self._mode, self.bias, self._own_weights()
             spec, layout = torch_spec(mode, self.input_size, self.hidden_size, 1, 1, 0, bias, input.dtype, 0.0)
             known = known_weights(self, spec, layout, weights)
-            call = Call(spec, layout, "cell", _OPERATORS[mode], bias, len(states))
+            call = Call(spec, layout, "cell", mode.lower(), bias, len(states))
             return one_or_pair(evaluated(call, known, (input, *states), weights))
         except (NotHere, TypeError, ValueError) as why:
             return self._torch_runs(why, input, hx)
