@@ -82,7 +82,7 @@ def test_short_calls_are_what_the_reference_is(cell, num_layers, batch_first, dt
     kind, options = CELLS[cell]
     rng = np.random.default_rng(2)
     layer = kind(5, 13, num_layers, **options, batch_first=batch_first, dtype=dtype, rng=rng)
-    assert layer._small_batch is not None
+    assert layer._small is not None
     for T, B in ((1, 1), (1, 4), (4, 1), (2, 2), (3, 1), (5, 3), (1, 16), (16, 1), (2, 9)):
         x, state, _ = case(layer, rng, T=T, B=B)
         if batch_first:

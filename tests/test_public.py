@@ -16,7 +16,7 @@ from fastrnn.nn import options
 from fastrnn.optim import SGD, Adam, AdamW, Cosine, clip_grad_norm
 
 ROOT = {
-    "Dropout", "Embedding", "GRU", "GradientError", "LSTM", "LanguageModel", "Linear", "Module", "RNN", "Stream",
+    "Dropout", "Embedding", "Frozen", "GRU", "GradientError", "LSTM", "LanguageModel", "Linear", "Module", "RNN", "Stream",
     "get_num_threads", "gradcheck", "initialize", "interchange", "mse_loss", "nn", "optim", "pad_sequence", "reference",
     "set_num_threads", "softmax", "softmax_cross_entropy", "text", "training", "unpad_sequence",
 }  # fmt: skip

@@ -661,6 +661,6 @@ def test_weights_of_another_stack_are_refused(other):
     layer = fastrnn.GRU(3, 4, rng=0)
     stream = layer.stream()
     x = np.ones((5, 3), np.float32)
-    with pytest.raises(ValueError, match="expected weights of the stream's own layer, got others"):
+    with pytest.raises(ValueError, match="expected packed weights of the stream's own layer, got others"):
         stream._repack(lambda: fastrnn.GRU(3, 4, **other).stream().packed)
     np.testing.assert_array_equal(stream.run(x), layer.stream().run(x))

@@ -1,6 +1,7 @@
 """Recurrent neural networks on the CPU: NumPy arrays in, NumPy arrays out.
 
 RNN, GRU, LSTM            recurrent layers: forward, inference, back-propagation through time
+Frozen                    inference on weights that are packed once, for many short calls: `layer.frozen()`
 Stream                    the state of a layer between steps that come in one by one: `layer.stream()`
 pad_sequence, unpad_sequence   lists of arrays to and from a ragged batch
 initialize                initial values by name
@@ -42,6 +43,7 @@ from .nn import (
     RNN,
     Dropout,
     Embedding,
+    Frozen,
     GradientError,
     Linear,
     Module,
@@ -65,6 +67,7 @@ __all__ = [
     "RNN",
     "Dropout",
     "Embedding",
+    "Frozen",
     "GradientError",
     "LanguageModel",
     "Linear",

@@ -15,7 +15,8 @@
 
     memory        a pool of blocks, for large arrays and scratch
     tasks         several threads, and what Ctrl-C does to them
-    small_batch   SmallBatchInference, of a few rows without a LayerPass; SmallBatchTraining, of a few LayerPasses
+    stack_weights  StackWeights: what all layers of a stack are to the kernels, and packed weights that are kept
+    small_calls   SmallInference, without a LayerPass; SmallTraining, of a few LayerPasses
     stream        Stream: a stack that keeps its state and packed weights; time is the outer loop, the layers the inner
     sampler       TokenSampler: a stream that predicts, and writes
     tensors       TensorReader: arrays on the memory of torch's tensors
@@ -165,8 +166,6 @@ except ValueError as error:
 cdef enum:
     CHUNK = 256 << 10  # bytes of the dgates of a chunk of steps
     PROJECTED_ROWS = 64  # rows of a block, whose input products are made together, see block_end
-    UNPACKED_ROWS = 16  # a call of so few rows does not pay for packed weights
-    MAX_SMALL_BATCH_LAYERS = 4
     MAX_STATES = 4
     SHARED_WORK = 1 << 16  # multiply-adds of a step for each of the threads that share it
 
@@ -219,9 +218,10 @@ cdef int64_t chunk_start(const Sequence[real]* q, int64_t s1) noexcept nogil:
 include "core/packed_batch.pxi"
 include "core/forward.pxi"
 include "core/backward.pxi"
+include "core/stack_weights.pxi"
 include "core/layer_pass.pxi"
 include "core/segment_pass.pxi"
-include "core/small_batch.pxi"
+include "core/small_calls.pxi"
 include "core/tensors.pxi"
 include "core/stream.pxi"
 include "core/sampler.pxi"

@@ -139,7 +139,7 @@ Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nul
   const Rows<const int64_t> indices{m.input == Layer::kOneHot ? ids.data() : nullptr, each_row.data(), B, nullptr,
                                     nullptr};
   if (storage == kFull) q.ids = indices;  // a stream packs W_ih before it knows of indices
-  q.prepacked = m.input != Layer::kUnpacked;
+  q.packs_input = q.packs_state = m.input != Layer::kUnpacked;
   q.storage = storage, q.x_fixed = x_fixed.data(), q.h_fixed = h_fixed.data();
   q.reset = {reset.data(), each_row.data(), B, nullptr, nullptr};
   q.h0 = h0.data(), q.c0 = c0.data(), q.zeros = zeros.data(), q.c = c.data(), q.saved = saved.data();
@@ -162,7 +162,8 @@ Array<Array<T>> run(const CellKernels<T>& cell, const Layer& m, Team* team = nul
   {
     const Array<T> memory = packed(q, cell.forward[storage].pack);
     q.ids = indices;
-    const Array<T> input_projection = m.input == Layer::kProjected ? project_all(q, cell) : Array<T>();
+    const bool projects = m.input == Layer::kProjected || m.input == Layer::kUnpacked;
+    const Array<T> input_projection = projects ? project_all(q, cell) : Array<T>();
     if (!input_projection.empty()) q.input_projection = input_projection.data();
     for (Index s = 0; s < kSteps; ++s) run_step(team, q, cell.forward[storage].step, s);
   }

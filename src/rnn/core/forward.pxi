@@ -44,10 +44,30 @@ cdef struct ForwardMemory:
     void *x                  # addresses of the rows of x that they are made from
 
 
+cdef bint pays_to_pack(int64_t rows, int64_t terms) noexcept nogil:
+    """Whether weights are better packed for so many rows: to pack as many of them as a product has terms takes about as
+    long as the sums of lanes that `terms` / 7 dot products with unpacked weights end in. (With 64 rows or more, blocks
+    could not hold all rows of a step.)"""
+    return rows > min(max(4, terms // 7), PROJECTED_ROWS - 1)
+
+
+cdef bint packs_input(const Sequence[real]* q) noexcept nogil:
+    return q.is_packed or pays_to_pack(q.first(q.steps), q.I)
+
+
+cdef bint packs_state(const Sequence[real]* q) noexcept nogil:
+    # Steps of few rows wait for W_hh. If its rows do not begin with a cache line, vectors of it lie across two lines,
+    # and come from the second-level cache at half the speed.
+    cdef bint waits = q.B < 4 and q.P * sizeof(real) % LINE
+    return q.is_packed or pays_to_pack(q.first(q.steps), q.P // 3 if waits else q.P)
+
+
 cdef int64_t projected_rows(const Sequence[real]* q, const CellKernels[real]* cell) noexcept nogil:
     """Room for so many rows of input projections; 0 if none are made in advance. If a batch has too few rows to fill a
-    tile, W_ih is put to better use when the input products of all steps of a block are made together."""
-    if q.ids.base != NULL or q.first(q.steps) <= UNPACKED_ROWS or q.B >= cell.rows_per_tile:
+    tile, W_ih is put to better use when the input products of all steps of a block are made together; and weights that
+    are not packed are read for many rows at once."""
+    cdef bint in_panels = packs_input(q) and packs_state(q)
+    if q.ids.base != NULL or q.storage != STORED_FULL or in_panels and (q.steps == 1 or q.B >= cell.rows_per_tile):
         return 0
     return min(chunk_room(q), 2 * PROJECTED_ROWS)
 
@@ -75,21 +95,24 @@ cdef void lay_out_forward(
         q.h_masked = arena.take(q.B * q.P)
     if q.zoneout_c > 0:
         q.c_saved = arena.take(q.B * q.C)
+    if q.storage == STORED_INT8:
+        q.x_fixed, q.h_fixed = arena.take(q.B * fixed_size(q.I)), arena.take(q.B * fixed_size(q.P))
     if arena.block != NULL:
         memset(zeros, 0, n_zeros * sizeof(real))
         q.zeros = zeros
-    cell.on(q.storage).pack(q[0], arena[0])
+    if not q.is_packed:
+        cell.on(q.storage).pack(q[0], arena[0])
 
 
 cdef int begin_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
         ForwardMemory* m, char* nearby) noexcept nogil:
-    """Pack the weights, and make the table of one-hot inputs; -1 if there is no memory. nearby (NEARBY,): what serves
+    """Pack the weights, if they are not, and make the table of one-hot inputs; -1 if there is no memory. nearby (NEARBY,): what serves
     as memory if it suffices, or null."""
     cdef Arena[real] arena
     arena.block = NULL
     arena.used = 0
-    q.prepacked = q.first(q.steps) > UNPACKED_ROWS
+    q.packs_input, q.packs_state = packs_input(q), packs_state(q)
     m.projected_rows = projected_rows(q, cell)
     lay_out_forward(q, cell, &arena, n_columns, m)
     m.block = NULL

@@ -92,6 +92,7 @@ cdef class LayerPass:
     initial, final: the states of all layers and directions, h and the others, each (L*D, B, width); final[i][at] is
     written.
     reset: (T, B) uint8 or None.   masks: the dropout masks, see `DropoutMasks` in engine/dropout.py.
+    packed: weights and options in this form, for inference; x may then hold columns of W_ih, but no places.
     Rows of x and y are contiguous, and so are whole states; nothing is checked. Arrays are of the layer's dtype.
 
     Inside, states are in the order of the shard: h0 (n, P); c0 and c, the states beside h side by side (n, C). `c` is
@@ -108,25 +109,31 @@ cdef class LayerPass:
     cdef object alive  # what the sequence points to
     cdef StepsDone steps_done
     cdef StepsDone before, behind  # of the layer passes that go first in forward and in backward; None: there is none
+    cdef const KernelTable* forward_kernels
     cdef readonly PackedBatch shard
     cdef readonly bint backwards
     cdef readonly object y, h0, c, c0, saved
 
     def __init__(self, int cell, bint is_double, tuple weights, dict options, PackedBatch shard, int at, bint backwards,
-                 x, y, tuple initial, tuple final, reset, masks):
+                 x, y, tuple initial, tuple final, reset, masks, StackWeights packed=None):
         self.cell, self.is_double, self.shard, self.at, self.backwards = cell, is_double, shard, at, backwards
         self.final, self.steps_done = final, StepsDone.__new__(StepsDone)
         self.columns = <const int64_t*>data(shard.used_embedding_rows)
         self.n_columns = 0 if shard.used_embedding_rows is None else len(shard.used_embedding_rows)
         self.y, self.h0 = y, shard.take(initial[0], at)
         self.c0 = take_others(shard, initial, at)
-        if is_double:
+        self.forward_kernels = kernels if packed is None else packed.table()
+        if packed is not None:
+            packed.copy_to(<void*>&self.f64 if is_double else <void*>&self.f32, at, 1)
+        elif is_double:
             set_cell(&self.f64, kernels.f64.cell(cell), weights, options)
-            made = set_call(&self.f64, shard, backwards, x, y, self.h0, self.c0, reset, masks)
         else:
             set_cell(&self.f32, kernels.f32.cell(cell), weights, options)
+        if is_double:
+            made = set_call(&self.f64, shard, backwards, x, y, self.h0, self.c0, reset, masks)
+        else:
             made = set_call(&self.f32, shard, backwards, x, y, self.h0, self.c0, reset, masks)
-        self.alive = weights, x, reset, masks, made
+        self.alive = weights, x, reset, masks, made, packed
         self.hold(None, None if self.c0 is None else self.c0.copy(), True)
 
     cdef int hold(self, saved, c, bint c_in_place) except -1:
@@ -267,7 +274,7 @@ cdef int pass_forward(Sequence[real]* q, LayerPass of, TeamState* workers) excep
     if q.first(q.steps):
         with nogil:
             failed = run_forward(
-                q, kernels.of(which).cell(of.cell), of.n_columns, of.columns, workers, below, &of.steps_done.forward)
+                q, of.forward_kernels.of(which).cell(of.cell), of.n_columns, of.columns, workers, below, &of.steps_done.forward)
     finished(failed, "the packed weights")
     end_forward(q, of)
     return 0

@@ -1,77 +1,9 @@
 # Streams: a stack of layers of one direction, advanced a step at a time. Included by _core.pyx.
 #
-#   PackedWeights   the weights of a stack in panels, packed once; shared by the copies of a stream
-#   Stream          state and scratch of B rows; step and run, which allocate nothing but y
+#   Stream: state and scratch of B rows beside packed StackWeights; step and run, which allocate nothing but y
 #
 # Time is the outer loop and the layers are the inner one, so each step is step 0 of a sequence of one step: h0 and c
 # are the state, and y is scratch, from which h is copied once the layer has read all of the old h.
-
-cdef enum:
-    HELD_WORK = 1 << 18  # multiply-adds of a step, some 10 µs, from which on `step` releases the GIL
-
-
-cdef class PackedWeights:
-    """The weights of a stack, packed for the kernel set in use. stored: "bfloat16", "int8", or anything else for the
-    weights as they are; weights, options: as for a LayerPass, of each layer."""
-
-    cdef void* sequences  # (L,) of Sequence: weights, options and panels
-    cdef void* memory
-    cdef const KernelTable* kernels  # for which they are packed
-    cdef int cell, layers
-    cdef bint is_double
-    cdef readonly int64_t size  # numbers in all arrays
-    cdef tuple alive
-
-    def __init__(self, int cell, bint is_double, str stored, list weights, dict options):
-        cdef Storage storage = {"bfloat16": STORED_BFLOAT16, "int8": STORED_INT8}.get(stored, STORED_FULL)
-        cdef int k
-        self.kernels, self.cell, self.is_double = kernels, cell, is_double
-        self.layers, self.alive = len(weights), (weights, options)
-        self.size = sum([array.size for arrays in weights for array in arrays if array is not None])
-        size = sizeof(Sequence[double]) if is_double else sizeof(Sequence[float])
-        self.sequences = calloc(self.layers, size)
-        if self.sequences == NULL:
-            raise MemoryError("no memory for a stream")
-        for k in range(self.layers):
-            if is_double:
-                set_cell(<Sequence[double]*>self.sequences + k, kernels.f64.cell(cell), weights[k], options)
-            else:
-                set_cell(<Sequence[float]*>self.sequences + k, kernels.f32.cell(cell), weights[k], options)
-                (<Sequence[float]*>self.sequences)[k].storage = storage
-        if is_double:
-            self.memory = pack_layers(<Sequence[double]*>self.sequences, self.layers, kernels.f64.cell(cell))
-        else:
-            self.memory = pack_layers(<Sequence[float]*>self.sequences, self.layers, kernels.f32.cell(cell))
-        if self.memory == NULL:
-            raise MemoryError("no memory for the packed weights")
-
-    def __dealloc__(self):
-        free(self.sequences)
-        pool_free(self.memory)
-
-    cdef bint can_share(self) noexcept:
-        """Whether a team may share the steps of a stream."""
-        if self.is_double:
-            return (<Sequence[double]*>self.sequences).can_share()
-        return (<Sequence[float]*>self.sequences).can_share()
-
-
-cdef void* pack_layers(Sequence[real]* stack, int layers, const CellKernels[real]* cell) noexcept nogil:
-    """The memory that the panels lie in; null if there is none."""
-    cdef Arena[real] arena
-    cdef Section section
-    cdef int k, again
-    section.begin()
-    arena.block = NULL
-    for again in range(2):  # counts, then packs
-        arena.used = 0
-        for k in range(layers):
-            stack[k].prepacked = True
-            cell.on(stack[k].storage).pack(stack[k], arena)
-        if not again and allocate(&arena):
-            return NULL
-    return arena.block
-
 
 cdef struct StreamScratch:
     int64_t *x_offset  # (B,) where the rows of x that take part lie
@@ -109,7 +41,7 @@ cdef class Stream:
     cdef int in_use
     cdef int64_t B, I, P, H, C, step_work  # C: width of the states beside h
     cdef readonly int threads  # that may share a step
-    cdef readonly PackedWeights packed
+    cdef readonly StackWeights packed
     cdef const KernelTable* kernels
     cdef void* stack     # (L,) of Sequence, of our own
     cdef void* memory    # of the scratch
@@ -118,12 +50,12 @@ cdef class Stream:
     cdef void *h_at
     cdef void *c_at
 
-    def __init__(self, spec, PackedWeights packed not None, int64_t batch):
+    def __init__(self, spec, StackWeights packed not None, int64_t batch):
         if self.stack != NULL:
             raise RuntimeError("expected a new stream, got one that has its state already")
         self.set_up(spec, packed, batch)
 
-    cdef int set_up(self, spec, PackedWeights packed, int64_t batch) except -1:
+    cdef int set_up(self, spec, StackWeights packed, int64_t batch) except -1:
         """State, zero, and scratch of a new stream"""
         self.spec, self.batch, self.B = spec, batch, batch
         self.cell, self.is_double, self.batch_first = spec.cell.number, spec.is_double, spec.batch_first
@@ -142,19 +74,16 @@ cdef class Stream:
         free(self.stack)
         pool_free(self.memory)
 
-    cdef size_t sequence_size(self):
-        return sizeof(Sequence[double]) if self.is_double else sizeof(Sequence[float])
-
-    cdef int use(self, PackedWeights packed) except -1:
+    cdef int use(self, StackWeights packed) except -1:
         """Take these weights, and scratch for them; if there is no memory, everything stays as it was."""
         cdef StreamScratch scratch
         cdef void* memory
-        if (packed.layers, packed.cell, packed.is_double) != (self.layers, self.cell, self.is_double):
-            raise ValueError("expected weights of the stream's own layer, got others")
-        cdef void* stack = malloc(self.layers * self.sequence_size())
+        if packed.packed_for == NULL or (packed.count, packed.cell, packed.is_double) != (self.layers, self.cell, self.is_double):
+            raise ValueError("expected packed weights of the stream's own layer, got others")
+        cdef void* stack = malloc(self.layers * packed.sequence_size())
         if stack == NULL:
             raise MemoryError("no memory for a stream")
-        memcpy(stack, packed.sequences, self.layers * self.sequence_size())
+        packed.copy_to(stack, 0, self.layers)
         if self.is_double:
             memory = stream_scratch(<Sequence[double]*>stack, self.layers, self.B, &scratch)
         else:
@@ -165,7 +94,7 @@ cdef class Stream:
         free(self.stack)
         pool_free(self.memory)
         self.stack, self.memory, self.scratch = stack, memory, scratch
-        self.packed, self.kernels = packed, packed.kernels
+        self.packed, self.kernels = packed, packed.packed_for
         work = self.step_work // self.layers * (2 if self.is_double else 1)
         self.threads = min(254, max(1, work // SHARED_WORK)) if packed.can_share() else 1
         return 0
@@ -202,7 +131,7 @@ cdef class Stream:
             self.release()
 
     def _repack(self, make):
-        """Take the weights that make() packs, a PackedWeights of the same layers; the state stays."""
+        """Take the weights that make() packs, a StackWeights of the same layers; the state stays."""
         self.claim()
         try:
             self.use(make())

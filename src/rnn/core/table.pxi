@@ -76,7 +76,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         int64_t dgates_from
         T* dprojected
         T* sums
-        cbool prepacked, reverse_panels
+        cbool is_packed, packs_input, packs_state, reverse_panels
         T *x_fixed
         T *h_fixed
         WorkShare* share

@@ -1,6 +1,7 @@
 """How a call of a recurrent layer runs: through its layers, its directions and the shards of its batch.
 
 passes                infer, forward, backward: over arrays, for a LayerSpec (spec)
+stack_weights         weights as the kernels take them, packed once if they are to be kept; small calls on these alone
   |
 forward_pass ------ tape ------ backward_pass       through all layers; nonfinite searches along a tape
   |   |   |                       |   |   |
@@ -16,6 +17,19 @@ docs/architecture.md follows one training step through all of these, and explain
 
 from .passes import backward, forward, infer
 from .spec import ARRAYS, Arrays, DirectionArrays, LayerSpec, State
+from .stack_weights import small_inference, stack_weights
 from .tape import Tape
 
-__all__ = ["ARRAYS", "Arrays", "DirectionArrays", "LayerSpec", "State", "Tape", "backward", "forward", "infer"]
+__all__ = [
+    "ARRAYS",
+    "Arrays",
+    "DirectionArrays",
+    "LayerSpec",
+    "State",
+    "Tape",
+    "backward",
+    "forward",
+    "infer",
+    "small_inference",
+    "stack_weights",
+]

@@ -28,6 +28,7 @@ class Forward:
     """One forward pass: `run` takes all layers, directions and shards through it.
 
     tape: filled for the backward pass; None: inference.  rng: what dropout is drawn from; None: nothing is dropped.
+    packed: the weights, packed before, for inference.
     """
 
     def __init__(
@@ -38,11 +39,12 @@ class Forward:
         state: State,
         tape: Tape | None = None,
         rng: np.random.Generator | None = None,
+        packed: _core.StackWeights | None = None,
     ) -> None:
-        self.spec, self.batch, self.tape = spec, batch, tape
+        self.spec, self.batch, self.tape, self.packed = spec, batch, tape, packed
         self.initial = checked_state(spec, state, batch.B, batch.unbatched)
         self.final = tuple([np.empty_like(array) for array in self.initial])
-        if batch.one_hot and (tape is not None or batch.x.size > tuning.FEW_INDICES):
+        if batch.one_hot and packed is None and (tape is not None or batch.x.size > tuning.FEW_INDICES):
             batch.compact_indices(spec.input_size, spec.gates * spec.hidden_size)
         self.masks, self.between = draw(spec, batch.B, rng)
         self.weights = _masked_weights(weights, self.masks) if spec.weight_dropout and rng is not None else weights
@@ -169,7 +171,7 @@ class Forward:
         spec, at = self.spec, k * self.spec.num_directions + d
         return _core.LayerPass(
             spec.cell.number, spec.is_double, self.weights[at], spec.kernel_options, shard, at, spec.runs_backwards(d),
-            x, y, self.initial, self.final, self.batch.reset, masks,
+            x, y, self.initial, self.final, self.batch.reset, masks, self.packed,
         )  # fmt: skip
 
 

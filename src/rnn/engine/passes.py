@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _core
 from .backward_pass import Backward
 from .checkpointing import CheckpointPolicy
 from .forward_pass import Forward
@@ -27,9 +28,13 @@ def infer(
     lengths: Any = None,
     reset: Any = None,
     batch_sizes: Any = None,
+    packed: _core.StackWeights | None = None,
 ) -> tuple[Any, State]:
-    """Inference: return (y, state), keep nothing for a backward pass, apply no dropout. As `forward` otherwise."""
-    return Forward(spec, weights, checked_batch(spec, x, lengths, reset, batch_sizes), state).run()
+    """Inference: return (y, state), keep nothing for a backward pass, apply no dropout. As `forward` otherwise.
+
+    packed: the weights, packed before; then `weights` are not read.
+    """
+    return Forward(spec, weights, checked_batch(spec, x, lengths, reset, batch_sizes), state, packed=packed).run()
 
 
 def forward(

@@ -127,9 +127,10 @@ template <class T> struct Workspace {
   T* dprojected;    // packed rows (P,) as dgates: gradient of h of a projected LSTM
   T* sums;          // (dgates_width,) of dgates over all rows; a cell with norms adds to it those of a_h and a_x
 
-  bool prepacked;       // weights are in panels, see each cell; a call of few rows reads W_ih and W_hh as they are
+  bool is_packed;       // before the call, see below: forward does not pack
+  bool packs_input, packs_state;  // whether forward packs W_ih, W_hh; a call of few rows reads them as they are
   bool reverse_panels;  // forward takes the panels from the last to the first
-  const T *w_input, *w_state, *w_second, *bias;
+  const T *w_input, *w_state, *w_second, *bias;  // in panels, see each cell; W_ih and W_hh are null if not packed
   T *x_fixed, *h_fixed;  // (B, fixed_size(I)), (B, fixed_size(P)) x(t), h(t-1) in fixed point; null unless int8
 
   WorkShare* share;  // of a step that a team makes, see team.hpp; null: all of it

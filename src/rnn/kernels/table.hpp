@@ -4,6 +4,9 @@
 #include "runtime/progress.hpp"
 #include "sequence.hpp"
 
+#include <type_traits>  // here, since nothing of the standard library may be compiled for one instruction set
+#include <utility>
+
 namespace fastrnn {
 
 // What a row of the table is called, and what its columns hold.  Names are separated by spaces.  Python looks rows up

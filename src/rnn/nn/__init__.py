@@ -8,6 +8,8 @@ layers         RNN, GRU, LSTM: options, and the row of the kernel table that com
   |
 recurrent      what they share: parameters, forward, backward ------> engine: how a call runs
   |     |
+  |   frozen        Frozen: inference on weights that are packed once
+  |     |
   |   streaming     Stream: the state of a layer between steps that come in one by one
   |
 module         Module: flat parameters and gradients, state dicts
@@ -24,6 +26,7 @@ gradient_check gradcheck: is a backward pass right?
 from .activations import ACTIVATIONS
 from .dropout import Dropout
 from .embedding import Embedding
+from .frozen import Frozen
 from .gradient_check import GradientError, gradcheck
 from .init import initialize
 from .layers import GRU, LSTM, RNN
@@ -40,6 +43,7 @@ __all__ = [
     "RNN",
     "Dropout",
     "Embedding",
+    "Frozen",
     "GradientError",
     "Linear",
     "Module",

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import _core
-from ..engine import LayerSpec, State
+from ..engine import LayerSpec, State, stack_weights
 from ..engine.inputs import checked_state, user_state
 from ..engine.spec import Arrays
 from ..util.checks import as_array, positive_int
@@ -51,7 +51,8 @@ class Stream(_core.Stream):
     allocate nothing but y, and not even that when `out` is given. Letters: T steps, B rows (`batch`), I inputs, P width
     of h, L layers.
 
-    The weights are copied when the stream is made: what changes in the layer later is not seen until `refresh`.
+    The weights are copied when the stream is made: what changes in the layer later is not seen until `refresh`. Streams
+    that `layer.frozen()` makes share one copy.
     A stream serves one thread at a time; streams of one layer may run in different threads. Ctrl-C in the midst of a
     `run` leaves the state as it was before.
     """
@@ -59,17 +60,15 @@ class Stream(_core.Stream):
     __slots__ = ("_layer",)
     _layer: Streamable
 
-    def __init__(self, layer: Streamable, batch: int = 1) -> None:
-        spec = getattr(layer, "spec", None)
-        if not isinstance(spec, LayerSpec):
-            raise TypeError(f"expected an RNN, GRU or LSTM to make a stream of, got {type(layer).__name__}")
+    def __init__(self, layer: Streamable, batch: int = 1, packed: _core.StackWeights | None = None) -> None:
+        spec = checked_spec(layer, "to make a stream of")
         if spec.num_directions > 1 or spec.reverse:
             option = "reverse" if spec.reverse else "bidirectional"
             raise ValueError(f"expected a layer that runs forwards, got {option}=True: a stream has no end to start at")
         most = _most_rows(spec, layer.flat_params.size)
         if positive_int("batch", batch) > most:
             raise ValueError(f"expected batch <= {most}, whose state can be addressed, got {batch}")
-        super().__init__(spec, packed_weights(layer), int(batch))
+        super().__init__(spec, packed_weights(layer) if packed is None else packed, int(batch))
         self._layer = layer
 
     @property
@@ -113,11 +112,19 @@ def _most_rows(spec: LayerSpec, weights: int) -> int:
     return min(_ADDRESSES // row, (1 << 62) // weights)
 
 
-def packed_weights(layer: Streamable) -> _core.PackedWeights:
+def checked_spec(layer: Any, purpose: str) -> LayerSpec:
+    """What a layer is; raises TypeError if it is none."""
+    spec = getattr(layer, "spec", None)
+    if not isinstance(spec, LayerSpec):
+        raise TypeError(f"expected an RNN, GRU or LSTM {purpose}, got {type(layer).__name__}")
+    return spec
+
+
+def packed_weights(layer: Streamable) -> _core.StackWeights:
     """The layer's weights as they are now, packed as `layer.compress` says. Raises ValueError if they cannot be."""
-    spec, stored = layer.spec, layer.stream_weights
+    stored = layer.stream_weights
     if stored in ("bfloat16", "int8"):
         for name, array in layer.params.items():
             if name.startswith(("weight_ih", "weight_hh")) and not np.isfinite(array).all():
                 raise ValueError(f"expected finite weights for {stored}, got NaN or infinity in {name}")
-    return _core.PackedWeights(spec.cell.number, spec.is_double, stored, layer.weights, spec.kernel_options)
+    return stack_weights(layer.spec, layer.weights, stored)

@@ -127,7 +127,7 @@ def evaluated(call: Call, known: Weights, inputs: Sequence[Tensor], weights: Seq
             return outputs
     x, *states = _arrays(call, inputs)
     if call.seed is None:
-        found = call.infer(known.arrays, x, states, known.small_batch())
+        found = call.infer(known.arrays, x, states, known.small_inference())
     else:
         found, _ = call.forward(known.arrays, x, states)
     return list(map(torch.from_numpy, found))

@@ -75,7 +75,7 @@ class Call(NamedTuple):
         weights: list[DirectionArrays],
         x: np.ndarray,
         states: Sequence[np.ndarray],
-        small: _core.SmallBatchInference | None,
+        small: _core.SmallInference | None,
     ) -> list[np.ndarray]:
         """The outputs, nothing being kept."""
         x, state = self.axes(x), one_or_all(self._engine_states(states))
@@ -87,7 +87,7 @@ class Call(NamedTuple):
         weights: list[DirectionArrays],
         x: np.ndarray,
         states: Sequence[np.ndarray],
-        small: _core.SmallBatchTraining | None = None,
+        small: _core.SmallTraining | None = None,
     ) -> tuple[list[np.ndarray], Tape | SmallTape]:
         """The outputs, and the tape."""
         x, states = self.axes(x), self._engine_states(states)
@@ -153,7 +153,7 @@ class Call(NamedTuple):
 class SmallTape(NamedTuple):
     """The tape of a call that was too small for one of the engine."""
 
-    small: _core.SmallBatchTraining
+    small: _core.SmallTraining
     passes: list[_core.LayerPass]
 
     @property

@@ -66,28 +66,23 @@ class Weights:
                 raise NotHere(f"expected a weight of shape {shape} and dtype {spec.dtype}, got {came}")
         self.spec, self.layout = spec, layout
         self.arrays = arranged(layout, [np.ascontiguousarray(array) for array in self.found])
-        self._small_batch: _core.SmallBatchInference | None = None
-        self._small_training: _core.SmallBatchTraining | None = None
+        self._small: _core.SmallInference | None = None
+        self._small_training: _core.SmallTraining | None = None
 
     def __reduce__(self) -> Any:
         return type(None), ()  # a copy of the module makes its own
 
-    def small_batch(self) -> _core.SmallBatchInference | None:
-        """What runs inference of few rows, if something does."""
-        spec = self.spec
-        if self._small_batch is None and self._runs_forwards and _core.SmallBatchInference.takes(
-            spec.num_layers, len(spec.states)
-        ):  # fmt: skip
-            self._small_batch = _core.SmallBatchInference(
-                spec.cell.number, spec.is_double, spec.batch_first, self.arrays, spec.kernel_options
-            )
-        return self._small_batch
+    def small_inference(self) -> _core.SmallInference | None:
+        """What makes small calls, if something does."""
+        if self._small is None:
+            self._small = engine.small_inference(self.spec, engine.stack_weights(self.spec, self.arrays))
+        return self._small
 
-    def small_training(self) -> _core.SmallBatchTraining | None:
+    def small_training(self) -> _core.SmallTraining | None:
         """What runs small training passes without dropout, if something does."""
         spec = self.spec
         if self._small_training is None and self._runs_forwards and not spec.batch_first:
-            self._small_training = _core.SmallBatchTraining(
+            self._small_training = _core.SmallTraining(
                 spec.cell.number, spec.is_double, self.arrays, spec.kernel_options,
                 tuple([width for _, width in spec.states]), spec.step_work, NO_MASKS,
             )  # fmt: skip

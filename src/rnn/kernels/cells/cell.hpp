@@ -15,6 +15,7 @@
 #include "products/bf16.hpp"
 #include "products/full.hpp"
 #include "products/int8.hpp"
+#include "products/unpacked.hpp"
 
 namespace fastrnn {
 namespace FASTRNN_ISA {
@@ -40,14 +41,38 @@ template <class T, class Cell> Index projection_width(Index H) {
   return kAccumulatorsOf<Cell> * Panels<T, Cell::G>{H}.padded();
 }
 
+// acc += a . W^T of G gates, from the weights (G*H, K) as they are stored; gate by gate, so that they are read in long
+// runs.  a: the rows of the tile; slot_of(gate) is the accumulator of a gate
+template <int G, class T, int A, bool M, class Slot>
+FASTRNN_INLINE void multiply_as_stored(const Tile<T, A, M>& t, const T* const* a, Index H, Index K, const T* w,
+                                       Slot slot_of) {
+  FASTRNN_ASSERT(a && w && K > 0);
+  for (int gate = 0; gate < G; ++gate)
+    for (int item = 0; item < t.panels; ++item)
+      for (int v = 0; v < t.vectors; ++v) {
+        const Index unit = t.unit_of(item) + v * kLanes<T>;
+        multiply_unpacked<T>(t.rows, t.lanes_of(t.panels > 1 ? item : 0, v), a, K, w + (gate * H + unit) * K,
+                             t.at(item, slot_of(gate), v), t.ld());
+      }
+}
+
 // input_projection (rows, panels, A, units) = bias + W_ih x for rows that lie anywhere
 template <class T, class Cell>
 void project_inputs(const Sequence<T>& q, Index rows, const T* const* x, T* input_projection) {
   constexpr int G = Cell::G, A = kAccumulatorsOf<Cell>;
-  FASTRNN_ASSERT(rows >= 0 && x && input_projection && q.bias && q.w_input && Cell::Products::kIsFull);
+  FASTRNN_ASSERT(rows >= 0 && x && input_projection && q.bias && Cell::Products::kIsFull);
   const Index width = projection_width<T, Cell>(q.H);
   for_each_tile<T, G, A>(q.share, 0, rows, q.H, [&](const TileOf<T, Cell>& tile) {
     PrefetchList<T> prefetch;
+    if (!q.w_input) {
+      for (int i = 0; i < tile.items(); ++i)
+        __builtin_memcpy(tile.at(i, 0, 0), q.bias + tile.unit_of(i) * A, tile.ld() * sizeof(T));
+      multiply_as_stored<G>(tile, x + tile.row, q.H, q.I, q.weights.ih, input_slot<Cell>);
+      for (int i = 0; i < tile.items(); ++i)
+        __builtin_memcpy(input_projection + (tile.row + tile.row_of(i)) * width + tile.unit_of(i) * A, tile.at(i, 0, 0),
+                         tile.ld() * sizeof(T));
+      return;
+    }
     for (int j = 0; j < tile.panels; ++j) {
       const TileOf<T, Cell> t = tile.panel(j);
       multiply_any<T, G, Cell::GS, Cell::kShared>(t.rows, t.vectors, q.bias + t.unit * A, 0,
@@ -114,13 +139,16 @@ FASTRNN_INLINE void add_one_hot(const Sequence<T>& q, Index s, const TileOf<T, C
     }
 }
 
-// acc = bias, and the input product of a one-hot x
+// acc = the input projection, or the bias with the input product of a one-hot x
 template <class T, class Cell>
-FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, Index s, const TileOf<T, Cell>& t) {
+FASTRNN_INLINE void start_accumulators(const Sequence<T>& q, Index s, const TileOf<T, Cell>& t,
+                                       const TileOperands<T, Cell>& operands) {
   FASTRNN_ASSERT(q.bias);
+  const Index width = projection_width<T, Cell>(q.H);
   for (int i = 0; i < t.items(); ++i) {
-    const T* bias = q.bias + t.unit_of(i) * kAccumulatorsOf<Cell>;
-    for (int j = 0; j < t.ld(); j += kLanes<T>) store(t.at(i, 0, 0) + j, load(bias + j));
+    const T* from = operands.input_projection ? operands.input_projection + t.row_of(i) * width : q.bias;
+    from += t.unit_of(i) * kAccumulatorsOf<Cell>;
+    for (int j = 0; j < t.ld(); j += kLanes<T>) store(t.at(i, 0, 0) + j, load(from + j));
     if (q.one_hot()) add_one_hot<T, Cell>(q, s, t, i);
   }
 }
@@ -133,7 +161,7 @@ FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const TileOf<T, Cell>& 
   constexpr int G = Cell::G, GS = Cell::GS, A = kAccumulatorsOf<Cell>;
   using Products = typename Cell::Products;
   const bool has_x = q.has_x_product();
-  FASTRNN_ASSERT(q.bias && q.w_state && (!has_x || q.w_input) && (Products::kIsFull || !q.input_projection));
+  FASTRNN_ASSERT(q.bias && (q.w_state || GS == 0) && (!has_x || q.w_input) && (Products::kIsFull || !q.input_projection));
   const T* input = q.w_input + t.unit * G * Products::panel_rows(q.I);
   const T* state = q.w_state + t.unit * GS * Products::panel_rows(q.P);
   if constexpr (Products::kIsFull) {
@@ -148,44 +176,24 @@ FASTRNN_INLINE void multiply_panel(const Sequence<T>& q, const TileOf<T, Cell>& 
   }
 }
 
-// acc += W_ih x(t) + W_hh h(t-1) from the weights as they are; gate by gate, so that they are read in long runs
-template <class T, class Cell>
-FASTRNN_INLINE void multiply_as_stored(const Sequence<T>& q, const TileOf<T, Cell>& t,
-                                       const TileOperands<T, Cell>& operands) {
-  constexpr int GS = Cell::GS, Shared = Cell::kShared;
-  const bool has_x = q.has_x_product();
-  FASTRNN_ASSERT((q.weights.hh || GS == 0) && (!has_x || q.weights.ih));
-  const auto nth = [&](int n, int count) { return q.reverse_panels ? count - 1 - n : n; };
-  for (int n = 0; n < kAccumulatorsOf<Cell>; ++n) {
-    const int slot = nth(n, kAccumulatorsOf<Cell>);
-    const int x_gate = slot < GS ? slot : slot - GS + Shared;
-    const bool takes_x = has_x && (slot < Shared || slot >= GS), takes_h = slot < GS;
-    for (int m = 0; m < t.items(); ++m)
-      for (int v = 0; v < t.vectors; ++v) {
-        const int i = nth(m, t.items());
-        const Index unit = t.unit_of(i) + v * kLanes<T>;
-        const int lanes = t.lanes_of(i, v);
-        multiply_unpacked<T>(lanes, {operands.x[i], q.I, takes_x ? q.weights.ih + (x_gate * q.H + unit) * q.I : nullptr},
-                             {operands.h[i], q.P, takes_h ? q.weights.hh + (slot * q.H + unit) * q.P : nullptr},
-                             t.at(i, slot, v));
-      }
-  }
-}
-
 // acc = bias + W_ih x(t) + W_hh h(t-1) for the items of a tile
 template <class T, class Cell>
 FASTRNN_INLINE void preactivations(const Sequence<T>& q, Index s, const TileOf<T, Cell>& t,
                                    const TileOperands<T, Cell>& operands, PrefetchList<T>& prefetch) {
   FASTRNN_ASSERT(prefetch.n <= t.items() * Cell::kLinesForward);
   using Products = typename Cell::Products;
-  FASTRNN_ASSERT(q.prepacked || Products::kIsFull);
-  const bool in_place = q.one_hot() || !q.prepacked || !Products::kIsFull;
-  if (in_place) start_accumulators<T, Cell>(q, s, t);
-  if constexpr (Products::kIsFull) {
-    if (!q.prepacked) return multiply_as_stored<T, Cell>(q, t, operands);
-  } else if (t.is_first) {
-    if (q.has_x_product()) Products::prepare(t.rows, operands.x, q.I, q.x_fixed, t.row);
-    Products::prepare(t.rows, operands.h, q.P, q.h_fixed, t.row);
+  const bool as_stored = Cell::GS > 0 && !q.w_state;
+  FASTRNN_ASSERT(!as_stored || (Products::kIsFull && !q.has_x_product()));
+  const bool in_place = q.one_hot() || as_stored || !Products::kIsFull;
+  if (in_place) start_accumulators<T, Cell>(q, s, t, operands);
+  if constexpr (!Products::kIsFull) {
+    if (t.is_first) {
+      if (q.has_x_product()) Products::prepare(t.rows, operands.x, q.I, q.x_fixed, t.row);
+      Products::prepare(t.rows, operands.h, q.P, q.h_fixed, t.row);
+    }
+  } else if constexpr (Cell::GS > 0) {
+    if (as_stored)
+      return multiply_as_stored<Cell::GS>(t, operands.h, q.H, q.P, q.weights.hh, [](int gate) { return gate; });
   }
   for (int j = 0; j < t.panels; ++j)
     multiply_panel<T, Cell>(q, t.panel(q.reverse_panels ? t.panels - 1 - j : j), operands, in_place, prefetch);
@@ -319,10 +327,10 @@ template <class T, class Cell> void pack_products(Sequence<T>& q, Arena<T>& aren
   T* bias = arena.take(A * panels.padded());
   const Index input_size = G * Products::panel_rows(q.I) * panels.padded();
   const Index state_size = GS * Products::panel_rows(q.P) * panels.padded();
-  T* input = q.one_hot() || !q.prepacked ? nullptr : arena.take(input_size);
-  T* state = q.prepacked ? arena.take(state_size) : nullptr;
+  T* input = q.one_hot() || !q.packs_input ? nullptr : arena.take(input_size);
+  T* state = q.packs_state ? arena.take(state_size) : nullptr;
   if (!arena.block) return;
-  FASTRNN_ASSERT(w.ih && (w.hh || GS == 0) && (Products::kIsFull || q.prepacked));
+  FASTRNN_ASSERT(w.ih && (w.hh || GS == 0) && (Products::kIsFull || (q.packs_input && q.packs_state)));
   if (input) Products::template pack<G>(w.ih, q.H, q.I, input);
   if constexpr (GS > 0)
     if (state) Products::template pack<GS>(w.hh, q.H, q.P, state);

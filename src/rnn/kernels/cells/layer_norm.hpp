@@ -21,13 +21,11 @@ template <class T> struct Statistics {
   T mean, rstd;
 };
 
+template <int Half> struct OtherHalf { static constexpr int at(int l) { return l ^ Half; } };
+
 template <class T, int Half = kLanes<T> / 2> FASTRNN_INLINE T sum_of_lanes(Vec<T> v) {
   if constexpr (Half == 0) return v[0];
-  else {
-    Bits<T> other;
-    for (int l = 0; l < kLanes<T>; ++l) other[l] = l ^ Half;
-    return sum_of_lanes<T, Half / 2>(v + shuffle<T>(v, v, other));
-  }
+  else return sum_of_lanes<T, Half / 2>(v + shuffle<T, OtherHalf<Half>>(v, v));
 }
 
 // Sums f(i, lanes) over vectors of n numbers that start at i; four sums, so that they do not wait for each other

@@ -7,13 +7,15 @@
 //   splat             one value in every lane
 //   select(m, a, b)   lane by lane, m ? a : b
 //   lookup(table, at)  AVX-512 only: lane l is table[at[l] mod 16], one instruction
-//   shuffle(a, b, at)  lane l is lane at[l] of a and b laid end to end
+//   shuffle<T, At>(a, b)  lane l is lane At::at(l) of a and b laid end to end
 //   transpose(v)       of as many vectors as lanes, in place
 #pragma once
 
 #include "runtime/assert.hpp"
 
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 namespace fastrnn {
 namespace FASTRNN_ISA {
@@ -52,18 +54,63 @@ template <class T> FASTRNN_INLINE Vec<T> load(const T* p) {
 
 template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v) { __builtin_memcpy(p, &v, sizeof v); }
 
-template <class T> FASTRNN_INLINE Vec<T> load(const T* p, int lanes) {
-  FASTRNN_ASSERT(p && lanes > 0 && lanes <= kLanes<T>);
-  if (__builtin_expect(lanes == kLanes<T>, 1)) return load(p);
+// The first lanes of a vector in memory, by one instruction where there is one; no other byte is touched
+#if FASTRNN_VECTOR_BYTES == 64
+template <class T> FASTRNN_INLINE auto mask_of(int lanes) {
+  using Mask = std::conditional_t<sizeof(T) == sizeof(float), uint16_t, uint8_t>;
+  return Mask((1u << lanes) - 1);
+}
+FASTRNN_INLINE Vec<float> load_first(const float* p, int lanes) {
+  return __builtin_ia32_loadups512_mask(p, Vec<float>{}, mask_of<float>(lanes));
+}
+FASTRNN_INLINE Vec<double> load_first(const double* p, int lanes) {
+  return __builtin_ia32_loadupd512_mask(p, Vec<double>{}, mask_of<double>(lanes));
+}
+FASTRNN_INLINE void store_first(float* p, Vec<float> v, int lanes) {
+  __builtin_ia32_storeups512_mask(p, v, mask_of<float>(lanes));
+}
+FASTRNN_INLINE void store_first(double* p, Vec<double> v, int lanes) {
+  __builtin_ia32_storeupd512_mask(p, v, mask_of<double>(lanes));
+}
+#elif FASTRNN_VECTOR_BYTES == 32
+template <class T> FASTRNN_INLINE Bits<T> mask_of(int lanes) {
+  Bits<T> number;
+  for (int l = 0; l < kLanes<T>; ++l) number[l] = l;
+  return number < lanes;
+}
+typedef long long Mask64 __attribute__((vector_size(32)));
+FASTRNN_INLINE Vec<float> load_first(const float* p, int lanes) {
+  return __builtin_ia32_maskloadps256((const Vec<float>*)p, mask_of<float>(lanes));
+}
+FASTRNN_INLINE Vec<double> load_first(const double* p, int lanes) {
+  return __builtin_ia32_maskloadpd256((const Vec<double>*)p, (Mask64)mask_of<double>(lanes));
+}
+FASTRNN_INLINE void store_first(float* p, Vec<float> v, int lanes) {
+  __builtin_ia32_maskstoreps256((Vec<float>*)p, mask_of<float>(lanes), v);
+}
+FASTRNN_INLINE void store_first(double* p, Vec<double> v, int lanes) {
+  __builtin_ia32_maskstorepd256((Vec<double>*)p, (Mask64)mask_of<double>(lanes), v);
+}
+#else
+template <class T> FASTRNN_INLINE Vec<T> load_first(const T* p, int lanes) {
   T v[kLanes<T>] = {};
   for (int i = 0; i < lanes; ++i) v[i] = p[i];
   return load(v);
+}
+template <class T> FASTRNN_INLINE void store_first(T* p, Vec<T> v, int lanes) {
+  for (int i = 0; i < lanes; ++i) p[i] = v[i];
+}
+#endif
+
+template <class T> FASTRNN_INLINE Vec<T> load(const T* p, int lanes) {
+  FASTRNN_ASSERT(p && lanes > 0 && lanes <= kLanes<T>);
+  return __builtin_expect(lanes == kLanes<T>, 1) ? load(p) : load_first(p, lanes);
 }
 
 template <class T> FASTRNN_INLINE void store(T* p, Vec<T> v, int lanes) {
   FASTRNN_ASSERT(p && lanes > 0 && lanes <= kLanes<T>);
   if (__builtin_expect(lanes == kLanes<T>, 1)) return store(p, v);
-  for (int i = 0; i < lanes; ++i) p[i] = v[i];
+  store_first(p, v, lanes);
 }
 
 // Bytes as numbers; one doubling of the width at a time, which the compiler has instructions for
@@ -104,29 +151,32 @@ FASTRNN_INLINE Vec<float> lookup(const float* table, Bits<float> at) {
 }
 #endif
 
-template <class T> FASTRNN_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, Bits<T> at) {
+template <class T, class At, int... L>
+FASTRNN_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, std::integer_sequence<int, L...>) {
 #if defined(__clang__)
-  Vec<T> out;
-  for (int l = 0; l < kLanes<T>; ++l) out[l] = at[l] < kLanes<T> ? a[at[l]] : b[at[l] - kLanes<T>];
-  return out;
+  return __builtin_shufflevector(a, b, At::at(L)...);
 #else
-  return __builtin_shuffle(a, b, at);
+  return __builtin_shuffle(a, b, Bits<T>{At::at(L)...});
 #endif
 }
+template <class T, class At> FASTRNN_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b) {
+  return shuffle<T, At>(a, b, std::make_integer_sequence<int, kLanes<T>>());
+}
 
-// Each round swaps, in all blocks of 2m x 2m, the upper right m x m with the lower left
-template <class T> FASTRNN_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
+// Each round swaps, in all blocks of 2M x 2M, the upper right M x M with the lower left
+template <int L, int M> struct UpperRows { static constexpr int at(int l) { return l & M ? L + l - M : l; } };
+template <int L, int M> struct LowerRows { static constexpr int at(int l) { return l & M ? L + l : l + M; } };
+
+template <class T, int M = kLanes<T> / 2> FASTRNN_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
   constexpr int L = kLanes<T>;
-  FASTRNN_UNROLL
-  for (int m = L / 2; m > 0; m /= 2) {
-    Bits<T> upper, lower;
-    for (int l = 0; l < L; ++l) upper[l] = l & m ? L + l - m : l, lower[l] = l & m ? L + l : l + m;
+  if constexpr (M > 0) {
     FASTRNN_UNROLL
     for (int i = 0; i < L; ++i)
-      if (!(i & m)) {
-        const Vec<T> a = v[i], b = v[i + m];
-        v[i] = shuffle<T>(a, b, upper), v[i + m] = shuffle<T>(a, b, lower);
+      if (!(i & M)) {
+        const Vec<T> a = v[i], b = v[i + M];
+        v[i] = shuffle<T, UpperRows<L, M>>(a, b), v[i + M] = shuffle<T, LowerRows<L, M>>(a, b);
       }
+    transpose<T, M / 2>(v);
   }
 }
 
