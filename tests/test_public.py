@@ -16,9 +16,9 @@ from fastrnn.nn import options
 from fastrnn.optim import SGD, Adam, AdamW, Cosine, clip_grad_norm
 
 ROOT = {
-    "Dropout", "Embedding", "Frozen", "GRU", "GradientError", "LSTM", "LanguageModel", "Linear", "Module", "RNN", "Stream",
-    "get_num_threads", "gradcheck", "initialize", "interchange", "mse_loss", "nn", "optim", "pad_sequence", "reference",
-    "set_num_threads", "softmax", "softmax_cross_entropy", "text", "training", "unpad_sequence",
+    "Dropout", "Embedding", "Frozen", "GRU", "GradientError", "LSTM", "LanguageModel", "Linear", "Module", "RNN",
+    "Stream", "get_num_threads", "gradcheck", "initialize", "interchange", "mse_loss", "nn", "optim", "pad_sequence",
+    "reference", "set_num_threads", "softmax", "softmax_cross_entropy", "text", "training", "unpad_sequence",
 }  # fmt: skip
 PACKAGES = [f"fastrnn.{name}" for name in ("interchange", "nn", "optim", "reference", "text", "training")]
 PACKAGES += ["fastrnn.torch"] * (importlib.util.find_spec("torch") is not None)

@@ -19,6 +19,7 @@
     small_calls   SmallInference, without a LayerPass; SmallTraining, of a few LayerPasses
     stream        Stream: a stack that keeps its state and packed weights; time is the outer loop, the layers the inner
     sampler       TokenSampler: a stream that predicts, and writes
+    few_rows      the output layer on few rows, softmax and the losses, on arrays of the usual kinds
     tensors       TensorReader: arrays on the memory of torch's tensors
     os            what is the operating system's
 
@@ -225,6 +226,7 @@ include "core/small_calls.pxi"
 include "core/tensors.pxi"
 include "core/stream.pxi"
 include "core/sampler.pxi"
+include "core/few_rows.pxi"
 
 
 # ---------------------------------------------------------------- around the layers

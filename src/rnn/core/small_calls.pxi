@@ -22,7 +22,7 @@ cdef class SmallInference:
     """Inference of small work on the caller's thread, without an object made in Python: for calls whose arithmetic
     takes less time than making the objects of the engine. It gives the same bits as `engine.infer`.
 
-    weights: of the layer, as they lie or packed.   merged: whether y has the directions side by side, or there is one.
+    weights: of the layer, as they lie or packed.   spec: an engine.LayerSpec.   shard_count: that of engine/tuning.py.
     """
 
     cdef StackWeights weights
@@ -30,9 +30,11 @@ cdef class SmallInference:
     cdef int cell, layers, directions, typenum
     cdef int64_t I, P, H, step_work
     cdef bint reverse, batch_first, has_c  # has_c: a state beside h
+    cdef object spec, shard_count
     cdef bint reverse_panels  # each call begins with the weights that the call before read last: they are in cache
 
-    def __init__(self, StackWeights weights not None, spec):
+    def __init__(self, StackWeights weights not None, spec, shard_count):
+        self.spec, self.shard_count = spec, shard_count
         self.weights, self.sequences, self.cell = weights, weights.sequences, weights.cell
         self.layers, self.directions = spec.num_layers, spec.num_directions
         self.reverse, self.batch_first = spec.reverse, spec.batch_first
@@ -57,7 +59,7 @@ cdef class SmallInference:
         if rank == 0 or cnp.PyArray_DIM(x, rank - 1) != self.I:
             return None
         call.T, call.B = cnp.PyArray_DIM(x, time), cnp.PyArray_DIM(x, 1 - time) if rank == 3 else 1
-        if call.T * call.B == 0 or call.T * call.B > (WORTH - 1) // self.step_work:
+        if call.T * call.B == 0 or not self.is_undivided(call.T, call.B):
             return None
         lengths = self.readable_lengths(lengths, &call)
         if lengths is False:
@@ -85,13 +87,20 @@ cdef class SmallInference:
         call.h0, call.c0, call.y, call.h, call.c = data(h0), data(c0), data(y), data(h), data(c)
         self.reverse_panels = not self.reverse_panels
         table = self.weights.table()
-        if call.T * call.B * self.step_work < HELD_WORK:
+        if call.T * call.B < HELD_WORK // self.step_work:
             failed = self.compute(table, &call)
         else:
             with nogil:
                 failed = self.compute(table, &call)
         finished(failed, "a call")
         return y, (h, c) if self.has_c else h
+
+    cdef bint is_undivided(self, int64_t T, int64_t B) except -1:
+        """Whether the engine would run the call as one task, too: because it is small, or too narrow to be divided and
+        there are no threads to share it."""
+        if T * B <= (WORTH - 1) // self.step_work:
+            return True
+        return thread_count == 1 and self.shard_count(self.spec.step_work, T, B) == 1
 
     cdef int compute(self, const KernelTable* table, const SmallCall* call) noexcept nogil:
         if self.typenum == cnp.NPY_FLOAT64:

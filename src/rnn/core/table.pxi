@@ -165,6 +165,8 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         void (*input_gradient)(
             WorkShare*, int64_t, int64_t, const InputColumns[T]&, const T*, int64_t, const T*, T* const*)
         double (*softmax_cross_entropy)(int64_t, int64_t, const T*, const int64_t*, T, T*)
+        void (*softmax)(int64_t, int64_t, const T*, T*)
+        double (*squared_error)(int64_t, T, const T*, const T*, T*)
         void (*sgd)(int64_t, T, T, T, T, T, cbool, const T*, T*, T*)
         void (*adam)(int64_t, T, T, T, T, T, T, T, T, const T*, T*, T*, T*)
         void (*rmsprop)(int64_t, T, T, T, T, T, T, const T*, T*, T*, T*, T*)
@@ -173,6 +175,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
         int64_t (*affine_size)(int64_t, int64_t)
         void (*pack_affine)(int64_t, int64_t, const T*, T*)
         void (*affine)(int64_t, int64_t, const T*, const T*, const T*, T*)
+        void (*affine_rows)(int64_t, int64_t, int64_t, const T*, const T*, const T*, T*)
         void (*exp)(int64_t, const T*, T*)
         void (*tanh)(int64_t, const T*, T*)
         void (*sigmoid)(int64_t, const T*, T*)

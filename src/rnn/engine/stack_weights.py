@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import _core
+from . import tuning
 from .spec import Arrays, LayerSpec
 
 
@@ -13,4 +14,4 @@ def stack_weights(spec: LayerSpec, weights: Arrays, stored: str | None = None) -
 
 def small_inference(spec: LayerSpec, weights: _core.StackWeights) -> _core.SmallInference | None:
     """What makes small calls without the objects of a pass; None if nothing does."""
-    return _core.SmallInference(weights, spec) if _core.SmallInference.takes(spec) else None
+    return _core.SmallInference(weights, spec, tuning.shard_count) if _core.SmallInference.takes(spec) else None

@@ -70,6 +70,8 @@ template <class T> struct Kernels {
   void (*input_gradient)(WorkShare* share, Index rows, Index I, const InputColumns<T>& c, const T* dgates, Index ld,
                          const T* zeros, T* const* dx);
   double (*softmax_cross_entropy)(Index rows, Index K, const T* logits, const int64_t* targets, T scale, T* dlogits);
+  void (*softmax)(Index rows, Index K, const T* logits, T* p);
+  double (*squared_error)(Index n, T scale, const T* y, const T* target, T* d);
   void (*sgd)(Index n, T scale, T l2, T lr, T momentum, T damping, bool nesterov, const T* grad, T* buffer, T* param);
   void (*adam)(Index n, T scale, T l2, T keep, T b1, T b2, T rate, T root, T eps, const T* grad, T* m, T* v, T* param);
   void (*rmsprop)(Index n, T scale, T l2, T lr, T alpha, T eps, T momentum, const T* grad, T* v, T* m, T* buffer,
@@ -79,6 +81,7 @@ template <class T> struct Kernels {
   Index (*affine_size)(Index K, Index I);
   void (*pack_affine)(Index K, Index I, const T* w, T* panels);
   void (*affine)(Index K, Index I, const T* x, const T* panels, const T* bias, T* out);
+  void (*affine_rows)(Index rows, Index K, Index I, const T* x, const T* w, const T* bias, T* out);
   void (*exp)(Index n, const T* x, T* y);
   void (*tanh)(Index n, const T* x, T* y);
   void (*sigmoid)(Index n, const T* x, T* y);

@@ -60,7 +60,8 @@ class Linear(Module):
 
     def __call__(self, h: np.ndarray) -> np.ndarray:
         """o (..., K) for h (..., H).  Raises TypeError for another dtype, ValueError for another last axis."""
-        return self.forward(h)[0]
+        o = _core.few_rows_affine(h, self._params["weight"], self._params.get("bias"))
+        return self.forward(h)[0] if o is None else o
 
     def forward(self, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """o (..., K) for h (..., H), and the tape that `backward` needs.
@@ -68,11 +69,16 @@ class Linear(Module):
         The tape refers to h: leave h unchanged until `backward`.
         Raises TypeError for another dtype, ValueError for another last axis.
         """
+        few = _core.few_rows_affine(h, self._params["weight"], self._params.get("bias"))
+        if few is not None:
+            return few, h
         h = self._checked("h", h, self.in_features)
         rows = contiguous_rows(h)  # (N, H), N = all leading axes
-        o = _core.new_array((len(rows), self.out_features), self.dtype)
-        blocks = parallel.blocks(len(rows), rows.size * self.out_features)
-        parallel.run([partial(self._affine, rows[b], o[b]) for b in blocks])
+        o = _core.few_rows_affine(rows, self._params["weight"], self._params.get("bias"))
+        if o is None:
+            o = _core.new_array((len(rows), self.out_features), self.dtype)
+            blocks = parallel.blocks(len(rows), rows.size * self.out_features)
+            parallel.run([partial(self._affine, rows[b], o[b]) for b in blocks])
         return o.reshape(*h.shape[:-1], self.out_features), h
 
     def backward(self, tape: np.ndarray, do: np.ndarray) -> np.ndarray:

@@ -28,12 +28,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     Raises TypeError for another dtype, ValueError unless there is a last axis of one class at least.
     Source: J. S. Bridle, Probabilistic interpretation of feedforward classification network outputs, 1990.
     """
-    logits = _checked_logits(logits)
-    with np.errstate(all="ignore"):  # inf - inf, and what is too small for the dtype
-        p: np.ndarray = np.subtract(logits, logits.max(axis=-1, keepdims=True), order="C")
-        np.exp(p, out=p)
-        p /= p.sum(axis=-1, keepdims=True)
-    return p
+    done = _core.plain_softmax(logits)
+    if done is None:
+        logits = np.require(_checked_logits(logits), requirements=["C", "A"])
+        done = _core.plain_softmax(logits)
+    return np.empty_like(logits) if done is None else done  # without any rows
 
 
 def softmax_cross_entropy(logits: np.ndarray, targets: Any, *, mask: Any = None) -> tuple[float, np.ndarray]:
@@ -62,6 +61,10 @@ def softmax_cross_entropy(logits: np.ndarray, targets: Any, *, mask: Any = None)
     Raises TypeError for other dtypes, ValueError for shapes that do not fit, for a counted target outside [0, K) and
     when no position counts.
     """
+    if mask is None:
+        done = _core.plain_cross_entropy(logits, targets)
+        if done is not None:
+            return done
     logits = _checked_logits(logits)
     classes = logits.shape[-1]
     targets, counted = checked_targets(targets, mask, logits.shape[:-1], classes)
@@ -97,6 +100,10 @@ def mse_loss(y: np.ndarray, targets: Any, *, mask: Any = None) -> tuple[float, n
     Raises TypeError for other dtypes, ValueError for shapes that do not fit and when no element counts.
     Source: torch.nn.functional.mse_loss, whose mean it is.
     """
+    if mask is None:
+        done = _core.plain_mse(y, targets)
+        if done is not None:
+            return done
     y = floats("y", y)
     targets = checked_array("targets", targets, y.shape, y.dtype)
     counts: Any = True

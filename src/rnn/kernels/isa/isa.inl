@@ -89,8 +89,8 @@ template <class T, class I8 = Int8<false>> constexpr Kernels<T> kernels() {
            normed<T, I8, GruOf<T, false>, 4>("gru layer norm", gru_after.names),
            normed<T, I8, LstmOf<T, false>, 4>("lstm layer norm", lstm_usual.names)},
           weight_gradient<T, Full<T>>, pack_input_gradient<T, Full<T>>, input_gradient<T, Full<T>>,
-          softmax_cross_entropy<T>, sgd<T>, adam<T>, rmsprop<T>, sum_of_squares<T>, sum_rows<T>, affine_size<T>,
-          pack_affine<T>, affine<T>, map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};
+          softmax_cross_entropy<T>, softmax<T>, squared_error<T>, sgd<T>, adam<T>, rmsprop<T>, sum_of_squares<T>, sum_rows<T>, affine_size<T>,
+          pack_affine<T>, affine<T>, affine_rows<T>, map<T, exp<T>>, map<T, tanh<T>>, map<T, sigmoid<T>>};
 }
 
 // Whether the gradient blocks of a cell lie within its dgates and saved columns and are, of W_ih as of W_hh if there is

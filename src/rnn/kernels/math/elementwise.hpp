@@ -77,6 +77,14 @@ template <class T> double sum_of_squares(Index n, const T* x) {
   return sum;
 }
 
+// d = scale (y - target); returns the sum of (y - target)^2
+template <class T> double squared_error(Index n, T scale, const T* y, const T* target, T* d) {
+  for (Index i = 0; i < n; ++i) d[i] = y[i] - target[i];
+  const double sum = sum_of_squares(n, d);
+  for (Index i = 0; i < n; ++i) d[i] *= scale;
+  return sum;
+}
+
 // out (n,) += sum over rows of a (rows, n), whose rows are ld apart
 template <class T> void sum_rows(Index rows, Index n, const T* a, Index ld, T* out) {
   constexpr int L = kLanes<T>;
