@@ -7,7 +7,7 @@ import itertools
 import fastrnn
 import numpy as np
 import pytest
-from fastrnn.interchange import from_onnx, run_onnx_node, to_onnx
+from fastrnn.interchange import OnnxNode, from_onnx, run_onnx_node, to_onnx
 
 from layer_cases import BY_NAME
 from onnx_oracle import DEFAULTS, FORMULAS, GATES, PARAMETERS, evaluate
@@ -481,3 +481,32 @@ def test_projection_is_refused():
         to_onnx(fastrnn.LSTM(3, 4, proj_size=2))
     with pytest.raises(TypeError, match="RNN, GRU or LSTM, got Linear"):
         to_onnx(fastrnn.Linear(3, 4))
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
+def test_a_node_that_is_kept_gives_what_it_gives_once(op, direction, layout):
+    rng, D, G = np.random.default_rng(0), 1 + (direction == "bidirectional"), {"RNN": 1, "GRU": 3, "LSTM": 4}[op]
+    parameters = {"w": rng.standard_normal((D, G * 5, 3)), "r": rng.standard_normal((D, G * 5, 5))}
+    parameters = {name: array.astype("f") for name, array in parameters.items()}
+    names = ["x", "w", "r", "", "lengths", "h", *["c"] * (op == "LSTM")]
+    node = helper.make_node(
+        op, names, ["Y", "", *["Y_c"] * (op == "LSTM")], hidden_size=5, direction=direction, layout=layout
+    )
+    kept = OnnxNode(node, {**parameters, "unused": 0})
+    given = {name: array.copy() for name, array in parameters.items()}
+    parameters["w"][...] = 0  # it has its own copies
+    for T, B in ((1, 1), (6, 4)):
+        x = rng.standard_normal((B, T, 3) if layout else (T, B, 3)).astype("f")
+        state = {name: rng.standard_normal((B, D, 5) if layout else (D, B, 5)).astype("f") for name in ("h", "c")}
+        tensors = {"x": x, "lengths": np.full(B, T, np.int32), **state}
+        ours, once = kept(tensors), run_onnx_node(node, {**given, **tensors})
+        assert list(ours) == list(once)
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], once[name])
+    with pytest.raises(ValueError, match='none for \\["initial_h'):
+        kept({"x": x, "lengths": tensors["lengths"]})
+    with pytest.raises(ValueError, match='none for \\["R'):
+        OnnxNode(node, {"w": parameters["w"]})
+    assert repr(kept).startswith(f"OnnxNode({op} 'Y': {op}(3, 5")

@@ -2,7 +2,7 @@
 
     torch         from_torch(module)             to_torch(layer)                 modules and cells of torch.nn
     onnx          from_onnx(model)               to_onnx(layer)                  RNN, GRU and LSTM nodes
-                  run_onnx_node(node, tensors)                                   one node, inputs as ONNX has them
+    onnx_node     OnnxNode(node, parameters)   run_onnx_node(node, tensors)      one node, arrays as ONNX has them
     keras         from_keras(layer)              to_keras(layer)                 SimpleRNN, GRU, LSTM, Bidirectional
     safetensors   load_safetensors(path)         save_safetensors(path, layer)   a layer with all its options
       |
@@ -14,11 +14,13 @@ function that needs it is called.
 """
 
 from .keras import from_keras, to_keras
-from .onnx import from_onnx, run_onnx_node, to_onnx
+from .onnx import from_onnx, to_onnx
+from .onnx_node import OnnxNode, run_onnx_node
 from .safetensors import load_safetensors, save_safetensors
 from .torch import from_torch, to_torch
 
 __all__ = [
+    "OnnxNode",
     "from_keras",
     "from_onnx",
     "from_torch",

@@ -23,7 +23,7 @@ from ..util.checks import checked_array
 from ..util.storage import reason
 from .common import ZONEOUT, activations_of, build, checked_layer, refuse_unless, reorder, same_activation, suffixes
 
-__all__ = ["from_onnx", "run_onnx_node", "to_onnx"]
+__all__ = ["from_onnx", "to_onnx"]
 
 if TYPE_CHECKING:
     import onnx
@@ -68,46 +68,18 @@ def from_onnx(model: onnx.ModelProto, node: str | None = None) -> Any:
     if not isinstance(model, onnx.ModelProto):
         raise TypeError(f"expected an onnx.ModelProto, got {type(model).__name__}")
     found = _find(model.graph, node)
-    names, constants = _inputs(found), _constants(model.graph)
+    names, constants = node_inputs(found), _constants(model.graph)
     arrays = {key: _array(key, constants[name]) for key, name in names.items() if name in constants and key != "X"}
     missing = [f"{key} ({names[key]!r})" for key in ("W", "R", "B", "P") if key in names and key not in arrays]
     if missing:
-        raise ValueError(f"expected the parameters of {_title(found)} to be constants, which {missing} are not")
+        raise ValueError(f"expected the parameters of {node_title(found)} to be constants, which {missing} are not")
     for key in ("sequence_lens", "initial_h", "initial_c"):
         if key in arrays and (key == "sequence_lens" or arrays[key].any()):
             raise ValueError(
-                f"a layer cannot hold the constant {key} of {_title(found)}; make it an input of the graph, and give "
-                "it to each call of the layer"
+                f"a layer cannot hold the constant {key} of {node_title(found)}; make it an input of the graph, and "
+                "give it to each call of the layer"
             )
-    return _layer(found, arrays)
-
-
-def run_onnx_node(node: onnx.NodeProto, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run one RNN, GRU or LSTM node; returns its outputs by name, in ONNX's shapes.
-
-    >>> import numpy as np, onnx
-    >>> from fastrnn.interchange import run_onnx_node
-    >>> node = onnx.helper.make_node("RNN", ["x", "w", "r"], ["y"], hidden_size=16)
-    >>> tensors = {"x": np.ones((20, 4, 8)), "w": np.zeros((1, 16, 8)), "r": np.zeros((1, 16, 16))}
-    >>> run_onnx_node(node, tensors)["y"].shape
-    (20, 1, 4, 16)
-
-    tensors: all inputs by the names that they have in the node: float32 or float64, sequence_lens of integers.
-    Raises ValueError for an input that is missing, otherwise TypeError and ValueError as `from_onnx` and a call do.
-    """
-    names = _inputs(node)
-    missing = [f"{key} ({name!r})" for key, name in names.items() if name not in tensors]
-    if missing:
-        raise ValueError(f"expected tensors for all inputs of {_title(node)}, got none for {missing}")
-    arrays = {key: np.asarray(tensors[name]) for key, name in names.items()}
-    layer = _layer(node, arrays)
-    D = 2 if layer.bidirectional else 1
-    y, state = layer(arrays["X"], _state(layer, arrays), lengths=arrays.get("sequence_lens"))
-    y = y.reshape(*y.shape[:2], D, layer.hidden_size)
-    if not layer.batch_first:
-        y = y.swapaxes(1, 2)
-    outputs = [y, *(_state_layout(layer, part) for part in (state if layer.cell == "lstm" else (state,)))]
-    return {name: array for name, array in zip(node.output, outputs, strict=False) if name}
+    return node_layer(found, arrays)
 
 
 def to_onnx(layer: Recurrent, *, state: bool = False, lengths: bool = False) -> onnx.ModelProto:
@@ -156,25 +128,25 @@ def _find(graph: onnx.GraphProto, name: str | None) -> onnx.NodeProto:
     chosen = [node for node in nodes if name is None or name in (node.name, *node.output[:1])]
     if len(chosen) != 1:
         wanted = "one RNN, GRU or LSTM node in the graph" if name is None else f"one such node named {name!r}"
-        there = ", ".join(map(_title, nodes)) or "none"
+        there = ", ".join(map(node_title, nodes)) or "none"
         raise ValueError(f"expected {wanted}, got {len(chosen)}; the graph has {there}")
     return chosen[0]
 
 
-def _title(node: onnx.NodeProto) -> str:
+def node_title(node: onnx.NodeProto) -> str:
     return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
 
 
-def _inputs(node: onnx.NodeProto) -> dict[str, str]:
+def node_inputs(node: onnx.NodeProto) -> dict[str, str]:
     """The name of each input that the node has, by ONNX's name for it."""
     if node.op_type not in _CELLS or node.domain not in ("", "ai.onnx"):
         raise ValueError(f"expected a node RNN, GRU or LSTM of ONNX's own domain, got {node.domain}:{node.op_type}")
     known = _INPUTS if node.op_type == "LSTM" else _INPUTS[:6]
     if len(node.input) > len(known):
-        raise ValueError(f"expected at most {len(known)} inputs of {_title(node)}, got {len(node.input)}")
+        raise ValueError(f"expected at most {len(known)} inputs of {node_title(node)}, got {len(node.input)}")
     names = {key: name for key, name in zip(known, node.input, strict=False) if name}
     if not {"X", "W", "R"} <= set(names):
-        raise ValueError(f"expected the inputs X, W and R of {_title(node)}, got {', '.join(names)}")
+        raise ValueError(f"expected the inputs X, W and R of {node_title(node)}, got {', '.join(names)}")
     return names
 
 
@@ -201,7 +173,7 @@ def _array(key: str, tensor: onnx.TensorProto) -> np.ndarray:
         raise ValueError(f"expected {key} as a whole tensor, got one that cannot be read: {reason(error)}") from None
 
 
-def _layer(node: onnx.NodeProto, arrays: Mapping[str, np.ndarray]) -> Any:
+def node_layer(node: onnx.NodeProto, arrays: Mapping[str, np.ndarray]) -> Any:
     """The layer of a node; arrays: W, R and, if the node has them, B and P."""
     from onnx import helper
 
@@ -209,7 +181,7 @@ def _layer(node: onnx.NodeProto, arrays: Mapping[str, np.ndarray]) -> Any:
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     unknown = set(attributes) - {*_ATTRIBUTES, *_OWN_ATTRIBUTES[cell]}
     if unknown:
-        raise ValueError(f"unknown attributes of {_title(node)}: {', '.join(sorted(unknown))}")
+        raise ValueError(f"unknown attributes of {node_title(node)}: {', '.join(sorted(unknown))}")
     direction = _text("direction", attributes.get("direction", b"forward"))
     if direction not in ("forward", "reverse", "bidirectional"):
         raise ValueError(f"expected direction forward, reverse or bidirectional, got {direction!r}")
@@ -303,18 +275,7 @@ def _read_activation(title: str, alphas: list[float], betas: list[float]) -> Act
     return (name, *(values.pop(0) if values else value for values, value in zip(given, defaults, strict=True)))
 
 
-def _state(layer: Recurrent, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The initial state for a call of the layer; zeros for an input that the node does not have."""
-    keys = ("initial_h", "initial_c") if layer.cell == "lstm" else ("initial_h",)
-    if not any(key in arrays for key in keys):
-        return None
-    B = arrays["X"].shape[0 if layer.batch_first else 1]
-    zeros = np.zeros((2 if layer.bidirectional else 1, B, layer.hidden_size), layer.dtype)
-    state = [_state_layout(layer, arrays[key]) if key in arrays else zeros for key in keys]
-    return tuple(state) if layer.cell == "lstm" else state[0]
-
-
-def _state_layout(layer: Recurrent, array: np.ndarray) -> np.ndarray:
+def state_layout(layer: Recurrent, array: np.ndarray) -> np.ndarray:
     """Convert a state between (D, B, H) and the (B, D, H) of layout 1."""
     return array.swapaxes(0, 1) if layer.batch_first and array.ndim == 3 else array
 
