@@ -1,4 +1,5 @@
-"""Shared by all tests: frameworks that serve as oracles run on one thread, set before the first of them is imported.
+"""Shared by all tests: frameworks that serve as oracles run on one thread, set before the first of them is imported;
+fastrnn on all cores, or as many as FASTRNN_NUM_THREADS says.
 
 Ctrl-C interrupts the tests and what they start, also where the runner ignores it (nohup, a job in the background).
 """
@@ -10,6 +11,7 @@ import pytest
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+os.environ.setdefault("FASTRNN_NUM_THREADS", str(os.cpu_count()))
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -92,7 +92,8 @@ cdef class LayerPass:
     initial, final: the states of all layers and directions, h and the others, each (L*D, B, width); final[i][at] is
     written.
     reset: (T, B) uint8 or None.   masks: the dropout masks, see `DropoutMasks` in engine/dropout.py.
-    packed: weights and options in this form, for inference; x may then hold columns of W_ih, but no places.
+    packed, packed_at: weights and options in this form, and which of them; x may then hold columns of W_ih, but no
+    places.
     Rows of x and y are contiguous, and so are whole states; nothing is checked. Arrays are of the layer's dtype.
 
     Inside, states are in the order of the shard: h0 (n, P); c0 and c, the states beside h side by side (n, C). `c` is
@@ -115,7 +116,7 @@ cdef class LayerPass:
     cdef readonly object y, h0, c, c0, saved
 
     def __init__(self, int cell, bint is_double, tuple weights, dict options, PackedBatch shard, int at, bint backwards,
-                 x, y, tuple initial, tuple final, reset, masks, StackWeights packed=None):
+                 x, y, tuple initial, tuple final, reset, masks, StackWeights packed=None, int packed_at=0):
         self.cell, self.is_double, self.shard, self.at, self.backwards = cell, is_double, shard, at, backwards
         self.final, self.steps_done = final, StepsDone.__new__(StepsDone)
         self.columns = <const int64_t*>data(shard.used_embedding_rows)
@@ -124,7 +125,7 @@ cdef class LayerPass:
         self.c0 = take_others(shard, initial, at)
         self.forward_kernels = kernels if packed is None else packed.table()
         if packed is not None:
-            packed.copy_to(<void*>&self.f64 if is_double else <void*>&self.f32, at, 1)
+            packed.copy_to(<void*>&self.f64 if is_double else <void*>&self.f32, packed_at, 1)
         elif is_double:
             set_cell(&self.f64, kernels.f64.cell(cell), weights, options)
         else:

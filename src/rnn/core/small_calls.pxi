@@ -47,20 +47,42 @@ cdef class SmallInference:
         """Whether the calls of a layer can be made here, if they are small."""
         return len(spec.states) <= 2 and (spec.num_directions == 1 or spec.merge == "concat")
 
-    def run(self, x, state, lengths=None):
+    def run(self, x, state, lengths=None, engine=None):
         """What a layer returns for x (T, B, I) or (T, I), state and lengths, if the work is small and the arguments are
-        of the usual kinds; None for all others, wrong ones and larger ones alike."""
+        of the usual kinds; None for all others, wrong ones and larger ones alike.
+
+        engine(x, state, lengths): the call as the engine makes it. Where several threads might share the work, both
+        ways are tried, and that one taken which is the faster (see `Ways`)."""
         cdef SmallCall call
         cdef cnp.npy_intp shape[3]
         cdef int rank = 3 if self.is_readable(x, 3) else 2 if self.is_readable(x, 2) else 0
-        cdef int time = 1 if rank == 3 and self.batch_first else 0, failed
+        cdef int time, failed
         cdef const KernelTable* table
         cdef int64_t size
+        if rank == 0 and self.is_copied(x):
+            x = cnp.PyArray_GETCONTIGUOUS(x)
+            rank = cnp.PyArray_NDIM(x)
         if rank == 0 or cnp.PyArray_DIM(x, rank - 1) != self.I:
             return None
+        time = 1 if rank == 3 and self.batch_first else 0
         call.T, call.B = cnp.PyArray_DIM(x, time), cnp.PyArray_DIM(x, 1 - time) if rank == 3 else 1
-        if call.T * call.B == 0 or not self.is_undivided(call.T, call.B):
+        if call.T * call.B == 0:
             return None
+        cdef Ways ways = None
+        cdef int64_t begun = 0
+        cdef int way = 0
+        if call.T * call.B > (WORTH - 1) // self.step_work:
+            if gathers or self.shard_count(self.spec.step_work, call.T, call.B) > 1:
+                return None
+            if thread_count > 1:
+                if engine is None or pool is None:
+                    return None
+                ways = ways_of((self.spec.kernel, self.step_work, thread_count, magnitude(call.T), magnitude(call.B)))
+                way, begun = ways.choose(2), nanoseconds()
+                if way == 1:
+                    done = engine(x, state, lengths)
+                    ways.note(way, <double>(nanoseconds() - begun) / (call.T * call.B))
+                    return done
         lengths = self.readable_lengths(lengths, &call)
         if lengths is False:
             return None
@@ -93,14 +115,9 @@ cdef class SmallInference:
             with nogil:
                 failed = self.compute(table, &call)
         finished(failed, "a call")
+        if ways is not None:
+            ways.note(way, <double>(nanoseconds() - begun) / (call.T * call.B))
         return y, (h, c) if self.has_c else h
-
-    cdef bint is_undivided(self, int64_t T, int64_t B) except -1:
-        """Whether the engine would run the call as one task, too: because it is small, or too narrow to be divided and
-        there are no threads to share it."""
-        if T * B <= (WORTH - 1) // self.step_work:
-            return True
-        return thread_count == 1 and self.shard_count(self.spec.step_work, T, B) == 1
 
     cdef int compute(self, const KernelTable* table, const SmallCall* call) noexcept nogil:
         if self.typenum == cnp.NPY_FLOAT64:
@@ -124,6 +141,11 @@ cdef class SmallInference:
             if cnp.PyArray_STRIDE(array, axis) % size:
                 return False
         return cnp.PyArray_STRIDE(array, rank - 1) == size or cnp.PyArray_DIM(array, rank - 1) == 1
+
+    cdef bint is_copied(self, array):
+        """Whether a copy of it, in C order, can be read."""
+        return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == self.typenum
+                and 2 <= cnp.PyArray_NDIM(array) <= 3 and cnp.PyArray_ISNOTSWAPPED(array))
 
     cdef object readable_state(self, state, int rank, int64_t B, int64_t width):
         """A state (L*D, B, width), or (L*D, width) unbatched, in C order; zeros for None; None if it is no such array."""

@@ -234,21 +234,21 @@ cdef class Stream:
         """Run the call, without the GIL unless it is one short step. A team shares the steps of a block if they are
         worth it, but not a single step, which would be over before any worker came."""
         cdef Section section
-        cdef Team team = None
+        cdef Recruiting of = None
         cdef bint left
         if self.holds_gil and not is_block:
             section.begin()
             self.advance_state(call, &section, NULL)  # never left: a call is left only between two steps
             return 0
         if self.threads > 1 and call.T > 1:
-            team = recruit_team(self.threads, call.T * self.step_work)
-        cdef TeamState* workers = state_of(team)
+            of = Recruiting(self.threads, call.T * self.step_work, ("stream", magnitude(self.step_work)))
+        cdef TeamState* workers = state_of(None if of is None else of.team)
         try:
             with nogil:
                 left = self.advance_or_restore(call, workers)
         finally:
-            if team is not None:
-                shut_down(workers)
+            if of is not None:
+                of.end()
         return finished(LEFT if left else 0, "a stream")
 
     cdef bint advance_or_restore(self, const StreamCall* call, TeamState* team) noexcept nogil:

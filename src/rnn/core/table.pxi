@@ -101,6 +101,7 @@ cdef extern from "table.hpp" namespace "fastrnn" nogil:
     void drop_flag(int*)
     struct Progress:
         int64_t steps
+    int64_t nanoseconds()
     void publish(Progress*, int64_t)
     void wait_for(const Progress*, int64_t)
     struct PendingCount:

@@ -272,12 +272,128 @@ cdef void call(work) noexcept:
     work()
 
 
+# ---------------------------------------------------------------- how many threads work is worth
+
+cdef enum:
+    NOTED = 5        # times that are noted of each way
+    TRIED = 3        # how often each way is tried at first
+    AGAIN = 64       # calls after which another way is tried once more
+    MOST_WAYS = 18   # 1, 2, 4, ... up to 65,536 threads, and all that there are
+
+
+cdef class Ways:
+    """How long work of one kind takes on 1, 2, 4, ... threads: learnt from its calls, for each to be made in the way
+    that is the fastest at present. That depends on the machine, on what else runs there, and on caches, so that no
+    formula tells; and it never affects what is computed.
+
+    Each way is tried three times. From then on the one with the least median counts, and every 64th call tries another.
+    """
+
+    cdef double times[MOST_WAYS][NOTED]  # the last ones, nanoseconds a unit of work
+    cdef int64_t noted[MOST_WAYS], calls
+    cdef int next_other
+
+    cdef int choose(self, int count) noexcept:
+        """Which of so many ways to take now."""
+        cdef int way, best = 0
+        cdef int64_t least = TRIED
+        self.calls += 1
+        for way in range(count - 1, -1, -1):
+            if self.noted[way] < least:
+                best, least = way, self.noted[way]
+        if least < TRIED:
+            return best
+        for way in range(1, count):
+            if self.median(way) < self.median(best):
+                best = way
+        if self.calls % AGAIN == 0 and count > 1:
+            self.next_other = (self.next_other + 1) % count
+            way = self.next_other if self.next_other != best else (best + 1) % count
+            # a way that is far from being the best is tried less often
+            if self.median(way) < 2 * self.median(best) or self.calls % (16 * AGAIN) == 0:
+                return way
+        return best
+
+    cdef double median(self, int way) noexcept:
+        cdef double ordered[NOTED]
+        cdef int n = <int>min(NOTED, self.noted[way]), i, at
+        for i in range(n):
+            at = i
+            while at and ordered[at - 1] > self.times[way][i]:
+                ordered[at] = ordered[at - 1]
+                at -= 1
+            ordered[at] = self.times[way][i]
+        return ordered[n // 2]
+
+    cdef void note(self, int way, double time) noexcept:
+        self.times[way][self.noted[way] % NOTED] = time
+        self.noted[way] += 1
+
+    @property
+    def medians(self):
+        """For tests and for the curious: of each way that was tried."""
+        return [self.median(way) for way in range(MOST_WAYS) if self.noted[way]]
+
+
+known_ways = {}
+
+
+cdef Ways ways_of(kind):
+    """What is known of a kind of work, a hashable object."""
+    cdef object found = known_ways.get(kind)
+    if found is None:
+        if len(known_ways) >= 4096:  # batches of ever changing sizes
+            known_ways.clear()
+        found = known_ways[kind] = Ways()
+    return found
+
+
+cdef int64_t magnitude(int64_t work) noexcept:
+    """Sizes of work that count as one, within 19 %: the exponent and the two bits behind the first."""
+    cdef int64_t bits = 0
+    while work >= 8:
+        work >>= 1
+        bits += 1
+    return bits * 8 + work
+
+
+cdef int count_ways(int64_t most) noexcept:
+    """How many ways there are: 1, 2, 4, ... and `most` threads."""
+    cdef int count = 1
+    while (1 << count) < most:
+        count += 1
+    return count + 1 if most > 1 else 1
+
+
+cdef int64_t threads_of(int way, int64_t most) noexcept:
+    return min(most, <int64_t>1 << way)
+
+
 # ---------------------------------------------------------------- tasks side by side
 
-def run(list tasks):
+def run(list tasks, kind=None, int64_t work=0):
     """Run all tasks, the caller among the threads, and return their results. An error is raised when all have ended:
-    the first that there was, or that of the handler of a signal; tasks that had not begun by then are left out."""
-    cdef int64_t n = min(thread_count, len(tasks))
+    the first that there was, or that of the handler of a signal; tasks that had not begun by then are left out.
+
+    kind, work: of what kind they are, and of how many multiply-adds, if it is to be learnt how many threads they are
+    worth."""
+    cdef int64_t n = min(thread_count, len(tasks)), begun
+    cdef Ways ways
+    cdef int way
+    if n < 2:
+        return [task() for task in tasks]
+    if kind is None or gathers or pool is None:  # a call that makes the pool takes longer
+        return run_on(tasks, n)
+    ways = ways_of((kind, n, len(tasks), magnitude(work)))
+    way = ways.choose(count_ways(n))
+    begun = nanoseconds()
+    results = run_on(tasks, threads_of(way, n))
+    ways.note(way, <double>(nanoseconds() - begun) / work)
+    return results
+
+
+cdef list run_on(list tasks, int64_t n):
+    """Run the tasks on n threads."""
     if n < 2:
         return [task() for task in tasks]
     cdef Job job = Job(tasks)
@@ -392,29 +508,51 @@ cdef void serve_in_section(TeamState* team) noexcept nogil:
     serve(team)
 
 
-cdef Team recruit_team(int64_t most, int64_t work):
-    """A team of up to `most` threads, the caller's among them, for one pass of so many multiply-adds; None if the
-    caller makes the pass alone. The caller ends it with `shut_down`."""
-    cdef int64_t n = min(thread_count, most)
-    if n < 2 or not gathers and (work < WORTH or teams_back_off()):
-        return None
-    cdef Team team = Team(n - 1)
-    submit(team.serve, n - 1)
-    if gathers:
-        with nogil:
-            has_come(&team.state, n - 1, GATHERING)
-    return team
+cdef class Recruiting:
+    """A team for one pass, or none; how many threads passes of its kind are worth is learnt, see `Ways`."""
+
+    cdef readonly Team team
+    cdef Ways ways
+    cdef int way
+    cdef int64_t begun, work
+
+    def __init__(self, int64_t most, int64_t work, kind):
+        """A team of up to `most` threads, the caller's among them, for a pass of so many multiply-adds."""
+        cdef int64_t n = min(min(thread_count, most), 254)
+        self.work = work
+        if n < 2 or not gathers and (work < WORTH or teams_back_off()):
+            return
+        if not gathers and pool is not None:
+            self.ways = ways_of((kind, n, magnitude(work)))
+            self.way = self.ways.choose(count_ways(n))
+            self.begun = nanoseconds()
+            n = threads_of(self.way, n)
+        if n < 2:
+            return
+        self.team = Team(n - 1)
+        submit(self.team.serve, n - 1)
+        if gathers:
+            with nogil:
+                has_come(&self.team.state, n - 1, GATHERING)
+
+    cdef int end(self) except -1:
+        """To be called when the pass is done."""
+        if self.team is not None:
+            shut_down(&self.team.state)  # a worker that comes later leaves at once
+        if self.ways is not None:
+            self.ways.note(self.way, <double>(nanoseconds() - self.begun) / self.work)
+        return 0
 
 
 cdef TeamState* state_of(Team team) noexcept:
     return <TeamState*>NULL if team is None else &team.state
 
 
-def share(task, int64_t most, int64_t work):
-    """task(team), a pass of so many multiply-adds that up to `most` threads may share."""
-    cdef Team team = recruit_team(most, work)
+def share(task, int64_t most, int64_t work, kind=None):
+    """task(team), a pass of so many multiply-adds that up to `most` threads may share. kind: what else its time may
+    depend on, any hashable object."""
+    cdef Recruiting of = Recruiting(most, work, (kind, "share"))
     try:
-        return task(team)
+        return task(of.team)
     finally:
-        if team is not None:
-            shut_down(&team.state)  # a worker that comes later leaves at once
+        of.end()

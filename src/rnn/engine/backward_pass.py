@@ -65,7 +65,7 @@ class Backward:
                 k = layers[0]
                 self.enter(layers)
                 if k == 0 or not tape.is_pipelined:
-                    parallel.run_passes(self.tasks, tape.stacks[k][0] or tape.layer_passes[k][0])
+                    parallel.run_passes(self.tasks, tape.stacks[k][0] or tape.layer_passes[k][0], "backward")
                     self.finish()
         dx = None if self.dy is None else batch.user_layout(self.spec, self.dy)
         return dx, user_state(self.initial, batch.unbatched)

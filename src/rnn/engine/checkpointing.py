@@ -180,6 +180,11 @@ class CheckpointedStack:
         has_zoneout = any(masks.zoneout_h is not None for masks in self.masks)
         return 2 if self.alone and parallel.get_num_threads() > 1 and not has_zoneout else 1
 
+    @property
+    def work(self) -> int:
+        """Multiply-adds of all steps of all its layers."""
+        return sum(layer_pass.work for layer_pass in self.layer_passes)
+
     def forward(self) -> None:
         """Run all steps: write y of the last layer, the final states, and the states at the borders."""
         passes = [_core.SegmentForward(layer_pass) for layer_pass in self.layer_passes]

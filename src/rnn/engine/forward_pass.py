@@ -21,6 +21,7 @@ from .dropout import NO_MASKS, DropoutMasks, draw, masked, scaled
 from .inputs import Batch, checked_state, user_state
 from .merging import merged, views
 from .spec import Arrays, DirectionArrays, LayerSpec, State
+from .stack_weights import stack_weights
 from .tape import Tape
 
 
@@ -49,6 +50,7 @@ class Forward:
         self.masks, self.between = draw(spec, batch.B, rng)
         self.weights = _masked_weights(weights, self.masks) if spec.weight_dropout and rng is not None else weights
         self.pipelined = is_pipelined(spec, batch, rng is not None)
+        self.packed_once: dict[int, _core.StackWeights] = {}  # by layer and direction
         self.waiting: list[Any] = []  # layer passes and stacks of a pipeline, which start together
 
     def run(self) -> tuple[np.ndarray, State]:
@@ -115,7 +117,7 @@ class Forward:
             passes[0].follow(self.waiting[-1])
         self.waiting += [stack or each for each, stack in zip(passes, stacks, strict=True)] if stacks else passes
         if is_last or not self.pipelined:
-            parallel.run_passes([each.forward for each in self.waiting], self.waiting[0])
+            parallel.run_passes([each.forward for each in self.waiting], self.waiting[0], "forward")
             self.waiting = []
 
     # ------------------------------------------------------------ all layers a segment of steps at a time
@@ -171,8 +173,19 @@ class Forward:
         spec, at = self.spec, k * self.spec.num_directions + d
         return _core.LayerPass(
             spec.cell.number, spec.is_double, self.weights[at], spec.kernel_options, shard, at, spec.runs_backwards(d),
-            x, y, self.initial, self.final, self.batch.reset, masks, self.packed,
+            x, y, self.initial, self.final, self.batch.reset, masks, *self._packed_weights(at),
         )  # fmt: skip
+
+    def _packed_weights(self, at: int) -> tuple[_core.StackWeights | None, int]:
+        """Those of layer and direction `at`, and their number in them: what the caller gave, or, where several shards
+        read them, packed here once for all. None: each layer pass packs its own, or reads them as they are."""
+        if self.packed is not None:
+            return self.packed, at
+        if len(self.batch.shards) == 1 or self.batch.one_hot:
+            return None, 0
+        if at not in self.packed_once:
+            self.packed_once[at] = stack_weights(self.spec, [self.weights[at]], "all")
+        return self.packed_once[at], 0
 
 
 def is_pipelined(spec: LayerSpec, batch: Batch, training: bool) -> bool:

@@ -25,10 +25,23 @@ MOST_THREADS = 1 << 16
 def _initial_count() -> int:
     given = os.environ.get("FASTRNN_NUM_THREADS")
     if given is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return _shared_count() or _cpus()
     if not given.isdecimal() or not 1 <= int(given) <= MOST_THREADS:
         raise ImportError(f"expected FASTRNN_NUM_THREADS to be a positive integer, got {given!r}")
     return int(given)
+
+
+def _shared_count() -> int | None:
+    """What OMP_NUM_THREADS says, which loky, joblib and dask set so that each of their workers gets its share of the
+    cores, but no more than there are CPUs; None if it says nothing. Of a list, one a level of nesting, the first.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(int(first), _cpus()) if first.isdecimal() and int(first) > 0 else None
+
+
+def _cpus() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def get_num_threads() -> int:
@@ -47,7 +60,9 @@ def set_num_threads(n: int) -> None:
     >>> import fastrnn
     >>> fastrnn.set_num_threads(1)
 
-    At first it is the environment's FASTRNN_NUM_THREADS or, without that, the number of CPUs that this process may use.
+    At first it is the environment's FASTRNN_NUM_THREADS or, without that, OMP_NUM_THREADS or, without that as well, the
+    number of CPUs that this process may use. A call may use fewer: how many threads work of its kind is worth is learnt
+    from the calls before it.
     Raises TypeError or ValueError unless n is a positive integer, of at most 65,536.
     """
     if positive_int("n", n) > MOST_THREADS:
@@ -66,15 +81,15 @@ def blocks(n: int, work: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, n, size)]
 
 
-def run_passes(tasks: Sequence[Callable[..., Any]], first: Any) -> None:
+def run_passes(tasks: Sequence[Callable[..., Any]], first: Any, kind: str) -> None:
     """Run tasks in parallel; a single task is instead split across hidden units.
 
-    first: the layer pass or stack that the first task belongs to.
+    first: the layer pass or stack that the first task belongs to.  kind: "forward" or "backward".
     """
     if len(tasks) == 1 and first.threads > 1:
-        _core.share(tasks[0], first.threads, first.work)
+        _core.share(tasks[0], first.threads, first.work, (kind, first.threads))
     else:
-        run(tasks)
+        _core.run(list(tasks), kind, max(1, first.work * len(tasks)))
 
 
 def _end() -> None:

@@ -27,8 +27,8 @@ INSPECTED_ROWS = 1 << 12
 
 _FULL_TILES = 16  # rows: a shard of so many fills the tiles
 _LARGE_WEIGHTS = 1 << 18  # numbers: weights that are larger are better read for more rows at once
-_MOST_SHARDS = 8
-# Steps times sequences of a shard: fewer do not repay that each shard packs the weights, and adds up gradients, alone
+_MOST_SHARDS = 1 << 10
+# Steps times sequences of a shard: fewer do not repay that each shard adds up gradients alone, and is handed out
 _LEAST_ROWS = 256
 
 

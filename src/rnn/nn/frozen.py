@@ -18,6 +18,10 @@ class _Packed(NamedTuple):
     weights: _core.StackWeights
     small: _core.SmallInference | None
 
+    def infer(self, x: Any, state: State, lengths: Any, reset: Any = None) -> tuple[Any, State]:
+        unused: list[tuple[()]] = [()] * self.weights.count
+        return engine.infer(self.spec, unused, x, state, lengths=lengths, reset=reset, packed=self.weights)
+
 
 class Frozen:
     """Inference of a layer on weights that are packed once; `layer.frozen()` makes it.
@@ -50,12 +54,12 @@ class Frozen:
 
     def __call__(self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None) -> tuple[Any, State]:
         """(y, state), the arguments and results of the layer's own call."""
-        spec, weights, small = self._packed
-        if reset is None and small is not None:
-            done = small.run(x, state, lengths)
+        packed = self._packed
+        if reset is None and packed.small is not None:
+            done = packed.small.run(x, state, lengths, packed.infer)
             if done is not None:
                 return done
-        return engine.infer(spec, [()] * weights.count, x, state, lengths=lengths, reset=reset, packed=weights)
+        return packed.infer(x, state, lengths, reset)
 
     def stream(self, batch: int = 1) -> Stream:
         """A stream of the layer on the panels that are here, see `layer.stream`."""

@@ -183,9 +183,12 @@ class Recurrent(Module):
     def __call__(self, x: Any, state: State = None, *, lengths: Any = None, reset: Any = None) -> tuple[Any, State]:
         """Inference: (y, state). Saves nothing for a backward pass; dropout is off. Arguments as in `forward`."""
         if reset is None and self._small is not None:
-            done = self._small.run(x, state, lengths)
+            done = self._small.run(x, state, lengths, self._infer)
             if done is not None:
                 return done
+        return self._infer(x, state, lengths, reset)
+
+    def _infer(self, x: Any, state: State, lengths: Any, reset: Any = None) -> tuple[Any, State]:
         return engine.infer(self.spec, self.weights, x, state, lengths=lengths, reset=reset)
 
     def forward(
