@@ -467,3 +467,100 @@ def test_several_backward_passes_of_one_pipeline_at_once(restore_threads):
     assert len(found) == 20
     for dx in found:
         np.testing.assert_array_equal(dx, expected)
+
+
+# ---------------------------------------------------------------- how many threads
+
+
+def threads_that_run(tasks, kind, calls):
+    """For each call the number of threads that the tasks ran on."""
+    given = [partial(task, threading.get_ident) for task in tasks]
+    return [len(set(_core.run(given, kind, 1 << 20))) for _ in range(calls)]
+
+
+@pytest.mark.usefixtures("restore_threads")
+def test_work_that_gains_is_given_to_all_threads_and_other_work_is_not():
+    fastrnn.set_num_threads(2)
+    _core.run([int, int])  # starts the pool
+
+    def gains(ident):
+        time.sleep(0.003)
+        return ident()
+
+    def loses(ident):  # as work does that needs a cache for itself
+        time.sleep(0.001 if threading.current_thread() is threading.main_thread() else 0.02)
+        return ident()
+
+    gaining = threads_that_run([gains, gains], "a test that gains", 60)
+    losing = threads_that_run([loses, loses], "a test that loses", 60)
+    assert gaining[-20:].count(2) >= 18
+    assert losing[-20:].count(1) >= 18
+    assert {1, 2} == set(gaining) == set(losing)  # each way was tried
+
+
+@pytest.mark.usefixtures("restore_threads")
+def test_large_work_is_given_to_all_threads_without_a_trial():
+    fastrnn.set_num_threads(2)
+    _core.run([int, int])
+
+    def nap():
+        time.sleep(0.002)
+        return threading.get_ident()
+
+    for _ in range(8):
+        assert len(set(_core.run([nap, nap], "a test of large work", 1 << 40))) == 2
+
+
+@pytest.mark.usefixtures("restore_threads")
+def test_what_is_learnt_affects_no_bit():
+    layer = fastrnn.LSTM(24, 70, rng=0)
+    x = np.random.default_rng(1).standard_normal((90, 26, 24), np.float32)
+    fastrnn.set_num_threads(1)
+    expected = layer(x)[0]
+    fastrnn.set_num_threads(2)
+    for _ in range(20):
+        np.testing.assert_array_equal(layer(x)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"OMP_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": "1,4"}, 1),
+        ({"OMP_NUM_THREADS": "100000"}, "cpus"),
+        ({"OMP_NUM_THREADS": "some"}, "cpus"),
+        ({"OMP_NUM_THREADS": "0"}, "cpus"),
+        ({}, "cpus"),
+        ({"OMP_NUM_THREADS": "1", "FASTRNN_NUM_THREADS": "3"}, 3),
+    ],
+)
+def test_the_environment_says_how_many_threads(environment, expected):
+    inherited = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    program = "import fastrnn; print(fastrnn.get_num_threads())"
+    found = subprocess.run(
+        [sys.executable, "-c", program], env={**inherited, **environment}, check=True, text=True, stdout=subprocess.PIPE
+    )
+    assert int(found.stdout) == (len(os.sched_getaffinity(0)) if expected == "cpus" else expected)
+
+
+def test_a_batch_is_cut_as_far_as_it_goes():
+    counts = [tuning.shard_count(1 << 14, 100, B) for B in (1, 12, 24, 31, 48, 100, 300, 1024, 8192)]
+    assert counts == [1, 1, 2, 2, 4, 8, 14, 50, 400]
+    assert tuning.shard_count(1 << 20, 100, 64) == 2
+    assert tuning.shard_count(1 << 20, 1, 4096) == 8
+
+
+@pytest.mark.usefixtures("restore_threads")
+@pytest.mark.parametrize("kind", [fastrnn.GRU, fastrnn.LSTM])
+def test_many_threads_on_few_cores_give_the_same_bits(kind):
+    layer = kind(6, 17, 2, bidirectional=True, rng=0)
+    x = np.random.default_rng(1).standard_normal((160, 400, 6), np.float32)
+    results = []
+    for threads in (1, 64):
+        fastrnn.set_num_threads(threads)
+        y, _, tape = layer.forward(x)
+        layer.zero_grad()
+        dx, _ = layer.backward(tape, y)
+        results.append((y, dx, layer.flat_grads.copy(), layer(x)[0]))
+    for one, many in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, many)

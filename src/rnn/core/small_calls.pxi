@@ -58,7 +58,9 @@ cdef class SmallInference:
         cdef int rank = 3 if self.is_readable(x, 3) else 2 if self.is_readable(x, 2) else 0
         cdef int time, failed
         cdef const KernelTable* table
-        cdef int64_t size
+        cdef Ways ways = None
+        cdef int64_t size, begun = 0
+        cdef int way = 0
         if rank == 0 and self.is_copied(x):
             x = cnp.PyArray_GETCONTIGUOUS(x)
             rank = cnp.PyArray_NDIM(x)
@@ -68,19 +70,16 @@ cdef class SmallInference:
         call.T, call.B = cnp.PyArray_DIM(x, time), cnp.PyArray_DIM(x, 1 - time) if rank == 3 else 1
         if call.T * call.B == 0:
             return None
-        cdef Ways ways = None
-        cdef int64_t begun = 0
-        cdef int way = 0
         if call.T * call.B > (WORTH - 1) // self.step_work:
             if gathers or self.shard_count(self.spec.step_work, call.T, call.B) > 1:
                 return None
-            if thread_count > 1:
-                if engine is None or pool is None:
+            if thread_count > 1 and self.most_threads(&call) > 1:
+                if engine is None or pool is None or self.is_sure_to_gain(&call):
                     return None
                 ways = ways_of((self.spec.kernel, self.step_work, thread_count, magnitude(call.T), magnitude(call.B)))
                 way, begun = ways.choose(2), nanoseconds()
                 if way == 1:
-                    done = engine(x, state, lengths)
+                    done = all_threads(engine, x, state, lengths)
                     ways.note(way, <double>(nanoseconds() - begun) / (call.T * call.B))
                     return done
         lengths = self.readable_lengths(lengths, &call)
@@ -118,6 +117,17 @@ cdef class SmallInference:
         if ways is not None:
             ways.note(way, <double>(nanoseconds() - begun) / (call.T * call.B))
         return y, (h, c) if self.has_c else h
+
+    cdef int64_t most_threads(self, const SmallCall* call) noexcept:
+        """How many threads could share the call: side by side in directions and layers, or in the units of a step."""
+        if self.directions > 1 or self.layers > 1:
+            return self.directions * self.layers
+        return call.B * self.step_work // SHARED_WORK if self.weights.can_share() else 1
+
+    cdef bint is_sure_to_gain(self, const SmallCall* call) noexcept:
+        """From more threads, see `Ways`"""
+        cdef bint is_short = self.directions == 1 and self.layers == 1 and self.most_threads(call) <= SHORT
+        return call.T * call.B > (SURE_OF_TEAMS if is_short else SURE) // self.step_work
 
     cdef int compute(self, const KernelTable* table, const SmallCall* call) noexcept nogil:
         if self.typenum == cnp.NPY_FLOAT64:
@@ -200,6 +210,16 @@ cdef class SmallInference:
         if zero:
             return cnp.PyArray_ZEROS(rank, shape, self.typenum, 0)
         return cnp.PyArray_EMPTY(rank, shape, self.typenum, 0)
+
+
+cdef object all_threads(engine, x, state, lengths):
+    """The call as the engine makes it, on all threads"""
+    global is_decided
+    is_decided = True
+    try:
+        return engine(x, state, lengths)
+    finally:
+        is_decided = False
 
 
 cdef struct SmallShard:

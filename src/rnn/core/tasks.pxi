@@ -276,9 +276,14 @@ cdef void call(work) noexcept:
 
 cdef enum:
     NOTED = 5        # times that are noted of each way
-    TRIED = 3        # how often each way is tried at first
+    TRIED = 2        # how often each way is tried at first
     AGAIN = 64       # calls after which another way is tried once more
     MOST_WAYS = 18   # 1, 2, 4, ... up to 65,536 threads, and all that there are
+    # Multiply-adds a thread from which on more threads are sure to gain, so that fewer are not tried: for tasks side by
+    # side some 2 ms; for teams, which meet at each step, some 10 ms if the steps are worth SHORT threads at most
+    SURE = 1 << 27
+    SURE_OF_TEAMS = 1 << 30
+    SHORT = 16
 
 
 cdef class Ways:
@@ -286,29 +291,33 @@ cdef class Ways:
     that is the fastest at present. That depends on the machine, on what else runs there, and on caches, so that no
     formula tells; and it never affects what is computed.
 
-    Each way is tried three times. From then on the one with the least median counts, and every 64th call tries another.
+    Each way is tried twice. From then on the one with the least median counts, and every 64th call tries another.
     """
 
     cdef double times[MOST_WAYS][NOTED]  # the last ones, nanoseconds a unit of work
     cdef int64_t noted[MOST_WAYS], calls
     cdef int next_other
 
-    cdef int choose(self, int count) noexcept:
-        """Which of so many ways to take now."""
-        cdef int way, best = 0
+    cdef int choose(self, int count, int first=0) noexcept:
+        """Which of the ways from the first to the one before `count` to take now."""
+        cdef int way, best = first
         cdef int64_t least = TRIED
+        if count - first < 2:
+            return first
         self.calls += 1
-        for way in range(count - 1, -1, -1):
+        for way in range(count - 1, first - 1, -1):
             if self.noted[way] < least:
                 best, least = way, self.noted[way]
         if least < TRIED:
             return best
-        for way in range(1, count):
+        for way in range(first + 1, count):
             if self.median(way) < self.median(best):
                 best = way
-        if self.calls % AGAIN == 0 and count > 1:
-            self.next_other = (self.next_other + 1) % count
-            way = self.next_other if self.next_other != best else (best + 1) % count
+        if self.calls % AGAIN == 0:
+            self.next_other = (self.next_other + 1) % (count - first)
+            way = first + self.next_other
+            if way == best:
+                way = best + 1 if best + 1 < count else first
             # a way that is far from being the best is tried less often
             if self.median(way) < 2 * self.median(best) or self.calls % (16 * AGAIN) == 0:
                 return way
@@ -338,6 +347,9 @@ cdef class Ways:
 known_ways = {}
 
 
+cdef bint is_decided = False  # while a call is made whose number of threads somebody else learns
+
+
 cdef Ways ways_of(kind):
     """What is known of a kind of work, a hashable object."""
     cdef object found = known_ways.get(kind)
@@ -365,6 +377,15 @@ cdef int count_ways(int64_t most) noexcept:
     return count + 1 if most > 1 else 1
 
 
+cdef int first_way(int64_t work, int64_t sure, int count) noexcept:
+    """The first of so many ways that is worth trying: that with the fewest threads that each have less than is sure to
+    gain from more."""
+    cdef int way = 0
+    while way + 1 < count and work >> way > sure:
+        way += 1
+    return way
+
+
 cdef int64_t threads_of(int way, int64_t most) noexcept:
     return min(most, <int64_t>1 << way)
 
@@ -382,10 +403,10 @@ def run(list tasks, kind=None, int64_t work=0):
     cdef int way
     if n < 2:
         return [task() for task in tasks]
-    if kind is None or gathers or pool is None:  # a call that makes the pool takes longer
+    if kind is None or gathers or is_decided or pool is None:  # a call that makes the pool takes longer
         return run_on(tasks, n)
     ways = ways_of((kind, n, len(tasks), magnitude(work)))
-    way = ways.choose(count_ways(n))
+    way = ways.choose(count_ways(n), first_way(work, SURE, count_ways(n)))
     begun = nanoseconds()
     results = run_on(tasks, threads_of(way, n))
     ways.note(way, <double>(nanoseconds() - begun) / work)
@@ -522,9 +543,10 @@ cdef class Recruiting:
         self.work = work
         if n < 2 or not gathers and (work < WORTH or teams_back_off()):
             return
-        if not gathers and pool is not None:
+        if not gathers and not is_decided and pool is not None:
             self.ways = ways_of((kind, n, magnitude(work)))
-            self.way = self.ways.choose(count_ways(n))
+            first = first_way(work, SURE_OF_TEAMS if most <= SHORT else SURE, count_ways(n))
+            self.way = self.ways.choose(count_ways(n), first)
             self.begun = nanoseconds()
             n = threads_of(self.way, n)
         if n < 2:

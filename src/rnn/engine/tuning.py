@@ -25,11 +25,12 @@ LEAST_ROWS_AT_ONCE = 512
 # Packed rows whose saved activations `Tape.saved_activations` yields at a time
 INSPECTED_ROWS = 1 << 12
 
-_FULL_TILES = 16  # rows: a shard of so many fills the tiles
+_FULL_TILES = 12  # rows: a shard of so many fills the tiles
 _LARGE_WEIGHTS = 1 << 18  # numbers: weights that are larger are better read for more rows at once
-_MOST_SHARDS = 1 << 10
-# Steps times sequences of a shard: fewer do not repay that each shard adds up gradients alone, and is handed out
-_LEAST_ROWS = 256
+# Steps times sequences of a shard: fewer do not repay that each shard adds up gradients alone, in arrays that are then
+# added to the layer's, and is handed out.  Up to eight shards may have few; with more, these sums take up to a tenth of
+# the time.
+_LEAST_ROWS, _MANY_ROWS, _SOME_SHARDS = 256, 2048, 8
 
 
 def shard_count(step_work: int, T: int, B: int) -> int:
@@ -39,4 +40,5 @@ def shard_count(step_work: int, T: int, B: int) -> int:
     count = B // _FULL_TILES
     if step_work > _LARGE_WEIGHTS:
         count = max(min(2, count), B // (2 * _FULL_TILES))
-    return max(1, min(_MOST_SHARDS, count, T * B // _LEAST_ROWS))
+    count = min(count, max(min(_SOME_SHARDS, T * B // _LEAST_ROWS), T * B // _MANY_ROWS))
+    return count - count % 2 if count > 1 else 1  # even, so that two threads get the same
