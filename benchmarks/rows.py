@@ -37,11 +37,11 @@ class Row:
         peers = [name for name in self.timings if not name.startswith(OURS)]
         return min(peers, key=self.seconds.__getitem__, default=None)
 
-    def ratio(self, other: str | None) -> float | None:
+    def ratio(self, other: str | None, ours: str = "fastrnn") -> float | None:
         """How many times as fast as `other` fastrnn is; below one it loses."""
-        if other not in self.timings or "fastrnn" not in self.timings:
+        if other not in self.timings or ours not in self.timings:
             return None
-        return self.seconds[other] / self.seconds["fastrnn"]
+        return self.seconds[other] / self.seconds[ours]
 
     @property
     def gflops(self) -> float | None:
@@ -75,6 +75,7 @@ class Row:
             "gflops": self.gflops,
             "best_peer": self.best_peer,
             "ratio_to_best_peer": self.ratio(self.best_peer),
+            "frozen_ratio_to_best_peer": self.ratio(self.best_peer, "fastrnn frozen"),
             "ratio_to_reference": self.ratio("reference"),
             "ceiling_rates": self.ceiling,
             "ceiling_microseconds": self.least_seconds and self.least_seconds * 1e6,

@@ -27,12 +27,16 @@ CONTENDERS = ("fastrnn", "reference", "torch", "onnxruntime", "openvino", "jax")
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0], allow_abbrev=False)
-    kinds, cells = ("step", "inference", "training", "ragged"), ("rnn", "gru", "lstm")
-    shapes = ("step64", "step256", "tiny", "char", "small", "mid", "long")
-    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
+    usual, cells = ("step", "inference", "training", "ragged"), ("rnn", "gru", "lstm")
+    kinds = (*usual, "short", "short both", "batch step")
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=usual)
     parser.add_argument("--ragged", action="store_const", dest="kinds", const=("ragged",), help="only ragged training")
     parser.add_argument("--cells", nargs="+", choices=cells, default=cells)
-    parser.add_argument("--shapes", nargs="+", choices=shapes, help="default: all; with --quick the smaller ones")
+    parser.add_argument(
+        "--short", action="store_true", help="calls of a few steps or rows, of sizes of published models"
+    )
+    parser.add_argument("--large", action="store_true", help="layers of 768 to 2048 units")
+    parser.add_argument("--shapes", nargs="+", metavar="NAME", help="default: the grid; with --quick the smaller ones")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each contender (default 1)")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
@@ -55,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     import contenders
     import table
     from rows import Row, run_row
-    from shapes import QUICK, problems
+    from shapes import LARGE, QUICK, SHORT, USUAL, problems
     from timing import Effort
 
     started = time.perf_counter()
@@ -67,8 +71,10 @@ def run(options: argparse.Namespace) -> int:
     pause = 0.005 if options.threads > 1 else 0.0
     effort = Effort(5, 0.5, 0.003, pause) if options.quick else Effort(15, 10.0, 0.01, pause)
     shapes = options.shapes or (
-        QUICK if options.quick else ("step64", "step256", "tiny", "char", "small", "mid", "long")
+        SHORT if options.short else LARGE if options.large else QUICK if options.quick else USUAL
     )
+    if options.short:
+        options.kinds, effort = ("short", "short both", "batch step"), Effort(7, 0.5, 0.002, pause)
     printed = table.Table()
     rows: list[Row] = []
     for problem in problems(options.kinds, options.cells, shapes, options.dtype):

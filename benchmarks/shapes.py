@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
-KINDS = ("step", "inference", "training", "ragged")
+KINDS = ("step", "inference", "training", "ragged", "short", "short both", "batch step")
 
 
 class Shape(NamedTuple):
@@ -40,6 +40,23 @@ GRID = {
     )
 }
 QUICK = ("step64", "step256", "tiny", "char", "long")
+USUAL = tuple(GRID)
+
+# Sizes of published models, many of which are no multiple of a vector: calls of a few steps, in one direction and in
+# both, and one step of a few rows
+SIZES = (25, 50, 57, 100, 112, 128, 150, 200, 256)
+for H in SIZES:
+    for T in (2, 5, 9, 16, 24):
+        GRID[f"{T}x1x{H}"] = Shape(f"{T}x1x{H}", T, 1, H, H, ("short", "short both"))
+    for B in (2, 4, 8, 16, 32, 64):
+        GRID[f"1x{B}x{H}"] = Shape(f"1x{B}x{H}", 1, B, H, H, ("batch step",))
+SHORT = tuple(name for name in GRID if name not in USUAL)
+
+# Layers whose weights no second-level cache holds
+LARGE = ("large768", "large1024", "large2048")
+for name, T in zip(LARGE, (20, 20, 5), strict=True):
+    H = int(name.removeprefix("large"))
+    GRID[name] = Shape(name, T, 64, H, H, ("inference", "training"))
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,10 @@ class Problem:
         return ("h", "c") if self.cell == "lstm" else ("h",)
 
     @property
+    def directions(self) -> int:
+        return 2 if self.kind == "short both" else 1
+
+    @property
     def training(self) -> bool:
         return self.kind in ("training", "ragged")
 
@@ -68,9 +89,13 @@ class Problem:
         """Weights under torch's names, uniform in +-1/sqrt(H)."""
         _, _, _, I, H, _ = self.shape
         rows = GATES[self.cell] * H
-        shapes = {"weight_ih_l0": (rows, I), "weight_hh_l0": (rows, H), "bias_ih_l0": (rows,), "bias_hh_l0": (rows,)}
+        shapes = {"weight_ih": (rows, I), "weight_hh": (rows, H), "bias_ih": (rows,), "bias_hh": (rows,)}
         rng = np.random.default_rng(1)
-        return {name: rng.uniform(-1, 1, shape).astype(self.dtype) / self._root_h for name, shape in shapes.items()}
+        return {
+            name + suffix: rng.uniform(-1, 1, shape).astype(self.dtype) / self._root_h
+            for suffix in ("_l0", "_l0_reverse")[: self.directions]
+            for name, shape in shapes.items()
+        }
 
     @property
     def _root_h(self) -> np.floating:
@@ -85,7 +110,7 @@ class Problem:
     @cached_property
     def state(self) -> dict[str, np.ndarray] | None:
         """The state that a step starts from, (1, B, H) each; None, that is zeros, for whole sequences."""
-        if self.kind != "step":
+        if self.kind not in ("step", "batch step"):
             return None
         rng = np.random.default_rng(3)
         return {name: rng.uniform(-1, 1, (1, self.shape.B, self.shape.H)).astype(self.dtype) for name in self.states}
@@ -115,9 +140,9 @@ class Problem:
 
     @property
     def flops(self) -> int:
-        """Of the matrix products: 2 T B G H (I + H), three times that in training; padding not counted."""
+        """Of the matrix products: 2 T B G H (I + H) a direction, three times that in training; padding not counted."""
         _, _, _, I, H, _ = self.shape
-        product = 2 * int(self.mask.sum()) * GATES[self.cell] * H * (I + H)
+        product = 2 * int(self.mask.sum()) * GATES[self.cell] * H * (I + H) * self.directions
         return product * (3 if self.training else 1)
 
 

@@ -14,6 +14,9 @@ _TITLES = {
     "inference": "inference: a whole sequence",
     "training": "training step: forward, loss gradient in, all gradients out",
     "ragged": "ragged training step: lengths from 1 to T, half of T in the mean",
+    "short": "calls of a few steps of one sequence",
+    "short both": "the same in two directions",
+    "batch step": "one step of a few rows, NumPy arrays in and out",
 }
 _EVEN = 0.03  # ratios this close to one are called neither
 
@@ -104,10 +107,13 @@ def _means(title: str, rows: Sequence[Row]) -> list[str]:
     full = geometric_mean(row.ratio("fastrnn full batch") for row in rows)
     one = geometric_mean(row.ratio("fastrnn one thread") for row in rows)
     ceiling = geometric_mean(row.of_ceiling for row in rows)
+    frozen = [row.ratio(row.best_peer, "fastrnn frozen") for row in rows]
+    least = min((ratio for ratio in frozen if ratio is not None), default=0)
     return [
         f"{title:12}geometric mean {geometric_mean(known.values()):.2f}x the best peer"
         + (f", {reference:.2f}x the reference" if reference else "")
         + (f", {packed:.2f}x torch packed" if packed else "")
+        + (f", frozen {geometric_mean(frozen):.2f}x (worst {least:.2f}x)" if least else "")
         + (f", {one:.2f}x itself with one thread" if one else "")
         + (f", {ceiling:.0%} of the ceiling" if ceiling else "")
         + (f"; takes {1 / full:.2f} of the full batch's time" if full else "")

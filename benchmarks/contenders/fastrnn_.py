@@ -13,7 +13,8 @@ from shapes import Problem
 
 def make_layer(problem: Problem) -> Any:
     """A fastrnn layer with the problem's weights."""
-    layer = getattr(fastrnn, problem.cell.upper())(problem.shape.I, problem.shape.H, dtype=problem.dtype)
+    kind, options = getattr(fastrnn, problem.cell.upper()), {"bidirectional": problem.directions == 2}
+    layer = kind(problem.shape.I, problem.shape.H, dtype=problem.dtype, **options)
     layer.load_state_dict(problem.params)
     return layer
 
@@ -45,6 +46,8 @@ class Contender:
             entries.append(self._one_thread(entries[0]))
         if problem.kind == "step":
             entries.append(_stream(layer, problem))
+        if not problem.training and problem.kind != "step":
+            entries.append(_frozen(layer, problem))
         if problem.kind == "ragged":
             full = _training(layer, problem, None)
             entries.append(Entry(full.run, lambda result: {}, column="full batch"))  # another problem
@@ -64,6 +67,12 @@ class Contender:
 def _inference(layer: Any, problem: Problem) -> Entry:
     x, state = problem.x, make_state(problem)
     return Entry(lambda: layer(x, state), lambda result: named(*result))
+
+
+def _frozen(layer: Any, problem: Problem) -> Entry:
+    """The layer with weights that stay packed, as the peers keep theirs."""
+    frozen, x, state = layer.frozen(), problem.x, make_state(problem)
+    return Entry(lambda: frozen(x, state), lambda result: named(*result), column="frozen")
 
 
 def _stream(layer: Any, problem: Problem) -> Entry:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contenders import Entry
+from contenders import Entry, Unsupported
 from shapes import Problem
 
 State = tuple[Any, ...]
@@ -33,6 +33,8 @@ class Contender:
         jax.config.update("jax_cpu_enable_async_dispatch", False)  # no hand-over to another thread: lower latency
 
     def entries(self, problem: Problem) -> list[Entry]:
+        if problem.directions == 2:
+            raise Unsupported("JAX is compared in one direction")
         return [_training(problem) if problem.training else _inference(problem)]
 
 
@@ -98,7 +100,7 @@ def _inference(problem: Problem) -> Entry:
     def outputs(result: Any) -> dict[str, np.ndarray]:
         return _named(problem, *result)
 
-    if problem.kind == "step":
+    if problem.state is not None:
 
         @jax.jit
         def step(x: Any, state: State) -> Any:

@@ -13,12 +13,13 @@ _ORDER = {"rnn": [0], "gru": [1, 0, 2], "lstm": [0, 3, 1, 2]}
 
 
 def make_model(problem: Problem) -> bytes:
-    """x (T,B,I) and, for a step, h0 and c0 (1,B,H) in; y (T,1,B,H), h and c (1,B,H) out."""
+    """x (T,B,I) and, for a step, h0 and c0 (1,B,H) in; y (T,D,B,H), h and c (D,B,H) out."""
     _, T, B, I, H, _ = problem.shape
+    D, suffixes = problem.directions, ("_l0", "_l0_reverse")[: problem.directions]
     weights = {
-        "W": _rows(problem, "weight_ih_l0")[None],
-        "R": _rows(problem, "weight_hh_l0")[None],
-        "bias": np.concatenate([_rows(problem, "bias_ih_l0"), _rows(problem, "bias_hh_l0")])[None],
+        "W": np.stack([_rows(problem, f"weight_ih{suffix}") for suffix in suffixes]),
+        "R": np.stack([_rows(problem, f"weight_hh{suffix}") for suffix in suffixes]),
+        "bias": np.stack([np.concatenate([_rows(problem, f"bias_{of}{s}") for of in ("ih", "hh")]) for s in suffixes]),
     }
     inputs, outputs = ["x", *weights], ["y", *problem.states]
     declared = [_value("x", (T, B, I))]
@@ -26,12 +27,14 @@ def make_model(problem: Problem) -> bytes:
         inputs += ["", *(f"{name}0" for name in problem.states)]
         declared += [_value(f"{name}0", (1, B, H)) for name in problem.states]
     attributes = {"linear_before_reset": 1} if problem.cell == "gru" else {}
+    if D == 2:
+        attributes["direction"] = "bidirectional"
     node = helper.make_node(problem.cell.upper(), inputs, outputs, hidden_size=H, **attributes)
     graph = helper.make_graph(
         [node],
         problem.cell,
         declared,
-        [_value("y", (T, 1, B, H)), *(_value(name, (1, B, H)) for name in problem.states)],
+        [_value("y", (T, D, B, H)), *(_value(name, (D, B, H)) for name in problem.states)],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -57,10 +60,14 @@ def make_inputs(problem: Problem) -> dict[str, np.ndarray]:
 def make_outputs(problem: Problem) -> dict[str, np.ndarray]:
     """Empty arrays for the results, by the model's output names."""
     _, T, B, _, H, _ = problem.shape
-    states = {name: np.empty((1, B, H), problem.dtype) for name in problem.states}
-    return {"y": np.empty((T, 1, B, H), problem.dtype), **states}
+    D = problem.directions
+    states = {name: np.empty((D, B, H), problem.dtype) for name in problem.states}
+    return {"y": np.empty((T, D, B, H), problem.dtype), **states}
 
 
 def named(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs in the layout of the other contenders: y (T,B,H)."""
-    return {name: (array[:, 0] if name == "y" else array).copy() for name, array in outputs.items()}
+    """Outputs in the layout of the other contenders: y (T,B,D*H)."""
+    return {
+        name: array.swapaxes(1, 2).reshape(array.shape[0], array.shape[2], -1) if name == "y" else array.copy()
+        for name, array in outputs.items()
+    }

@@ -59,4 +59,4 @@ def _bound(problem: Problem, session: ort.InferenceSession, way: str) -> Entry:
             np.copyto(inputs[name], array)
         return run()
 
-    return Entry(step if problem.kind == "step" else run, named, way=way, keep=inputs)
+    return Entry(step if problem.state else run, named, way=way, keep=inputs)

@@ -47,4 +47,4 @@ class Contender:
                 np.copyto(inputs[name], array)
             return run()
 
-        return Entry(step if problem.kind == "step" else run, named, way=way, keep=inputs)
+        return Entry(step if problem.state else run, named, way=way, keep=inputs)

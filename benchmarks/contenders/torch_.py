@@ -29,7 +29,8 @@ class Contender:
         torch.set_num_threads(threads)
 
     def entries(self, problem: Problem) -> list[Entry]:
-        make = {"step": _steps, "inference": _inference, "training": _training, "ragged": _ragged}[problem.kind]
+        ways = {"step": _steps, "batch step": _steps, "training": _training, "ragged": _ragged}
+        make = ways.get(problem.kind, _inference)
         entries = make(problem)
         if self._threads == 1:
             return entries
@@ -46,7 +47,8 @@ def _with(way: str, threads: int, entry: Entry) -> Entry:
 
 def _layer(problem: Problem) -> torch.nn.RNNBase:
     weights = {name: torch.from_numpy(array) for name, array in problem.params.items()}
-    layer = _LAYERS[problem.cell](problem.shape.I, problem.shape.H, dtype=weights["bias_ih_l0"].dtype)
+    options = {"dtype": weights["bias_ih_l0"].dtype, "bidirectional": problem.directions == 2}
+    layer = _LAYERS[problem.cell](problem.shape.I, problem.shape.H, **options)
     layer.load_state_dict(weights)
     return layer
 
