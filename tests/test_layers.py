@@ -94,6 +94,15 @@ def test_short_calls_are_what_the_reference_is(cell, num_layers, batch_first, dt
             agree("state", ours, theirs, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("cell", ["rnn tanh", "gru", "gru reset before", "lstm", "lstm projected"])
+def test_large_weights_whose_gradients_are_made_for_many_rows_at_once(cell):
+    kind, options = CELLS[cell]
+    rng = np.random.default_rng(1)
+    sizes = (520, 530) if kind is fastrnn.RNN else (260, 300)
+    layer = kind(*sizes, **{**options, **({"proj_size": 270} if "proj" in cell else {})}, dtype="float64", rng=rng)
+    assert_same_as_reference(layer, *case(layer, rng, T=7, B=70, ragged=True), rng)
+
+
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", ">i4", ">u8", list)
 
 

@@ -167,6 +167,10 @@ except ValueError as error:
 cdef enum:
     CHUNK = 256 << 10  # bytes of the dgates of a chunk of steps
     PROJECTED_ROWS = 64  # rows of a block, whose input products are made together, see block_end
+    # Numbers in weights whose gradients no second-level cache holds, and rows of a chunk that these are read and written
+    # for at once, at least
+    LARGE_WEIGHTS = 1 << 20
+    LARGE_ROWS = 256
     MAX_STATES = 4
     SHARED_WORK = 1 << 16  # multiply-adds of a step for each of the threads that share it
 
@@ -188,7 +192,12 @@ include "core/memory.pxi"
 cdef int64_t chunk_rows(const Sequence[real]* q) noexcept nogil:
     """The number of rows of a chunk: step s is in chunk  first(s) // chunk_rows,  and the last step of a chunk may
     bring up to B - 1 rows more."""
-    return max(1, min(q.first(q.steps), max(q.B, CHUNK // (q.dgates_width * <int64_t>sizeof(real)))))
+    cdef int64_t rows = max(q.B, CHUNK // (q.dgates_width * <int64_t>sizeof(real)))
+    return max(1, min(q.first(q.steps), max(rows, LARGE_ROWS) if has_large_weights(q) else rows))
+
+
+cdef bint has_large_weights(const Sequence[real]* q) noexcept nogil:
+    return q.dgates_width * (q.I + q.P) * <int64_t>sizeof(real) >= LARGE_WEIGHTS * <int64_t>sizeof(float)
 
 
 cdef int64_t chunk_room(const Sequence[real]* q) noexcept nogil:

@@ -27,6 +27,7 @@ INSPECTED_ROWS = 1 << 12
 
 _FULL_TILES = 12  # rows: a shard of so many fills the tiles
 _LARGE_WEIGHTS = 1 << 18  # numbers: weights that are larger are better read for more rows at once
+_HUGE_WEIGHTS, _MANY_TILES = 1 << 22, 64  # weights that are larger yet, and rows of a shard that repay to read them
 # Steps times sequences of a shard: fewer do not repay that each shard adds up gradients alone, in arrays that are then
 # added to the layer's, and is handed out.  Up to eight shards may have few; with more, these sums take up to a tenth of
 # the time.
@@ -40,5 +41,7 @@ def shard_count(step_work: int, T: int, B: int) -> int:
     count = B // _FULL_TILES
     if step_work > _LARGE_WEIGHTS:
         count = max(min(2, count), B // (2 * _FULL_TILES))
+    if step_work > _HUGE_WEIGHTS:
+        count = B // _MANY_TILES
     count = min(count, max(min(_SOME_SHARDS, T * B // _LEAST_ROWS), T * B // _MANY_ROWS))
     return count - count % 2 if count > 1 else 1  # even, so that two threads get the same

@@ -48,6 +48,9 @@ void panel_gradient(int vectors, int lanes, Index rows, Index N, const T* d, Ind
   }
 }
 
+// Numbers of d that are used for all panels of the source before others are: they stay in the second-level cache
+constexpr Index kGradientBlock = 1 << 16;
+
 // A share of  dw (N, K) += d^T . source.  panel: scratch of kGradientPanel numbers
 template <class T, class Products>
 void weight_gradient(const WorkShare* share, Index rows, Index N, Index K, const T* d, Index ld, const T* const* source,
@@ -56,11 +59,14 @@ void weight_gradient(const WorkShare* share, Index rows, Index N, Index K, const
   FASTRNN_ASSERT(rows >= 0 && K > 0 && N > 0 && N <= ld && d && source && panel && dw);
   Index first, end;
   take(share, panels.count(), &first, &end);
-  for (Index p = first; p < end; ++p) {
-    const Index column = p * panels.kUnits;
-    const int vectors = panels.vectors(p), left = int(K - column - (vectors - 1) * kLanes<T>);
-    panel_gradient<T, Products>(vectors, left < kLanes<T> ? left : kLanes<T>, rows, N, d, ld, source, column, panel,
-                                dw + column, K);
+  const Index block = rows * N <= 2 * kGradientBlock ? N : (kGradientBlock / rows + 24) / 24 * 24;  // of whole tiles
+  for (Index n = 0; n < N; n += block) {
+    for (Index p = first; p < end; ++p) {
+      const Index column = p * panels.kUnits;
+      const int vectors = panels.vectors(p), left = int(K - column - (vectors - 1) * kLanes<T>);
+      panel_gradient<T, Products>(vectors, left < kLanes<T> ? left : kLanes<T>, rows, N - n < block ? N - n : block, d + n,
+                                  ld, source, column, panel, dw + n * K + column, K);
+    }
   }
 }
 
