@@ -1,7 +1,8 @@
 """What more threads gain: python benchmarks/threads.py --help.
 
 fastrnn alone, on n threads against one, in turns: inference, a block on a stream, and a training step. Of a batch of 32
-each thread has a part; of one row, or few, each has some of the units of every step.
+each thread has a part; of one row, or few, each has some of the units of every step; small work is done by one thread, if
+that is found to be faster.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import machine
 
 # (T, B, I, H)
+SMALL = ((50, 8, 64, 128), (50, 16, 32, 64), (200, 4, 64, 128), (20, 16, 64, 128))
 BATCHES = ((100, 32, 64, 128), (100, 32, 128, 256))
 ROWS = ((200, 1, 256, 256), (200, 1, 512, 512), (200, 1, 1024, 1024), (200, 4, 256, 256), (200, 16, 256, 256))
 
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{options.threads} threads against one: ms on one, and how many times as fast (medians of {options.rounds})\n"
     )
     print(f"{'cell':5}{'(T, B, I, H)':22}{'inference':>18}{'stream.run':>18}{'training':>18}")
-    for shape in BATCHES + ROWS:
+    for shape in SMALL + BATCHES + ROWS:
         for cell in options.cells:
             found = ""
             for call in calls(getattr(fastrnn, cell.upper()), *shape):
@@ -64,17 +66,20 @@ def calls(kind: Any, T: int, B: int, I: int, H: int) -> list[Callable[[], object
 
 
 def medians(call: Callable[[], object], counts: tuple[int, ...], rounds: int) -> list[float]:
-    """Seconds of a call on each number of threads; the first after each change is not counted."""
+    """Seconds of a call on each number of threads; the first three after each change, which starts new threads, are not
+    counted."""
     import fastrnn
 
     times: dict[int, list[float]] = {count: [] for count in counts}
     for _ in range(rounds):
         for count in counts:
             fastrnn.set_num_threads(count)
-            call()
-            start = time.perf_counter()
-            call()
-            times[count].append(time.perf_counter() - start)
+            for _ in range(3):
+                call()
+            for _ in range(3):
+                start = time.perf_counter()
+                call()
+                times[count].append(time.perf_counter() - start)
     return [statistics.median(times[count]) for count in counts]
 
 
