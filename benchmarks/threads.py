@@ -1,8 +1,8 @@
 """What more threads gain: python benchmarks/threads.py --help.
 
 fastrnn alone, on n threads against one, in turns: inference, a block on a stream, and a training step. Of a batch of 32
-each thread has a part; of one row, or few, each has some of the units of every step; small work is done by one thread, if
-that is found to be faster.
+each thread has a part; of one row, or few, each has some of the units of every step; small work is done by one thread
+where that is found to be faster.
 """
 
 from __future__ import annotations

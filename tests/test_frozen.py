@@ -107,6 +107,19 @@ def test_small_calls_take_arrays_of_any_layout(kind, batch_first):
         assert_equal(both(call(x, state, lengths=same)), both(call(x, state)))
 
 
+@pytest.mark.usefixtures("restore_threads")
+def test_very_many_short_sequences():
+    fastrnn.set_num_threads(1)
+    layer, rng = fastrnn.LSTM(1, 1, rng=0), np.random.default_rng(1)
+    B = 300_000
+    x, lengths = rng.standard_normal((2, B, 1), np.float32), rng.integers(0, 3, B)
+    y, (h, c) = layer(x, lengths=lengths)
+    sample = rng.integers(0, B, 200)
+    y_some, (h_some, c_some) = layer(x[:, sample], lengths=lengths[sample])
+    for ours, theirs in ((y[:, sample], y_some), (h[:, sample], h_some), (c[:, sample], c_some)):
+        agree("some of them", ours, theirs, 1e-6)
+
+
 @pytest.mark.parametrize("name", ["layer", "frozen"])
 def test_wrong_arguments_of_small_calls_are_refused(name):
     layer = fastrnn.LSTM(5, 18, rng=0)

@@ -14,6 +14,7 @@
         kernels/      what happens inside one step, for each cell and instruction set (table)
 
     memory        a pool of blocks, for large arrays and scratch
+    ways          how many threads work is worth, learnt from its calls
     tasks         several threads, and what Ctrl-C does to them
     stack_weights  StackWeights: what all layers of a stack are to the kernels, and packed weights that are kept
     small_calls   SmallInference, without a LayerPass; SmallTraining, of a few LayerPasses
@@ -59,6 +60,7 @@ cnp.import_array()
 
 include "core/os.pxi"
 include "core/table.pxi"
+include "core/ways.pxi"
 include "core/tasks.pxi"
 
 

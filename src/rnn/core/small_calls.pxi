@@ -227,25 +227,32 @@ cdef struct SmallShard:
     int64_t *order   # (B,) their batch rows
     int64_t *length  # (B,)
     int64_t *start   # (T+1,), see kernels/sequence.hpp
+    int64_t *place   # (T+2,) [T - l]: where the next sequence of length l goes
     int64_t *x_offset
     int64_t *y_offset
 
 
 cdef void sort_small(const SmallCall* call, SmallShard* shard) noexcept nogil:
-    """Fill in order, length and start."""
-    cdef int64_t b, t, n, at, T = call.T, B = call.B
+    """Fill in order, length and start; those of one length stay in their order."""
+    cdef int64_t b, t, at, T = call.T, B = call.B
+    if call.lengths == NULL:
+        for b in range(B):
+            shard.order[b], shard.length[b] = b, T
+        return
+    memset(shard.place, 0, (T + 2) * sizeof(int64_t))
     for b in range(B):
-        n, at = call.lengths[b] if call.lengths != NULL else T, b
-        while at and shard.length[at - 1] < n:
-            shard.length[at], shard.order[at] = shard.length[at - 1], shard.order[at - 1]
+        shard.place[T - call.lengths[b] + 1] += 1
+    for t in range(T):
+        shard.place[t + 1] += shard.place[t]
+    for b in range(B):
+        at = shard.place[T - call.lengths[b]]
+        shard.place[T - call.lengths[b]] += 1
+        shard.order[at], shard.length[at] = b, call.lengths[b]
+    at, shard.start[0] = B, 0
+    for t in range(T):
+        while at and shard.length[at - 1] <= t:
             at -= 1
-        shard.length[at], shard.order[at] = n, b
-    if call.lengths != NULL:
-        n, shard.start[0] = B, 0
-        for t in range(T):
-            while n and shard.length[n - 1] <= t:
-                n -= 1
-            shard.start[t + 1] = shard.start[t] + n
+        shard.start[t + 1] = shard.start[t] + at
 
 
 cdef void place_small(Rows[real]* rows, int64_t* offset, const SmallShard* shard, int64_t B, real* base, int64_t step,
@@ -278,6 +285,7 @@ cdef int run_small_call(
         shard.order, shard.length = <int64_t*>arena.take(per_index * B), <int64_t*>arena.take(per_index * B)
         shard.x_offset, shard.y_offset = <int64_t*>arena.take(per_index * B), <int64_t*>arena.take(per_index * B)
         shard.start = <int64_t*>arena.take(per_index * (T + 1))
+        shard.place = <int64_t*>arena.take(per_index * (T + 2))
         between = arena.take(2 * T * B * width if layers > 1 else 0)
         h0, c = arena.take(B * P if call.lengths != NULL else 0), arena.take(B * C if call.lengths != NULL else 0)
         if not again:
