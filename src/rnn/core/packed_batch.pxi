@@ -107,18 +107,23 @@ def shards(int64_t T, int64_t B, lengths, int64_t parts, place=None):
 
 cdef cnp.ndarray by_falling_length(int64_t T, int64_t B, const int64_t* length):
     """The batch rows (B,) by falling length; those of one length stay in their order."""
-    order, places = new_indices(B), np.zeros(T + 2, np.int64)
+    order, place = new_indices(B), new_indices(T + 2)
+    sort_by_falling_length(T, B, length, <int64_t*>data(place), <int64_t*>data(order))
+    return order
+
+
+cdef void sort_by_falling_length(
+        int64_t T, int64_t B, const int64_t* length, int64_t* place, int64_t* order) noexcept nogil:
+    """The same into order (B,). place (T+2,): scratch, [T - l] is where the next sequence of length l goes."""
     cdef int64_t b, t
-    cdef int64_t *row = <int64_t*>data(order)
-    cdef int64_t *place = <int64_t*>data(places)  # [T - l]: where the next sequence of length l goes
+    memset(place, 0, (T + 2) * sizeof(int64_t))
     for b in range(B):
         place[T - length[b] + 1] += 1
     for t in range(T):
         place[t + 1] += place[t]
     for b in range(B):
-        row[place[T - length[b]]] = b
+        order[place[T - length[b]]] = b
         place[T - length[b]] += 1
-    return order
 
 
 cdef PackedBatch new_shard(int64_t T, sorted_indices, lengths, place):

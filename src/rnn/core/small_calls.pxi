@@ -6,6 +6,7 @@ cdef enum:
 
 cdef struct SmallCall:
     # the arrays of a call; x_step and so on: how far apart their steps and rows are, in elements
+    int rank  # of x: 2 if it is not a batch
     int64_t T, B
     const void* x
     int64_t x_step, x_row
@@ -54,21 +55,10 @@ cdef class SmallInference:
         engine(x, state, lengths): the call as the engine makes it. Where several threads might share the work, both
         ways are tried, and that one taken which is the faster (see `Ways`)."""
         cdef SmallCall call
-        cdef cnp.npy_intp shape[3]
-        cdef int rank = 3 if self.is_readable(x, 3) else 2 if self.is_readable(x, 2) else 0
-        cdef int time, failed
-        cdef const KernelTable* table
         cdef Ways ways = None
-        cdef int64_t size, begun = 0
-        cdef int way = 0
-        if rank == 0 and self.is_copied(x):
-            x = cnp.PyArray_GETCONTIGUOUS(x)
-            rank = cnp.PyArray_NDIM(x)
-        if rank == 0 or cnp.PyArray_DIM(x, rank - 1) != self.I:
-            return None
-        time = 1 if rank == 3 and self.batch_first else 0
-        call.T, call.B = cnp.PyArray_DIM(x, time), cnp.PyArray_DIM(x, 1 - time) if rank == 3 else 1
-        if call.T * call.B == 0:
+        cdef int64_t begun = 0
+        x = self.readable_input(x, &call)
+        if x is None or call.T * call.B == 0:
             return None
         if call.T * call.B > (WORTH - 1) // self.step_work:
             if gathers or self.shard_count(self.spec.step_work, call.T, call.B) > 1:
@@ -77,12 +67,21 @@ cdef class SmallInference:
                 if engine is None or pool is None or self.is_sure_to_gain(&call):
                     return None
                 ways = ways_of((self.spec.kernel, self.step_work, thread_count, magnitude(call.T), magnitude(call.B)))
-                way, begun = ways.choose(2), nanoseconds()
-                if way == 1:
+                begun = nanoseconds()
+                if ways.choose(2) == 1:
                     done = all_threads(engine, x, state, lengths)
-                    ways.note(way, <double>(nanoseconds() - begun) / (call.T * call.B))
+                    ways.note(1, <double>(nanoseconds() - begun) / (call.T * call.B))
                     return done
-        lengths = self.readable_lengths(lengths, &call)
+        done = self.made(x, state, lengths, &call)
+        if ways is not None and done is not None:
+            ways.note(0, <double>(nanoseconds() - begun) / (call.T * call.B))
+        return done
+
+    cdef object made(self, x, state, lengths, SmallCall* call):
+        """The call on this thread; None if state or lengths cannot be read here."""
+        cdef const KernelTable* table = self.weights.table()
+        cdef int failed
+        lengths = self.readable_lengths(lengths, call)
         if lengths is False:
             return None
         h0, c0 = state, None
@@ -90,32 +89,21 @@ cdef class SmallInference:
             if not (type(state) is tuple or type(state) is list) or len(state) != 2:
                 return None
             h0, c0 = state[0], state[1]
-        h0 = self.readable_state(h0, rank, call.B, self.P)
-        c0 = self.readable_state(c0, rank, call.B, self.H) if self.has_c else None
+        h0 = self.readable_state(h0, call.rank, call.B, self.P)
+        c0 = self.readable_state(c0, call.rank, call.B, self.H) if self.has_c else None
         if h0 is None or (self.has_c and c0 is None):
             return None
-
-        size = cnp.PyArray_ITEMSIZE(x)
-        call.x, call.x_step = data(x), cnp.PyArray_STRIDE(x, time) // size
-        call.x_row = cnp.PyArray_STRIDE(x, 1 - time) // size if rank == 3 else 0
-        shape[0], shape[1] = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
-        shape[rank - 1] = self.directions * self.P
-        y = self.new_output(rank, shape)
-        call.y_step = self.directions * self.P * (1 if time == 1 else call.B)
-        call.y_row = self.directions * self.P * (call.T if time == 1 else 1)
-        h = self.new_state(rank, call.B, self.P, False)
-        c = self.new_state(rank, call.B, self.H, False) if self.has_c else None
+        y = self.new_output(x, call)
+        h = self.new_state(call.rank, call.B, self.P, False)
+        c = self.new_state(call.rank, call.B, self.H, False) if self.has_c else None
         call.h0, call.c0, call.y, call.h, call.c = data(h0), data(c0), data(y), data(h), data(c)
         self.reverse_panels = not self.reverse_panels
-        table = self.weights.table()
         if call.T * call.B < HELD_WORK // self.step_work:
-            failed = self.compute(table, &call)
+            failed = self.compute(table, call)
         else:
             with nogil:
-                failed = self.compute(table, &call)
+                failed = self.compute(table, call)
         finished(failed, "a call")
-        if ways is not None:
-            ways.note(way, <double>(nanoseconds() - begun) / (call.T * call.B))
         return y, (h, c) if self.has_c else h
 
     cdef int64_t most_threads(self, const SmallCall* call) noexcept:
@@ -135,6 +123,22 @@ cdef class SmallInference:
                                   self.directions, self.reverse, self.reverse_panels, call)
         return run_small_call(<Sequence[float]*>self.sequences, table.f32.cell(self.cell), self.layers, self.directions,
                               self.reverse, self.reverse_panels, call)
+
+    cdef object readable_input(self, x, SmallCall* call):
+        """x, or a copy of it, which the call then points to; None if it is not of the right kind."""
+        cdef int rank = 3 if self.is_readable(x, 3) else 2 if self.is_readable(x, 2) else 0
+        cdef int time
+        cdef int64_t size
+        if rank == 0 and self.is_copied(x):
+            x = cnp.PyArray_GETCONTIGUOUS(x)
+            rank = cnp.PyArray_NDIM(x)
+        if rank == 0 or cnp.PyArray_DIM(x, rank - 1) != self.I:
+            return None
+        time, size = 1 if rank == 3 and self.batch_first else 0, cnp.PyArray_ITEMSIZE(x)
+        call.rank, call.T, call.B = rank, cnp.PyArray_DIM(x, time), cnp.PyArray_DIM(x, 1 - time) if rank == 3 else 1
+        call.x, call.x_step = data(x), cnp.PyArray_STRIDE(x, time) // size
+        call.x_row = cnp.PyArray_STRIDE(x, 1 - time) // size if rank == 3 else 0
+        return x
 
     cdef bint is_readable(self, array, int rank):
         """Whether it is an array of the layer's dtype with so many axes that can be read where it lies: the numbers of
@@ -196,10 +200,17 @@ cdef class SmallInference:
         call.lengths = length
         return lengths
 
-    cdef object new_output(self, int rank, const cnp.npy_intp* shape):
-        if shape[0] * shape[1] * (shape[2] if rank == 3 else 1) >= LEAST_POOLED // 4:
-            return new_array(tuple([shape[axis] for axis in range(rank)]), self.weights.dtype)
-        return cnp.PyArray_EMPTY(rank, <cnp.npy_intp*>shape, self.typenum, 0)
+    cdef object new_output(self, x, SmallCall* call):
+        """y, laid out as x is"""
+        cdef cnp.npy_intp shape[3]
+        cdef int64_t width = self.directions * self.P
+        cdef bint time_major = call.rank == 2 or not self.batch_first
+        call.y_step, call.y_row = width * (call.B if time_major else 1), width * (1 if time_major else call.T)
+        shape[0], shape[1] = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
+        shape[call.rank - 1] = width
+        if call.T * call.B * width >= LEAST_POOLED // 4:
+            return new_array(tuple([shape[axis] for axis in range(call.rank)]), self.weights.dtype)
+        return cnp.PyArray_EMPTY(call.rank, shape, self.typenum, 0)
 
     cdef object new_state(self, int rank, int64_t B, int64_t width, bint zero):
         """(L*D, B, width), or (L*D, width) unbatched"""
@@ -227,32 +238,27 @@ cdef struct SmallShard:
     int64_t *order   # (B,) their batch rows
     int64_t *length  # (B,)
     int64_t *start   # (T+1,), see kernels/sequence.hpp
-    int64_t *place   # (T+2,) [T - l]: where the next sequence of length l goes
+    int64_t *place   # (T+2,) scratch
     int64_t *x_offset
     int64_t *y_offset
 
 
 cdef void sort_small(const SmallCall* call, SmallShard* shard) noexcept nogil:
-    """Fill in order, length and start; those of one length stay in their order."""
-    cdef int64_t b, t, at, T = call.T, B = call.B
+    """Fill in order, length and start."""
+    cdef int64_t b, t, n = call.B
+    if call.lengths != NULL:
+        sort_by_falling_length(call.T, call.B, call.lengths, shard.place, shard.order)
+    for b in range(call.B):
+        if call.lengths == NULL:
+            shard.order[b] = b
+        shard.length[b] = call.T if call.lengths == NULL else call.lengths[shard.order[b]]
     if call.lengths == NULL:
-        for b in range(B):
-            shard.order[b], shard.length[b] = b, T
         return
-    memset(shard.place, 0, (T + 2) * sizeof(int64_t))
-    for b in range(B):
-        shard.place[T - call.lengths[b] + 1] += 1
-    for t in range(T):
-        shard.place[t + 1] += shard.place[t]
-    for b in range(B):
-        at = shard.place[T - call.lengths[b]]
-        shard.place[T - call.lengths[b]] += 1
-        shard.order[at], shard.length[at] = b, call.lengths[b]
-    at, shard.start[0] = B, 0
-    for t in range(T):
-        while at and shard.length[at - 1] <= t:
-            at -= 1
-        shard.start[t + 1] = shard.start[t] + at
+    shard.start[0] = 0
+    for t in range(call.T):
+        while n and shard.length[n - 1] <= t:
+            n -= 1
+        shard.start[t + 1] = shard.start[t] + n
 
 
 cdef void place_small(Rows[real]* rows, int64_t* offset, const SmallShard* shard, int64_t B, real* base, int64_t step,
