@@ -472,43 +472,41 @@ def test_several_backward_passes_of_one_pipeline_at_once(restore_threads):
 # ---------------------------------------------------------------- how many threads
 
 
-def threads_that_run(tasks, kind, calls):
-    """For each call the number of threads that the tasks ran on."""
-    given = [partial(task, threading.get_ident) for task in tasks]
-    return [len(set(_core.run(given, kind, 1 << 20))) for _ in range(calls)]
+def chosen(ways, times, calls, first=0):
+    """The ways that are chosen one after the other, where each takes the time that `times` says."""
+    found = []
+    for _ in range(calls):
+        found.append(ways.choose(len(times), first))
+        ways.note(found[-1], times[found[-1]])
+    return found
 
 
-@pytest.mark.usefixtures("restore_threads")
-def test_work_that_gains_is_given_to_all_threads_and_other_work_is_not():
-    fastrnn.set_num_threads(2)
-    _core.run([int, int])  # starts the pool
-
-    def gains(ident):
-        time.sleep(0.003)
-        return ident()
-
-    def loses(ident):  # as work does that needs a cache for itself
-        time.sleep(0.001 if threading.current_thread() is threading.main_thread() else 0.02)
-        return ident()
-
-    gaining = threads_that_run([gains, gains], "a test that gains", 60)
-    losing = threads_that_run([loses, loses], "a test that loses", 60)
-    assert gaining[-20:].count(2) >= 18
-    assert losing[-20:].count(1) >= 18
-    assert {1, 2} == set(gaining) == set(losing)  # each way was tried
+@pytest.mark.parametrize("times", [[2.0, 1.0], [1.0, 2.0], [8.0, 4.0, 3.0, 5.0], [1.0, 1.5, 9.0]])
+def test_the_fastest_way_is_found_and_the_others_are_tried_again(times):
+    found = chosen(_core.Ways(), times, 3000)
+    best = times.index(min(times))
+    assert set(found[: 2 * len(times)]) == set(range(len(times)))
+    assert found.count(best) >= 2900
+    assert set(found[1000:]) == set(range(len(times)))
 
 
-@pytest.mark.usefixtures("restore_threads")
-def test_large_work_is_given_to_all_threads_without_a_trial():
-    fastrnn.set_num_threads(2)
-    _core.run([int, int])
+def test_what_changes_is_learnt_anew():
+    ways = _core.Ways()
+    assert chosen(ways, [2.0, 1.0], 100)[-1] == 1
+    assert chosen(ways, [1.0, 5.0], 400)[-1] == 0
 
-    def nap():
-        time.sleep(0.002)
-        return threading.get_ident()
 
-    for _ in range(8):
-        assert len(set(_core.run([nap, nap], "a test of large work", 1 << 40))) == 2
+def test_large_work_is_not_tried_on_few_threads():
+    assert [_core.first_way(1 << bits, 1 << 27, 7) for bits in (20, 27, 28, 30, 40)] == [0, 0, 1, 3, 6]
+    assert set(chosen(_core.Ways(), [1.0, 1.0, 9.0, 3.0], 500, first=2)) == {2, 3}
+    assert chosen(_core.Ways(), [1.0, 9.0], 9, first=1) == [1] * 9
+
+
+def test_sizes_of_one_magnitude_are_within_a_quarter():
+    for work in range(4, 5000):
+        assert _core.magnitude(work) <= _core.magnitude(work + 1)
+        assert _core.magnitude(2 * work + work // 2) > _core.magnitude(2 * work)
+    assert _core.magnitude(1 << 40) == _core.magnitude((1 << 40) * 28 // 25)
 
 
 @pytest.mark.usefixtures("restore_threads")

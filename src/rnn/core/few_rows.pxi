@@ -28,7 +28,10 @@ cdef cnp.ndarray empty_as(array, int64_t width):
 def few_rows_affine(h, cnp.ndarray weight not None, cnp.ndarray bias):
     """o (..., K) = bias + h (..., I) . weight^T for a few rows."""
     cdef int64_t I = cnp.PyArray_DIM(weight, 1), K = cnp.PyArray_DIM(weight, 0), rows
-    cdef Section section
+    cdef void *x
+    cdef void *w
+    cdef void *b
+    cdef void *y
     if not is_plain(h) or cnp.PyArray_TYPE(h) != cnp.PyArray_TYPE(weight) or cnp.PyArray_NDIM(h) > MOST_AXES:
         return None
     rows = cnp.PyArray_SIZE(h) // I
@@ -37,12 +40,24 @@ def few_rows_affine(h, cnp.ndarray weight not None, cnp.ndarray bias):
     if rows * I > (WORTH if rows <= FEW_ROWS else FEW_MULTIPLY_ADDS) // K:
         return None
     o = empty_as(h, K)
-    section.begin()
-    if cnp.PyArray_TYPE(h) == cnp.NPY_FLOAT64:
-        kernels.f64.affine_rows(rows, K, I, <double*>data(h), <double*>data(weight), <double*>data(bias), <double*>data(o))
+    cdef bint is_double = cnp.PyArray_TYPE(h) == cnp.NPY_FLOAT64
+    if rows * I < HELD_WORK // K:
+        affine_of(is_double, rows, K, I, data(h), data(weight), data(bias), data(o))
     else:
-        kernels.f32.affine_rows(rows, K, I, <float*>data(h), <float*>data(weight), <float*>data(bias), <float*>data(o))
+        x, w, b, y = data(h), data(weight), data(bias), data(o)
+        with nogil:
+            affine_of(is_double, rows, K, I, x, w, b, y)
     return o
+
+
+cdef void affine_of(
+        bint is_double, int64_t rows, int64_t K, int64_t I, void* x, void* w, void* bias, void* o) noexcept nogil:
+    cdef Section section
+    section.begin()
+    if is_double:
+        kernels.f64.affine_rows(rows, K, I, <double*>x, <double*>w, <double*>bias, <double*>o)
+    else:
+        kernels.f32.affine_rows(rows, K, I, <float*>x, <float*>w, <float*>bias, <float*>o)
 
 
 def plain_softmax(logits):

@@ -107,8 +107,8 @@ cdef void lay_out_forward(
 cdef int begin_forward(
         Sequence[real]* q, const CellKernels[real]* cell, int64_t n_columns, const int64_t* columns,
         ForwardMemory* m, char* nearby) noexcept nogil:
-    """Pack the weights, if they are not, and make the table of one-hot inputs; -1 if there is no memory. nearby (NEARBY,): what serves
-    as memory if it suffices, or null."""
+    """Pack the weights, if they are not, and make the table of one-hot inputs; -1 if there is no memory. nearby
+    (NEARBY,): what serves as memory if it suffices, or null."""
     cdef Arena[real] arena
     arena.block = NULL
     arena.used = 0

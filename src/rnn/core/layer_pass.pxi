@@ -275,7 +275,8 @@ cdef int pass_forward(Sequence[real]* q, LayerPass of, TeamState* workers) excep
     if q.first(q.steps):
         with nogil:
             failed = run_forward(
-                q, of.forward_kernels.of(which).cell(of.cell), of.n_columns, of.columns, workers, below, &of.steps_done.forward)
+                q, of.forward_kernels.of(which).cell(of.cell), of.n_columns, of.columns, workers, below,
+                &of.steps_done.forward)
     finished(failed, "the packed weights")
     end_forward(q, of)
     return 0

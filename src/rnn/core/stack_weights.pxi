@@ -4,7 +4,7 @@ cdef class StackWeights:
     """Weights and options of all layers and directions, [layer * D + direction]: where they lie or, packed once, in
     panels for the kernel set in use, which any number of calls and streams may read at the same time.
 
-    stored: None, not packed; "bfloat16" or "int8", packed in words; anything else, packed as they are.
+    stored: None, not packed; "bfloat16" or "int8", packed in words; their own dtype, packed as they are.
     weights, options: as for a LayerPass, of each layer and direction.
     """
 

@@ -78,7 +78,8 @@ cdef class Stream:
         """Take these weights, and scratch for them; if there is no memory, everything stays as it was."""
         cdef StreamScratch scratch
         cdef void* memory
-        if packed.packed_for == NULL or (packed.count, packed.cell, packed.is_double) != (self.layers, self.cell, self.is_double):
+        own = self.layers, self.cell, self.is_double
+        if packed.packed_for == NULL or (packed.count, packed.cell, packed.is_double) != own:
             raise ValueError("expected packed weights of the stream's own layer, got others")
         cdef void* stack = malloc(self.layers * packed.sequence_size())
         if stack == NULL:

@@ -25,7 +25,7 @@ cdef class Ways:
     cdef int64_t calls
     cdef int next_other
 
-    cdef int choose(self, int count, int first=0) noexcept:
+    cpdef int choose(self, int count, int first=0) noexcept:
         """Which of the ways from the first to the one before `count` to take now."""
         cdef int way, best = first
         cdef int64_t least = TRIED
@@ -61,7 +61,7 @@ cdef class Ways:
             ordered[at] = self.times[way][i]
         return ordered[n // 2]
 
-    cdef void note(self, int way, double time) noexcept:
+    cpdef void note(self, int way, double time) noexcept:
         self.times[way][self.noted[way] % NOTED] = time
         self.noted[way] += 1
 
@@ -87,8 +87,8 @@ cdef Ways ways_of(kind):
     return found
 
 
-cdef int64_t magnitude(int64_t work) noexcept:
-    """Sizes of work that count as one, within 19 %: the exponent and the two bits behind the first."""
+cpdef int64_t magnitude(int64_t work) noexcept:
+    """Sizes of work that count as one, within a quarter: the exponent and the two bits behind the first."""
     cdef int64_t bits = 0
     while work >= 8:
         work >>= 1
@@ -104,7 +104,7 @@ cdef int count_ways(int64_t most) noexcept:
     return count + 1 if most > 1 else 1
 
 
-cdef int first_way(int64_t work, int64_t sure, int count) noexcept:
+cpdef int first_way(int64_t work, int64_t sure, int count) noexcept:
     """The first of so many ways that is worth trying: that with the fewest threads that each have less than is sure to
     gain from more."""
     cdef int way = 0

@@ -184,7 +184,7 @@ class Forward:
         if len(self.batch.shards) == 1 or self.batch.one_hot:
             return None, 0
         if at not in self.packed_once:
-            self.packed_once[at] = stack_weights(self.spec, [self.weights[at]], "all")
+            self.packed_once[at] = stack_weights(self.spec, [self.weights[at]], self.spec.dtype.name)
         return self.packed_once[at], 0
 
 

@@ -8,7 +8,7 @@ from .spec import Arrays, LayerSpec
 
 
 def stack_weights(spec: LayerSpec, weights: Arrays, stored: str | None = None) -> _core.StackWeights:
-    """stored: None, where they lie; "bfloat16" or "int8", packed in fewer bytes; anything else, packed as they are."""
+    """stored: None, where they lie; "bfloat16" or "int8", packed in fewer bytes; their dtype, packed as they are."""
     return _core.StackWeights(spec.cell.number, spec.is_double, stored, list(weights), spec.kernel_options)
 
 
